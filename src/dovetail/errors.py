@@ -1,0 +1,43 @@
+"""The errors of Dovetail. Every message says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class DovetailError(Exception):
+    """Anything that Dovetail refuses; the command line prints it without a traceback."""
+
+
+class SpecError(DovetailError):
+    """A format cannot hold this layer as asked (ranks, blocks, densities, unmatched names)."""
+
+
+class UnsupportedOp(DovetailError):  # noqa: N818 - the name users know from peers
+    """Lowering met an operation that has no row in the op table."""
+
+
+class ProgramError(DovetailError):
+    """A Program or a `.dovetail` file contradicts itself."""
+
+
+class InputError(DovetailError):
+    """An array handed to a Session, a loader or a verb has the wrong shape, type or values."""
+
+
+class DataError(DovetailError):
+    """Data or weights are missing, truncated or not what they claim to be."""
+
+
+class RecipeError(DovetailError):
+    """A recipe or a command line asks for something that does not exist."""
+
+
+class TrainingError(DovetailError):
+    """Training cannot go on (a loss that is not a number, a checkpoint of another run)."""
+
+
+class EngineError(DovetailError):
+    """The engine cannot run this (a missing kernel or ISA, a bad thread count, no native module)."""
+
+
+class PeerError(DovetailError):
+    """A peer runtime is not installed or failed; the others go on."""

@@ -1,0 +1,182 @@
+"""The three parts of a format: a `Spec` (data), a `Packed` (numpy) and, in `layer.py`, a torch layer.
+
+Weights are named by the shape of the dense weight that they stand for: `(K, C/groups, R, S)` for a convolution,
+`(K, C)` for a linear layer. Stride, padding, dilation and groups belong to the op, never to the weight.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from dovetail.errors import ProgramError, SpecError
+from dovetail.formats.values import F32, Array, FloatArray, Values, values_named
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a weight is applied, per image: positions read and written, and the groups of the op.
+
+    A convolution reads `inputs = H * W` positions and writes `outputs = H' * W'`; a linear layer has one of each
+    (or one per row when it is applied to a sequence).
+    """
+
+    inputs: int = 1
+    outputs: int = 1
+    groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """How a layer's weight is stored: data only, hashable, with a version and a JSON round trip."""
+
+    format: ClassVar[str]
+    version: ClassVar[int] = 1
+    values: Values = F32
+
+    def check(self, shape: Shape, name: str = "") -> None:
+        """Raise `SpecError` where a weight of `shape` cannot take this spec; `name` is the layer's, for the message."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the inverse of `spec_from_json`."""
+        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "values"}
+        return {"format": self.format, "version": self.version, "values": self.values.name, **data}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Build the spec from `to_json` data; unknown or missing fields are a `SpecError`."""
+        given = {k: v for k, v in data.items() if k not in ("format", "version", "values")}
+        known = {f.name for f in fields(cls)} - {"values"}
+        if unknown := set(given) - known:
+            raise SpecError(f"{cls.format} spec does not know {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+        if data.get("version", cls.version) > cls.version:
+            raise SpecError(f"{cls.format} spec version {data['version']} is newer than {cls.version}; update Dovetail")
+        try:
+            return cls(values=values_named(data.get("values", "f32")), **given)
+        except TypeError as error:
+            raise SpecError(f"{cls.format} spec is incomplete: {error}") from None
+
+
+class Packed(ABC):
+    """A layer's weight as it is stored: canonical numpy arrays, and what they mean.
+
+    Attributes:
+        spec: the format's parameters.
+        shape: of the dense weight, `(K, C/groups, R, S)` or `(K, C)`.
+        arrays: exactly what the file holds; `bits` is their size.
+    """
+
+    def __init__(self, spec: Spec, shape: Shape, arrays: Mapping[str, Array]) -> None:
+        self.spec = spec
+        self.shape = tuple(int(n) for n in shape)
+        self.arrays = dict(arrays)
+
+    @classmethod
+    @abstractmethod
+    def from_dense(cls, weight: FloatArray, spec: Any) -> Self:
+        """The best approximation of `weight` in this format (no training)."""
+
+    @abstractmethod
+    def dense(self) -> FloatArray:
+        """The float32 weight of `shape` that this stands for: the oracle of every kernel."""
+
+    @abstractmethod
+    def macs(self, at: Geometry) -> int:
+        """Multiply-accumulates per image, in the cheaper exact order of evaluation."""
+
+    @abstractmethod
+    def nonzeros(self) -> int:
+        """Stored numbers that are not zero."""
+
+    @abstractmethod
+    def params(self) -> int:
+        """Stored numbers (indices, masks and scales are not numbers of the network; `bits` counts them)."""
+
+    def additions(self, at: Geometry) -> int:  # noqa: ARG002
+        """Additions beyond those inside the multiply-accumulates; nonzero for multiplier-free formats."""
+        return 0
+
+    def bits(self) -> int:
+        """Payload in the file: values, indices, masks, scales and code books."""
+        return sum(array.nbytes * 8 for array in self.arrays.values())
+
+    @abstractmethod
+    def validate(self) -> None:
+        """Raise `ProgramError` unless the arrays agree with spec and shape: sizes, types, index bounds."""
+
+    def require(self, name: str, shape: Shape) -> None:
+        """`ProgramError` unless the values stored under `name` decode to `shape` and are finite."""
+        array = self.spec.values.decode(name, self.arrays)
+        if array.shape != shape:
+            raise ProgramError(f"{self.spec.format} weight of shape {self.shape}: array {name!r} has shape {array.shape}, expected {shape}")
+        if not np.isfinite(array).all():
+            raise ProgramError(f"{self.spec.format} weight of shape {self.shape}: array {name!r} has NaN or Inf")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec}, shape={self.shape}, {self.bits() // 8} bytes)"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row of the registry: a folder of `dovetail.formats` that has `spec`, `packed` and `layer` modules."""
+
+    name: str
+    spec: type[Spec]
+    packed: type[Packed]
+
+    @property
+    def layer(self) -> ModuleType:
+        """The torch module of this format, loaded on first use (everything else works without torch)."""
+        return importlib.import_module(f"dovetail.formats.{self.name}.layer")
+
+
+FORMATS: dict[str, Format] = {}
+
+
+def register(spec: type[Spec], packed: type[Packed]) -> None:
+    """Enter a format; the folder's `__init__` calls this."""
+    if spec.format in FORMATS:
+        raise SpecError(f"format {spec.format!r} is registered already")
+    FORMATS[spec.format] = Format(spec.format, spec, packed)
+
+
+def format_named(name: str) -> Format:
+    """The format called `name`; `SpecError` lists the known ones."""
+    if name not in FORMATS:
+        raise SpecError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def spec_from_json(data: Mapping[str, Any]) -> Spec:
+    """Inverse of `Spec.to_json` for any registered format."""
+    return format_named(str(data.get("format"))).spec.from_json(data)
+
+
+def kernel_size(shape: Shape) -> tuple[int, int]:
+    """`(R, S)` of a weight; a linear layer counts as 1x1."""
+    return (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
+
+
+def check_rank(shape: Shape, allowed: tuple[int, ...], spec: Spec, name: str) -> None:
+    """`SpecError` unless the weight has one of the allowed numbers of dimensions."""
+    if len(shape) not in allowed:
+        kinds = {2: "linear layers", 4: "2-D convolutions"}
+        raise SpecError(f"layer {name!r}: format {spec.format!r} holds {' and '.join(kinds[n] for n in allowed)}, not a weight of shape {shape}")
+
+
+def as_weight(weight: Array) -> FloatArray:
+    """`weight` as contiguous float32, refused with `SpecError` if it has NaN or Inf."""
+    array = np.ascontiguousarray(weight, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise SpecError(f"a weight of shape {array.shape} has NaN or Inf; check the checkpoint it came from")
+    return array

@@ -1,0 +1,95 @@
+"""Tucker-2 in numpy: truncated HOSVD refined by alternating projections (HOOI)."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from dovetail.formats.base import Geometry, Packed, as_weight, kernel_size
+from dovetail.formats.tucker.spec import TuckerSpec
+from dovetail.formats.values import FloatArray
+
+
+class PackedTucker(Packed):
+    """Arrays `input` (D1, C), `core` (D2, D1, R, S) and `output` (K, D2): the weights of the three convolutions."""
+
+    spec: TuckerSpec
+
+    @classmethod
+    def from_dense(cls, weight: FloatArray, spec: TuckerSpec) -> Self:
+        """HOSVD, then HOOI until the relative change of the error is below 1e-4 or 100 rounds (TDC, section 3)."""
+        weight = as_weight(weight)
+        spec.check(weight.shape)
+        output, core, inputs = hooi(weight.astype(np.float64), spec.rank_out, spec.rank_in)
+        return cls.from_factors(output, core, inputs, spec)
+
+    @classmethod
+    def from_factors(cls, output: np.ndarray, core: np.ndarray, inputs: np.ndarray, spec: TuckerSpec) -> Self:
+        """From `output` (K, D2), `core` (D2, D1, R, S) and `inputs` (D1, C)."""
+        encode = spec.values.encode
+        arrays = {**encode("input", as_weight(inputs)), **encode("core", as_weight(core)), **encode("output", as_weight(output))}
+        return cls(spec, (output.shape[0], inputs.shape[1], *core.shape[2:]), arrays)
+
+    def factors(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """`output` (K, D2), `core` (D2, D1, R, S) and `inputs` (D1, C) as float32."""
+        decode = self.spec.values.decode
+        return decode("output", self.arrays), decode("core", self.arrays), decode("input", self.arrays)
+
+    def dense(self) -> FloatArray:
+        """W[k,c,r,s] = sum over d2, d1 of output[k,d2] core[d2,d1,r,s] inputs[d1,c]."""
+        output, core, inputs = (factor.astype(np.float64) for factor in self.factors())
+        return np.einsum("kb,bars,ac->kcrs", output, core, inputs, optimize=True).astype(np.float32)
+
+    def macs(self, at: Geometry) -> int:
+        """C D1 HW + R S D1 D2 H'W' + D2 K H'W'."""
+        (k, c, *_), (r, s) = self.shape, kernel_size(self.shape)
+        d1, d2 = self.spec.rank_in, self.spec.rank_out
+        return c * d1 * at.inputs + (r * s * d1 * d2 + d2 * k) * at.outputs
+
+    def nonzeros(self) -> int:
+        """Non-zero entries of the three factors."""
+        return sum(int(np.count_nonzero(factor)) for factor in self.factors())
+
+    def params(self) -> int:
+        """C D1 + R S D1 D2 + D2 K."""
+        return sum(factor.size for factor in self.factors())
+
+    def validate(self) -> None:
+        """The three factors must have the shapes that ranks and weight shape imply."""
+        self.spec.check(self.shape)
+        d1, d2 = self.spec.rank_in, self.spec.rank_out
+        self.require("input", (d1, self.shape[1]))
+        self.require("core", (d2, d1, *self.shape[2:]))
+        self.require("output", (self.shape[0], d2))
+
+
+def hosvd(weight: np.ndarray, rank_out: int, rank_in: int) -> tuple[np.ndarray, np.ndarray]:
+    """Leading left singular vectors of both channel unfoldings: `(K, rank_out)` and `(C, rank_in)`."""
+    return _leading(_unfold(weight, 0), rank_out), _leading(_unfold(weight, 1), rank_in)
+
+
+def hooi(weight: np.ndarray, rank_out: int, rank_in: int, *, tolerance: float = 1e-4, rounds: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Factors `(K, D2)`, `(D2, D1, R, S)`, `(D1, C)` by alternating re-estimation, started from HOSVD."""
+    u_out, u_in = hosvd(weight, rank_out, rank_in)
+    norm = float(np.linalg.norm(weight)) or 1.0
+    previous = np.inf
+    for _ in range(rounds):
+        u_in = _leading(_unfold(np.einsum("kcrs,kb->bcrs", weight, u_out), 1), rank_in)
+        u_out = _leading(_unfold(np.einsum("kcrs,ca->kars", weight, u_in), 0), rank_out)
+        core = np.einsum("kcrs,kb,ca->bars", weight, u_out, u_in, optimize=True)
+        error = float(np.sqrt(max(norm**2 - float(np.linalg.norm(core)) ** 2, 0.0))) / norm
+        if abs(previous - error) < tolerance:
+            break
+        previous = error
+    return u_out, core, u_in.T
+
+
+def _unfold(weight: np.ndarray, mode: int) -> np.ndarray:
+    return np.moveaxis(weight, mode, 0).reshape(weight.shape[mode], -1)
+
+
+def _leading(matrix: np.ndarray, rank: int) -> np.ndarray:
+    """Leading left singular vectors, from the small Gram matrix: unfoldings are wide."""
+    _, vectors = np.linalg.eigh(matrix @ matrix.T)
+    return vectors[:, ::-1][:, :rank]

@@ -1,0 +1,1 @@
+"""The packed network: what is saved, run, exported and simulated."""

@@ -1,0 +1,173 @@
+"""The packed network: ops over named tensors, with packed weights. Saved, run, exported and simulated; data only.
+
+Shapes are tuples of `int` and, for a dimension that is known only when the network runs, a name such as `"batch"`.
+Memory layout is the business of each target and never appears here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from dovetail.errors import InputError, ProgramError
+from dovetail.formats.base import Packed
+
+Dim = int | str
+Shape = tuple[Dim, ...]
+Attributes = Mapping[str, Any]
+BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value between ops. `scale` and `zero` belong to integer types: real = scale * (stored - zero)."""
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+    scale: float | None = None
+    zero: int | None = None
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A pointwise function by name (a row of `ops.ACTIVATIONS`) and its arguments, e.g. `Activation("clamp", (0.0, 6.0))`."""
+
+    name: str
+    args: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows a product: `activation(scale * product + bias + residual)`.
+
+    `scale` and `bias` name arrays of shape `(K,)`, `residual` names a tensor of the output's shape. BatchNorm becomes
+    scale and bias; it is folded into a weight only where the weight's values allow it.
+    """
+
+    scale: str | None = None
+    bias: str | None = None
+    residual: str | None = None
+    activation: Activation | None = None
+
+    def __bool__(self) -> bool:
+        return any(part is not None for part in (self.scale, self.bias, self.residual, self.activation))
+
+
+@dataclass(frozen=True)
+class Node:
+    """One op: reads `inputs` (names of tensors or arrays), writes `output`.
+
+    Attributes:
+        op: a row of the op table, `ops.OPS`.
+        name: unique in the graph; for a layer of the model it is the layer's name there.
+        weight: name of the packed weight, for weight ops.
+        attributes: as the op's schema says; plain numbers, strings and tuples of them.
+        source: where the user's model made it (file:line), for messages.
+    """
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    weight: str | None = None
+    attributes: Attributes = field(default_factory=lambda: MappingProxyType({}))
+    epilogue: Epilogue = Epilogue()
+    source: str = ""
+
+    def reads(self) -> tuple[str, ...]:
+        """Every tensor or array read as an operand, the residual included."""
+        return self.inputs if self.epilogue.residual is None else (*self.inputs, self.epilogue.residual)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order of execution, and every tensor they touch."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, Tensor]
+
+    def node(self, name: str) -> Node:
+        """The node called `name`."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise ProgramError(f"the graph has no node {name!r}")
+
+    def uses(self) -> dict[str, list[Node]]:
+        """Tensor name → nodes that read it."""
+        uses: dict[str, list[Node]] = {name: [] for name in self.tensors}
+        for node in self.nodes:
+            for name in node.reads():
+                uses.setdefault(name, []).append(node)
+        return uses
+
+    def bind(self, **dims: int) -> dict[str, tuple[int, ...]]:
+        """Concrete shape of every tensor for the given symbolic dimensions, e.g. `bind(batch=4)`."""
+        return {name: bind_shape(tensor.shape, dims) for name, tensor in self.tensors.items()}
+
+    def dims_of(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Symbolic dimensions from the shapes of the actual inputs; `InputError` where they do not fit."""
+        dims: dict[str, int] = {}
+        for name in self.inputs:
+            want, got = self.tensors[name].shape, shapes[name]
+            fits = len(want) == len(got) and all(isinstance(w, str) or w == g for w, g in zip(want, got))
+            if not fits:
+                raise InputError(f"input {name!r} has shape {tuple(got)}; this network takes {format_shape(want)}")
+            for w, g in zip(want, got):
+                if isinstance(w, str) and dims.setdefault(w, g) != g:
+                    raise InputError(f"inputs disagree about {w!r}: {dims[w]} and {g}")
+                if g < 1:
+                    raise InputError(f"input {name!r} of shape {tuple(got)} is empty; give at least one image")
+        return dims
+
+
+@dataclass(frozen=True)
+class Program:
+    """One tensor table and named graphs over it.
+
+    Attributes:
+        graphs: by name; a plain network has one, `"main"`.
+        weights: packed weights by name (nested sub-networks share them).
+        arrays: small constants by name: scales, biases, norm parameters, constant operands.
+        metadata: plain data that travels with the file (what was trained, how inputs are normalised, class names).
+    """
+
+    graphs: Mapping[str, Graph]
+    weights: Mapping[str, Packed]
+    arrays: Mapping[str, np.ndarray]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        """The main graph."""
+        return self.graphs["main"]
+
+    def with_graph(self, graph: Graph) -> Program:
+        """A copy whose main graph is `graph`."""
+        return replace(self, graphs={**self.graphs, "main": graph})
+
+    def save(self, path: Any) -> None:
+        """Write a `.dovetail` file, atomically."""
+        from dovetail.program.store import save
+
+        save(self, path)
+
+
+def bind_shape(shape: Shape, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """`shape` with its symbolic dimensions replaced."""
+    missing = [d for d in shape if isinstance(d, str) and d not in dims]
+    if missing:
+        raise ProgramError(f"shape {format_shape(shape)} needs a value for {', '.join(missing)}")
+    return tuple(dims[d] if isinstance(d, str) else d for d in shape)
+
+
+def format_shape(shape: Shape) -> str:
+    """`(batch, 3, 32, 32)`."""
+    return "(" + ", ".join(str(d) for d in shape) + ")"
