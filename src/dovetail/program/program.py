@@ -35,7 +35,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Activation:
-    """A pointwise function by name (a row of `ops.ACTIVATIONS`) and its arguments, e.g. `Activation("clamp", (0.0, 6.0))`."""
+    """A pointwise function (a row of `ops.ACTIVATIONS`) and its arguments, e.g. `Activation("clamp", (0.0, 6.0))`."""
 
     name: str
     args: tuple[float, ...] = ()

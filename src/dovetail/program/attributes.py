@@ -1,0 +1,87 @@
+"""What the attributes of an op may be: one `Attribute` per name, made by the small functions below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+class _Required:
+    """Marks an attribute that has no default."""
+
+
+REQUIRED: Final = _Required()
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute.
+
+    Attributes:
+        means: what it may be, in words for messages.
+        accepts: whether a value is that.
+        default: taken where a node does not say; `REQUIRED` if it must.
+    """
+
+    means: str
+    accepts: Callable[[Any], bool]
+    default: Any = REQUIRED
+
+
+def integer(low: int, default: Any = REQUIRED) -> Attribute:
+    """An `int` of at least `low`."""
+    return Attribute(f"an integer of at least {low}", lambda value: _is_int(value) and value >= low, default)
+
+
+def integers(low: int, count: int | None = None, default: Any = REQUIRED) -> Attribute:
+    """A tuple of `count` (any number but zero, if None) integers of at least `low`."""
+    how_many = "one or more" if count is None else str(count)
+    return Attribute(f"{how_many} integers of at least {low}", lambda value: _is_ints(value, low, count), default)
+
+
+def pairs(low: int) -> Attribute:
+    """A tuple of pairs of integers of at least `low`."""
+    return Attribute(
+        f"pairs of integers of at least {low}",
+        lambda value: isinstance(value, tuple) and bool(value) and all(_is_ints(pair, low, 2) for pair in value),
+    )
+
+
+def number(default: Any = REQUIRED, *, positive: bool = False) -> Attribute:
+    """A finite number."""
+
+    def accepts(value: Any) -> bool:
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return plain and math.isfinite(value) and (value > 0 or not positive)
+
+    return Attribute("a positive number" if positive else "a finite number", accepts, default)
+
+
+def boolean(default: Any = REQUIRED) -> Attribute:
+    """True or False."""
+    return Attribute("true or false", lambda value: isinstance(value, bool), default)
+
+
+def dims() -> Attribute:
+    """A shape: positive integers and names such as `"batch"`."""
+
+    def accepts(value: Any) -> bool:
+        return isinstance(value, tuple) and all(is_dim(d) for d in value)
+
+    return Attribute("a shape of positive integers and names", accepts)
+
+
+def is_dim(value: Any) -> bool:
+    """Whether `value` can be a dimension: a positive `int` or a name."""
+    return (_is_int(value) and value >= 1) or (isinstance(value, str) and value.isidentifier())
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+
+
+def _is_ints(value: Any, low: int, count: int | None) -> bool:
+    sized = isinstance(value, tuple) and (len(value) == count if count is not None else bool(value))
+    return sized and all(_is_int(item) and item >= low for item in value)
