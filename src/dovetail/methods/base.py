@@ -26,6 +26,7 @@ class Phase:
         epochs: may be zero: `begin` and `end` still run.
         learning_rate: the peak; the optimizer is rebuilt at the start of the phase from what `begin` returns.
         schedule: of the learning rate over the phase ("step": times 0.1 at half and three quarters).
+        warmup: epochs over which the rate first rises in a straight line; the schedule takes the rest.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Phase:
     momentum: float = 0.9
     nesterov: bool = True
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    warmup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Plan:
-    """Layer name or glob → `Spec`, or `Kept` with the reason. Later entries win; names that match nothing are errors."""
+    """Layer name or glob → `Spec`, or `Kept` and why. Later entries win; names that match nothing are refused."""
 
     layers: Mapping[str, Spec | Kept] = field(default_factory=dict)
 
-    def resolve(self, model: nn.Module, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)) -> dict[str, Spec | Kept]:
+    def resolve(
+        self, model: nn.Module, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
+    ) -> dict[str, Spec | Kept]:
         """One entry per matched layer of the model, in its order."""
         names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
         found: dict[str, Spec | Kept] = {}
@@ -69,14 +73,63 @@ class Plan:
                 yield name, what
 
 
-class Method:
-    """Base of all methods: does nothing. Override what the system needs; see `design` in the docs for the order of calls.
+def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The dense layers that a plan may name, in the model's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
 
-    The training loop calls `plan` once, then for each of `phases()`: `begin`, the epochs, `end`. Everything that a
-    resumed run needs beyond the model's own parameters must be in `state_dict`.
+
+def complete(model: nn.Module, given: Plan | None, choose: Callable[[str, Any], Spec | Kept]) -> Plan:
+    """One checked entry for every weight layer: the given one, or what `choose(name, layer)` says.
+
+    Raises:
+        SpecError: a pattern matches nothing, or a layer cannot take its spec. The model is untouched.
+    """
+    fixed = given.resolve(model) if given is not None else {}
+    layers = {
+        name: fixed[name] if name in fixed else choose(name, layer) for name, layer in weight_layers(model).items()
+    }
+    for name, what in layers.items():
+        if isinstance(what, Spec):
+            check(name, model.get_submodule(name), what)
+    return Plan(layers)
+
+
+def check(name: str, layer: nn.Module, spec: Spec) -> None:
+    """`SpecError` unless `layer`, an `nn.Conv2d` or `nn.Linear`, can take `spec`."""
+    weight = layer.get_parameter("weight")
+    spec.check(tuple(weight.shape), name)
+    if reason := unplain(layer):
+        raise SpecError(f"layer {name!r} cannot take {spec}: {reason}; leave it out of the plan")
+    if not bool(weight.isfinite().all()):
+        raise SpecError(f"layer {name!r} has NaN or Inf among its weights; check the checkpoint it came from")
+
+
+def unplain(layer: nn.Module) -> str:
+    """Why no format can hold the layer (its padding), or nothing."""
+    if not isinstance(layer, nn.Conv2d):
+        return ""
+    if layer.padding_mode != "zeros":
+        return f"padding_mode={layer.padding_mode!r}, and formats pad with zeros"
+    even = any(d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size))
+    return "padding='same' with an even kernel pads unevenly" if layer.padding == "same" and even else ""
+
+
+class Method:
+    """Base of all methods: does nothing. Override what the system needs.
+
+    The training loop calls `plan` once, then for each of `phases()`: `begin`, the epochs, `end`. Within an epoch:
+    `before_epoch`; per batch `loss`, backward, `before_step`, optimizer, `after_step`; then `after_epoch`.
+
+    A resumed run calls `plan`, `load_state_dict`, `begin` of the current phase and, in mid-epoch, `before_epoch` of
+    the current epoch again. So `begin` and `before_epoch` depend on their arguments and on `state_dict` alone and leave
+    what is as they want it already; all else that a resumed run needs, beyond the model itself, is in `state_dict`.
+
+    Attributes:
+        steps_per_epoch: batches of an epoch; whoever runs the phases sets it before the first `begin`.
     """
 
     name: str = "method"
+    steps_per_epoch: int = 0
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
         """Layer → spec or a reason to leave it; completes and checks a given plan. Must not change the model."""
