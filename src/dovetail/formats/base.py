@@ -7,6 +7,7 @@ Weights are named by the shape of the dense weight that they stand for: `(K, C/g
 from __future__ import annotations
 
 import importlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -55,16 +56,23 @@ class Spec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Build the spec from `to_json` data; unknown or missing fields are a `SpecError`."""
-        given = {k: v for k, v in data.items() if k not in ("format", "version", "values")}
+        given = {str(k): v for k, v in data.items() if k not in ("format", "version", "values")}
         known = {f.name for f in fields(cls)} - {"values"}
+        _require_version(cls, data.get("version", cls.version))
         if unknown := set(given) - known:
-            raise SpecError(f"{cls.format} spec does not know {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
-        if data.get("version", cls.version) > cls.version:
-            raise SpecError(f"{cls.format} spec version {data['version']} is newer than {cls.version}; update Dovetail")
+            has = ", ".join(sorted(known)) or "no fields"
+            raise SpecError(f"{cls.format} spec does not know {', '.join(sorted(unknown))}; it has {has}")
         try:
             return cls(values=values_named(data.get("values", "f32")), **given)
         except TypeError as error:
             raise SpecError(f"{cls.format} spec is incomplete: {error}") from None
+
+    def whole(self, field: str) -> None:
+        """Turn `field` into a plain `int` of at least 1, or raise `SpecError`; for `__post_init__`."""
+        value = getattr(self, field)
+        if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < 1:
+            raise SpecError(f"{self.format} spec: {field} must be a whole number of at least 1, not {value!r}")
+        object.__setattr__(self, field, operator.index(value))
 
 
 class Packed(ABC):
@@ -102,7 +110,7 @@ class Packed(ABC):
     def params(self) -> int:
         """Stored numbers (indices, masks and scales are not numbers of the network; `bits` counts them)."""
 
-    def additions(self, at: Geometry) -> int:  # noqa: ARG002
+    def additions(self, at: Geometry) -> int:
         """Additions beyond those inside the multiply-accumulates; nonzero for multiplier-free formats."""
         return 0
 
@@ -110,17 +118,44 @@ class Packed(ABC):
         """Payload in the file: values, indices, masks, scales and code books."""
         return sum(array.nbytes * 8 for array in self.arrays.values())
 
-    @abstractmethod
     def validate(self) -> None:
-        """Raise `ProgramError` unless the arrays agree with spec and shape: sizes, types, index bounds."""
+        """Raise `ProgramError` unless the arrays agree with spec and shape: names, sizes, types, index bounds."""
+        if any(n < 1 for n in self.shape):
+            raise ProgramError(f"{self.spec.format} weight of shape {self.shape}: every dimension must be at least 1")
+        try:
+            self.spec.check(self.shape)
+        except SpecError as error:
+            raise ProgramError(
+                f"{self.spec.format} weight of shape {self.shape} contradicts its spec: {error}"
+            ) from None
+        self.validate_arrays()
+
+    @abstractmethod
+    def validate_arrays(self) -> None:
+        """The format's own part of `validate`; shape and spec agree already."""
+
+    def decode(self, name: str) -> FloatArray:
+        """The float32 array whose values are stored under `name`."""
+        return self.spec.values.decode(name, self.arrays)
 
     def require(self, name: str, shape: Shape) -> None:
         """`ProgramError` unless the values stored under `name` decode to `shape` and are finite."""
-        array = self.spec.values.decode(name, self.arrays)
+        array = self.decode(name)
+        where = f"{self.spec.format} weight of shape {self.shape}: array {name!r}"
         if array.shape != shape:
-            raise ProgramError(f"{self.spec.format} weight of shape {self.shape}: array {name!r} has shape {array.shape}, expected {shape}")
+            raise ProgramError(f"{where} has shape {array.shape}, expected {shape}")
         if not np.isfinite(array).all():
-            raise ProgramError(f"{self.spec.format} weight of shape {self.shape}: array {name!r} has NaN or Inf")
+            raise ProgramError(f"{where} has NaN or Inf")
+
+    def require_only(self, *names: str, besides: tuple[str, ...] = ()) -> None:
+        """`ProgramError` unless exactly the values called `names` and the index arrays `besides` are stored."""
+        known = {part for name in names for part in self.spec.values.stored(name)} | set(besides)
+        if wrong := known ^ set(self.arrays):
+            have, want = ", ".join(sorted(self.arrays)) or "none", ", ".join(sorted(known))
+            raise ProgramError(
+                f"{self.spec.format} weight of shape {self.shape} stores the arrays {have}; expected are {want} "
+                f"(wrong: {', '.join(sorted(wrong))})"
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spec}, shape={self.shape}, {self.bits() // 8} bytes)"
@@ -159,6 +194,8 @@ def format_named(name: str) -> Format:
 
 def spec_from_json(data: Mapping[str, Any]) -> Spec:
     """Inverse of `Spec.to_json` for any registered format."""
+    if not isinstance(data, Mapping):
+        raise SpecError(f"a spec is a mapping with a 'format', not {data!r}")
     return format_named(str(data.get("format"))).spec.from_json(data)
 
 
@@ -171,7 +208,8 @@ def check_rank(shape: Shape, allowed: tuple[int, ...], spec: Spec, name: str) ->
     """`SpecError` unless the weight has one of the allowed numbers of dimensions."""
     if len(shape) not in allowed:
         kinds = {2: "linear layers", 4: "2-D convolutions"}
-        raise SpecError(f"layer {name!r}: format {spec.format!r} holds {' and '.join(kinds[n] for n in allowed)}, not a weight of shape {shape}")
+        holds = " and ".join(kinds[n] for n in allowed)
+        raise SpecError(f"layer {name!r}: format {spec.format!r} holds {holds}, not a weight of shape {shape}")
 
 
 def as_weight(weight: Array) -> FloatArray:
@@ -180,3 +218,10 @@ def as_weight(weight: Array) -> FloatArray:
     if not np.isfinite(array).all():
         raise SpecError(f"a weight of shape {array.shape} has NaN or Inf; check the checkpoint it came from")
     return array
+
+
+def _require_version(spec: type[Spec], version: Any) -> None:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise SpecError(f"{spec.format} spec version {version!r} is not a whole number of at least 1")
+    if version > spec.version:
+        raise SpecError(f"{spec.format} spec version {version} is newer than {spec.version}; update Dovetail")

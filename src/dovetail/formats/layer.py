@@ -8,16 +8,18 @@ appears in the factored standard ops.
 from __future__ import annotations
 
 import contextlib
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dovetail.formats.base import Packed, Spec
+from dovetail.errors import DovetailError, SpecError
+from dovetail.formats.base import FORMATS, Packed, Shape, Spec, format_named
 
 Appearance = Literal["train", "opaque", "factored"]
 _appearance: ContextVar[Appearance] = ContextVar("appearance", default="train")
@@ -50,8 +52,20 @@ class FormatLayer(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_dense(cls, layer: nn.Module, spec: Any) -> Self:
+    def from_dense(cls, layer: Any, spec: Any) -> Self:
         """The best approximation of an `nn.Conv2d` or `nn.Linear`, its bias and geometry copied."""
+
+    @classmethod
+    def from_packed(cls, like: Any, packed: Any) -> Self:
+        """A layer that holds `packed`; bias, geometry, device and type are those of `like`, a dense or format layer."""
+        if packed.shape != weight_shape(like):
+            raise SpecError(f"a packed weight of shape {packed.shape} does not fit a layer of {weight_shape(like)}")
+        return cls(like, packed)  # type: ignore[call-arg]
+
+    @property
+    @abstractmethod
+    def weight_shape(self) -> Shape:
+        """Of the dense weight: `(K, C/groups, R, S)` or `(K, C)`."""
 
     @abstractmethod
     def weight(self) -> Tensor:
@@ -65,14 +79,30 @@ class FormatLayer(nn.Module, ABC):
     def to_dense(self) -> nn.Module:
         """An ordinary layer of the same function."""
 
+    @abstractmethod
+    def _slice(self, out: Tensor, into: Tensor) -> None:
+        """Keep these rows and columns (indices) of the weight, in place; the base class does the rest."""
+
+    def _sliced(
+        self, out_keep: Tensor | None, in_keep: Tensor | None, outputs: int, inputs: int
+    ) -> tuple[Self, int, int]:
+        out, into = _indices(out_keep, outputs, self), _indices(in_keep, inputs, self)
+        layer = copy.deepcopy(self)
+        layer._slice(out, into)
+        if self.bias is not None:
+            layer.bias = parameter(self.bias[out], self.bias)
+        return layer, len(out), len(into)
+
 
 class FormatConv2d(FormatLayer):
     """Base of the convolutions; subclasses give `weight`, `pack`, and `factored` where it differs.
 
-    Args of `__init__` are those of `nn.Conv2d`; padding is zeros.
+    `like`, an `nn.Conv2d` or another format convolution, lends geometry and bias; padding is zeros.
     """
 
-    def __init__(self, like: nn.Conv2d, spec: Spec) -> None:
+    padding_mode = "zeros"
+
+    def __init__(self, like: nn.Conv2d | FormatConv2d, spec: Spec) -> None:
         super().__init__()
         _require_plain(like)
         self.spec = spec
@@ -80,7 +110,12 @@ class FormatConv2d(FormatLayer):
         self.in_channels, self.out_channels, self.groups = like.in_channels, like.out_channels, like.groups
         self.kernel_size = _pair(like.kernel_size)
         self.stride, self.padding, self.dilation = _pair(like.stride), _padding(like), _pair(like.dilation)
-        self.bias = None if like.bias is None else nn.Parameter(like.bias.detach().clone())
+        self.bias = None if like.bias is None else parameter(like.bias, like.bias)
+
+    @property
+    def weight_shape(self) -> Shape:
+        """`(K, C/groups, R, S)`."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to `(N, K, H', W')`."""
@@ -107,23 +142,41 @@ class FormatConv2d(FormatLayer):
 
     def to_dense(self) -> nn.Conv2d:
         """An `nn.Conv2d` of the same function."""
-        dense = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.bias is not None)
-        return _filled(dense, self.weight(), self.bias)
+        geometry = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        dense = nn.Conv2d(self.in_channels, self.out_channels, *geometry, bias=self.bias is not None, device="meta")
+        return filled(dense, self.weight(), self.bias)
+
+    def slice_channels(self, out_keep: Tensor | None = None, in_keep: Tensor | None = None) -> Self:
+        """A new layer with only these output and input channels (indices or booleans; None keeps all)."""
+        if self.groups != 1:
+            raise SpecError(
+                f"layer {self.name!r}: channels of a convolution with {self.groups} groups cannot be removed"
+            )
+        layer, layer.out_channels, layer.in_channels = self._sliced(
+            out_keep, in_keep, self.out_channels, self.in_channels
+        )
+        return layer
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
-        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, {self.spec}"
+        channels = f"{self.in_channels}, {self.out_channels}"
+        return f"{channels}, kernel_size={self.kernel_size}, stride={self.stride}, {self.spec}"
 
 
 class FormatLinear(FormatLayer):
     """Base of the linear layers; subclasses give `weight`, `pack`, and `factored` where it differs."""
 
-    def __init__(self, like: nn.Linear, spec: Spec) -> None:
+    def __init__(self, like: nn.Linear | FormatLinear, spec: Spec) -> None:
         super().__init__()
         self.spec = spec
         self.name = ""
         self.in_features, self.out_features = like.in_features, like.out_features
-        self.bias = None if like.bias is None else nn.Parameter(like.bias.detach().clone())
+        self.bias = None if like.bias is None else parameter(like.bias, like.bias)
+
+    @property
+    def weight_shape(self) -> Shape:
+        """`(K, C)`."""
+        return (self.out_features, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., C)` to `(..., K)`."""
@@ -145,11 +198,50 @@ class FormatLinear(FormatLayer):
 
     def to_dense(self) -> nn.Linear:
         """An `nn.Linear` of the same function."""
-        return _filled(nn.Linear(self.in_features, self.out_features, self.bias is not None), self.weight(), self.bias)
+        dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        return filled(dense, self.weight(), self.bias)
+
+    def slice_channels(self, out_keep: Tensor | None = None, in_keep: Tensor | None = None) -> Self:
+        """A new layer with only these output and input features (indices or booleans; None keeps all)."""
+        layer, layer.out_features, layer.in_features = self._sliced(
+            out_keep, in_keep, self.out_features, self.in_features
+        )
+        return layer
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f"{self.in_features}, {self.out_features}, {self.spec}"
+
+
+def from_dense(layer: nn.Module, spec: Spec, name: str = "") -> nn.Module:
+    """The `nn.Conv2d` or `nn.Linear` in the format of `spec`; `name` is the layer's, for messages."""
+    spec.check(weight_shape(layer), name)
+    made: nn.Module = format_named(spec.format).layer.from_dense(layer, spec)
+    return made
+
+
+def from_packed(like: nn.Module, packed: Packed) -> nn.Module:
+    """A layer that holds `packed`, with the bias and geometry of `like`, a dense or format layer."""
+    made: nn.Module = format_named(packed.spec.format).layer.from_packed(like, packed)
+    return made
+
+
+def pack(layer: nn.Module) -> Packed:
+    """The weight of a format layer in its format, of an `nn.Conv2d` or `nn.Linear` as it is."""
+    if isinstance(layer, FormatLayer):
+        return layer.pack()
+    weight_shape(layer)
+    dense = FORMATS["dense"]
+    return dense.packed.from_dense(numpy(layer.weight), dense.spec())  # type: ignore[arg-type]
+
+
+def weight_shape(layer: nn.Module) -> Shape:
+    """Shape of the dense weight of an `nn.Conv2d`, an `nn.Linear` or a format layer."""
+    if isinstance(layer, FormatLayer):
+        return layer.weight_shape
+    if isinstance(layer, nn.Conv2d | nn.Linear):
+        return tuple(layer.weight.shape)
+    raise SpecError(f"formats hold nn.Conv2d and nn.Linear, not {type(layer).__name__}")
 
 
 def swap(model: nn.Module, name: str, layer: nn.Module) -> None:
@@ -165,7 +257,40 @@ def numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float32).numpy().copy()
 
 
-def _opaque_meta(x: Tensor, layer: str, tail: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:  # noqa: ARG001
+def parameter(values: Tensor | np.ndarray, like: Tensor) -> nn.Parameter:
+    """A copy of `values` as a parameter of the device, type and trainability of `like`."""
+    data = torch.from_numpy(values) if isinstance(values, np.ndarray) else values.detach()
+    return nn.Parameter(data.to(like.device, like.dtype, copy=True).contiguous(), requires_grad=like.requires_grad)
+
+
+def first_parameter(layer: nn.Module) -> Tensor:
+    """A parameter of the layer, for its device, type and trainability."""
+    return next(layer.parameters())
+
+
+def require_ungrouped(layer: nn.Module, spec: Spec) -> None:
+    """`SpecError` for a grouped convolution, which `spec` cannot hold."""
+    if getattr(layer, "groups", 1) != 1:
+        raise SpecError(f"format {spec.format!r} holds no grouped convolutions (groups={layer.groups}); keep it dense")
+
+
+def filled(dense: Any, weight: Tensor, bias: Tensor | None) -> Any:
+    """`dense`, made on the meta device so that no random numbers are drawn, with these numbers."""
+    dense.weight = parameter(weight, weight.detach())
+    dense.weight.requires_grad_()
+    if bias is not None:
+        dense.bias = parameter(bias, bias)
+    return dense
+
+
+def _opaque_meta(  # noqa: PLR0917 - the signature of the op
+    x: Tensor,
+    layer: str,
+    tail: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> Tensor:
     if len(tail) == 1:
         return x.new_empty((*x.shape[:-1], tail[0]))
     spatial = [
@@ -174,34 +299,48 @@ def _opaque_meta(x: Tensor, layer: str, tail: list[int], stride: list[int], padd
     return x.new_empty((x.shape[0], tail[0], *spatial))
 
 
+def _opaque_eager(x: Tensor, layer: str, *_: list[int]) -> NoReturn:
+    raise DovetailError(
+        f"layer {layer!r} appears as an opaque op, which has a shape but no numbers; "
+        f'run the model outside of appear("opaque"), or lower the exported graph'
+    )
+
+
 _library.impl("format_layer", _opaque_meta, "Meta")
+for _device in ("CPU", "CUDA"):
+    _library.impl("format_layer", _opaque_eager, _device)
+
+
+def _indices(keep: Tensor | None, count: int, layer: FormatLayer) -> Tensor:
+    device = first_parameter(layer).device
+    if keep is None:
+        return torch.arange(count, device=device)
+    keep = torch.as_tensor(keep, device=device)
+    if keep.dtype == torch.bool:
+        if keep.shape != (count,):
+            raise SpecError(f"layer {layer.name!r}: a mask of shape {tuple(keep.shape)} for {count} channels")
+        keep = keep.nonzero().flatten()
+    if not len(keep) or int(keep.min()) < 0 or int(keep.max()) >= count:
+        raise SpecError(f"layer {layer.name!r}: channels to keep must be some of its {count}, not {keep.tolist()}")
+    return keep
 
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _padding(like: nn.Conv2d) -> tuple[int, int]:
+def _padding(like: nn.Conv2d | FormatConv2d) -> tuple[int, int]:
     if like.padding == "valid":
         return (0, 0)
     if like.padding == "same":
-        return tuple(d * (k - 1) // 2 for d, k in zip(_pair(like.dilation), _pair(like.kernel_size)))  # type: ignore[return-value]
+        (h, w), (r, s) = _pair(like.dilation), _pair(like.kernel_size)
+        return (h * (r - 1) // 2, w * (s - 1) // 2)
     return _pair(like.padding)
 
 
-def _require_plain(like: nn.Conv2d) -> None:
-    from dovetail.errors import SpecError
-
+def _require_plain(like: nn.Conv2d | FormatConv2d) -> None:
     if like.padding_mode != "zeros":
-        raise SpecError(f"formats hold convolutions with zero padding, not padding_mode={like.padding_mode!r}; keep this layer dense")
+        raise SpecError(f"formats hold zero-padded convolutions, not padding_mode={like.padding_mode!r}; keep it dense")
     even = any(d * (k - 1) % 2 for d, k in zip(_pair(like.dilation), _pair(like.kernel_size)))
     if like.padding == "same" and even:
         raise SpecError("padding='same' with an even kernel pads unevenly; keep this layer dense or pad before it")
-
-
-def _filled(dense: Any, weight: Tensor, bias: Tensor | None) -> Any:
-    with torch.no_grad():
-        dense.weight.copy_(weight)
-        if bias is not None:
-            dense.bias.copy_(bias)
-    return dense.to(weight.device)

@@ -36,6 +36,10 @@ class Values:
         """The float32 array that `encode` stored under `name`."""
         raise SpecError(f"value type {type(self).__name__} does not say how to read numbers")
 
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Names of the arrays that `encode` writes for `name`."""
+        return (name,)
+
     def round(self, array: FloatArray) -> FloatArray:
         """`array` after one trip through storage."""
         return self.decode("x", self.encode("x", array))
@@ -83,7 +87,7 @@ VALUES: Final[dict[str, Values]] = {values.name: values for values in (F32, BF16
 
 def values_named(name: str) -> Values:
     """The value type called `name`; `SpecError` lists the known ones."""
-    if name not in VALUES:
+    if not isinstance(name, str) or name not in VALUES:
         raise SpecError(f"unknown value type {name!r}; known are {', '.join(VALUES)}")
     return VALUES[name]
 

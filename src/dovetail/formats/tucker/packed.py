@@ -28,7 +28,11 @@ class PackedTucker(Packed):
     def from_factors(cls, output: np.ndarray, core: np.ndarray, inputs: np.ndarray, spec: TuckerSpec) -> Self:
         """From `output` (K, D2), `core` (D2, D1, R, S) and `inputs` (D1, C)."""
         encode = spec.values.encode
-        arrays = {**encode("input", as_weight(inputs)), **encode("core", as_weight(core)), **encode("output", as_weight(output))}
+        arrays = {
+            **encode("input", as_weight(inputs)),
+            **encode("core", as_weight(core)),
+            **encode("output", as_weight(output)),
+        }
         return cls(spec, (output.shape[0], inputs.shape[1], *core.shape[2:]), arrays)
 
     def factors(self) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -55,9 +59,9 @@ class PackedTucker(Packed):
         """C D1 + R S D1 D2 + D2 K."""
         return sum(factor.size for factor in self.factors())
 
-    def validate(self) -> None:
+    def validate_arrays(self) -> None:
         """The three factors must have the shapes that ranks and weight shape imply."""
-        self.spec.check(self.shape)
+        self.require_only("input", "core", "output")
         d1, d2 = self.spec.rank_in, self.spec.rank_out
         self.require("input", (d1, self.shape[1]))
         self.require("core", (d2, d1, *self.shape[2:]))
@@ -69,7 +73,9 @@ def hosvd(weight: np.ndarray, rank_out: int, rank_in: int) -> tuple[np.ndarray, 
     return _leading(_unfold(weight, 0), rank_out), _leading(_unfold(weight, 1), rank_in)
 
 
-def hooi(weight: np.ndarray, rank_out: int, rank_in: int, *, tolerance: float = 1e-4, rounds: int = 100) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def hooi(
+    weight: np.ndarray, rank_out: int, rank_in: int, *, tolerance: float = 1e-4, rounds: int = 100
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Factors `(K, D2)`, `(D2, D1, R, S)`, `(D1, C)` by alternating re-estimation, started from HOSVD."""
     u_out, u_in = hosvd(weight, rank_out, rank_in)
     norm = float(np.linalg.norm(weight)) or 1.0

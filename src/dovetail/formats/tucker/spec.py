@@ -13,16 +13,22 @@ from dovetail.formats.base import Shape, Spec, check_rank
 class TuckerSpec(Spec):
     """Ranks of the input and output modes of a convolution `(K, C, R, S)`.
 
-    `rank_in` is D1 and `rank_out` is D2 of the TDC paper; the weight is stored as `(D1, C)`, `(D2, D1, R, S)`, `(K, D2)`.
+    `rank_in` is D1 and `rank_out` is D2 of the TDC paper; the factors are `(D1, C)`, `(D2, D1, R, S)`, `(K, D2)`.
     """
 
     format: ClassVar[str] = "tucker"
     rank_in: int
     rank_out: int
 
+    def __post_init__(self) -> None:
+        self.whole("rank_in")
+        self.whole("rank_out")
+
     def check(self, shape: Shape, name: str = "") -> None:
         """Ranks must lie between 1 and the channel counts."""
         check_rank(shape, (4,), self, name)
         for rank, channels, side in ((self.rank_in, shape[1], "input"), (self.rank_out, shape[0], "output")):
             if not 1 <= rank <= channels:
-                raise SpecError(f"layer {name!r}: Tucker rank {rank} of the {side} side must lie between 1 and its {channels} channels")
+                raise SpecError(
+                    f"layer {name!r}: Tucker rank {rank} of the {side} side must lie between 1 and {channels} channels"
+                )

@@ -1,0 +1,36 @@
+"""The dense format in torch: plain `nn.Conv2d` and `nn.Linear`."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dovetail.errors import SpecError
+from dovetail.formats.dense.packed import PackedDense
+from dovetail.formats.dense.spec import DenseSpec
+from dovetail.formats.layer import FormatConv2d, FormatLinear, filled, first_parameter, numpy, weight_shape
+
+DenseLayer = nn.Conv2d | nn.Linear
+
+
+def from_dense(layer: DenseLayer, spec: DenseSpec) -> DenseLayer:
+    """A copy of the layer, its weight rounded to the value type."""
+    return from_packed(layer, PackedDense.from_dense(numpy(layer.weight), spec))
+
+
+def from_packed(like: DenseLayer | FormatConv2d | FormatLinear, packed: PackedDense) -> DenseLayer:
+    """An ordinary layer of the packed weight, with the bias and geometry of `like`."""
+    if packed.shape != weight_shape(like):
+        raise SpecError(f"a packed weight of shape {packed.shape} does not fit a layer of {weight_shape(like)}")
+    weight = torch.from_numpy(packed.dense().copy()).to(first_parameter(like))
+    return filled(_empty(like), weight, like.bias)
+
+
+def _empty(like: DenseLayer | FormatConv2d | FormatLinear) -> DenseLayer:
+    bias = like.bias is not None
+    if isinstance(like, nn.Linear | FormatLinear):
+        return nn.Linear(like.in_features, like.out_features, bias, device="meta")
+    geometry = (like.kernel_size, like.stride, like.padding, like.dilation, like.groups)
+    return nn.Conv2d(
+        like.in_channels, like.out_channels, *geometry, bias=bias, padding_mode=like.padding_mode, device="meta"
+    )

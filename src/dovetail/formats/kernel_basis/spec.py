@@ -1,0 +1,35 @@
+"""Parameters of the kernel basis format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from dovetail.errors import SpecError
+from dovetail.formats.base import Shape, Spec, check_rank, kernel_size
+
+Coefficients = Literal["dense", "sparse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelBasisSpec(Spec):
+    """A convolution whose R x S kernels are combinations of `bases` shared ones (d of the PENNI paper).
+
+    `coefficients` says how the combinations are stored: all of them, or the non-zero ones and their positions.
+    """
+
+    format: ClassVar[str] = "kernel_basis"
+    bases: int
+    coefficients: Coefficients = "dense"
+
+    def __post_init__(self) -> None:
+        self.whole("bases")
+        if self.coefficients not in get_args(Coefficients):
+            raise SpecError(f"kernel_basis coefficients are 'dense' or 'sparse', not {self.coefficients!r}")
+
+    def check(self, shape: Shape, name: str = "") -> None:
+        """There are at most R S independent kernels."""
+        check_rank(shape, (4,), self, name)
+        r, s = kernel_size(shape)
+        if self.bases > r * s:
+            raise SpecError(f"layer {name!r}: {self.bases} bases for {r}x{s} kernels; at most {r * s} are independent")

@@ -1,0 +1,67 @@
+"""Unstructured sparsity in numpy: the non-zero entries and where they stand."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.errors import ProgramError
+from dovetail.formats import positions
+from dovetail.formats.base import Geometry, Packed, as_weight
+from dovetail.formats.sparse.spec import SparseSpec
+from dovetail.formats.values import FloatArray
+
+
+class PackedSparse(Packed):
+    """Arrays `weight` (n,), the kept entries in flattened order, and `weight.bitmap` or `weight.gaps`."""
+
+    spec: SparseSpec
+
+    @classmethod
+    def from_dense(cls, weight: FloatArray, spec: SparseSpec) -> Self:
+        """Keep the entries of largest magnitude; of equal ones the first. Zeros are never stored."""
+        weight = as_weight(weight)
+        spec.check(weight.shape)
+        present = largest(weight, spec.most(weight.size)) & (spec.values.round(weight) != 0)
+        arrays = {**spec.values.encode("weight", weight[present]), **positions.encode("weight", present)}
+        return cls(spec, weight.shape, arrays)
+
+    def dense(self) -> FloatArray:
+        """The kept entries in place, zeros elsewhere."""
+        weight = np.zeros(self.shape, dtype=np.float32)
+        weight.ravel()[self.indices()] = self.decode("weight")
+        return weight
+
+    def indices(self) -> positions.Indices:
+        """Indices of the kept entries into the flattened weight, rising."""
+        return positions.decode("weight", self.arrays, math.prod(self.shape))
+
+    def macs(self, at: Geometry) -> int:
+        """One per kept entry and output position."""
+        return self.params() * at.outputs
+
+    def nonzeros(self) -> int:
+        """Kept entries that are not zero."""
+        return int(np.count_nonzero(self.decode("weight")))
+
+    def params(self) -> int:
+        """Kept entries."""
+        return self.decode("weight").size
+
+    def validate_arrays(self) -> None:
+        """One value per position, positions within the weight, no more of them than the density allows."""
+        self.require_only("weight", besides=(positions.stored_as("weight", self.arrays),))
+        kept, most = len(self.indices()), self.spec.most(math.prod(self.shape))
+        self.require("weight", (kept,))
+        if kept > most:
+            raise ProgramError(f"sparse weight of shape {self.shape} keeps {kept} entries; its density allows {most}")
+
+
+def largest(weight: np.ndarray, count: int) -> NDArray[np.bool_]:
+    """True at the `count` entries of largest magnitude; of equal magnitudes the lower index is taken."""
+    kept = np.zeros(weight.size, dtype=np.bool_)
+    kept[np.argsort(-np.abs(weight).ravel(), kind="stable")[:count]] = True
+    return kept.reshape(weight.shape)

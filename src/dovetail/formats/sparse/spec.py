@@ -1,0 +1,33 @@
+"""Parameters of the unstructured sparse format."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dovetail.errors import SpecError
+from dovetail.formats.base import Shape, Spec, check_rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseSpec(Spec):
+    """Any entry of the weight may be zero. `density` is the fraction kept; None keeps exactly the non-zeros given."""
+
+    format: ClassVar[str] = "sparse"
+    density: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.density is None:
+            return
+        if isinstance(self.density, bool | str) or not 0 < float(self.density) <= 1:
+            raise SpecError(f"sparse density must lie above 0 and not above 1, not {self.density!r}")
+        object.__setattr__(self, "density", float(self.density))
+
+    def check(self, shape: Shape, name: str = "") -> None:
+        """Any convolution or linear layer."""
+        check_rank(shape, (2, 4), self, name)
+
+    def most(self, size: int) -> int:
+        """How many of `size` entries may be kept, a half rounded up."""
+        return size if self.density is None else math.floor(self.density * size + 0.5)

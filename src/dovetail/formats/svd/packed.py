@@ -1,0 +1,59 @@
+"""Low rank in numpy: the truncated singular value decomposition."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from dovetail.formats.base import Geometry, Packed, Shape, as_weight
+from dovetail.formats.svd.spec import SvdSpec
+from dovetail.formats.values import FloatArray
+
+
+class PackedSvd(Packed):
+    """Arrays `output` (K, rank) and `input` (rank, C); the weight is their product."""
+
+    spec: SvdSpec
+
+    @classmethod
+    def from_dense(cls, weight: FloatArray, spec: SvdSpec) -> Self:
+        """The Frobenius optimum; both factors carry the square roots of the singular values."""
+        weight = as_weight(weight)
+        spec.check(weight.shape)
+        u, sigma, vt = np.linalg.svd(weight.reshape(weight.shape[:2]).astype(np.float64), full_matrices=False)
+        root = np.sqrt(sigma[: spec.rank])
+        return cls.from_factors(u[:, : spec.rank] * root, root[:, None] * vt[: spec.rank], spec, weight.shape)
+
+    @classmethod
+    def from_factors(cls, output: np.ndarray, inputs: np.ndarray, spec: SvdSpec, shape: Shape | None = None) -> Self:
+        """From `output` (K, rank) and `inputs` (rank, C); `shape` is that of the weight, (K, C) unless given."""
+        arrays = {**spec.values.encode("output", as_weight(output)), **spec.values.encode("input", as_weight(inputs))}
+        return cls(spec, shape or (output.shape[0], inputs.shape[1]), arrays)
+
+    def factors(self) -> tuple[FloatArray, FloatArray]:
+        """`output` (K, rank) and `input` (rank, C) as float32."""
+        return self.decode("output"), self.decode("input")
+
+    def dense(self) -> FloatArray:
+        """Output times input."""
+        output, inputs = (factor.astype(np.float64) for factor in self.factors())
+        return (output @ inputs).astype(np.float32).reshape(self.shape)
+
+    def macs(self, at: Geometry) -> int:
+        """(C + K) rank H'W': a stride is taken in the first product."""
+        return self.params() * at.outputs
+
+    def nonzeros(self) -> int:
+        """Non-zero entries of both factors."""
+        return sum(int(np.count_nonzero(factor)) for factor in self.factors())
+
+    def params(self) -> int:
+        """(C + K) rank."""
+        return sum(factor.size for factor in self.factors())
+
+    def validate_arrays(self) -> None:
+        """The factors have the shapes that rank and weight shape imply."""
+        self.require_only("input", "output")
+        self.require("output", (self.shape[0], self.spec.rank))
+        self.require("input", (self.spec.rank, self.shape[1]))
