@@ -1,0 +1,253 @@
+"""Who may import whom, read from the sources; and that importing stays lean, seen in fresh interpreters."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import dovetail
+
+PACKAGE = Path(dovetail.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {path.relative_to(PACKAGE.parent).with_suffix("").as_posix() for path in SOURCES}
+
+EVERYWHERE = {"errors"}
+NUMBERS = {"numpy"}
+HEAVY = {
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "triton",
+    "matplotlib",
+    "sklearn",
+    "PIL",
+    "rich",
+    "jinja2",
+    "cyclopts",
+}
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the modules of a room may import: other rooms of Dovetail, and third parties."""
+
+    rooms: frozenset[str]
+    packages: frozenset[str]
+
+
+def room(rooms: str, packages: str = "") -> Room:
+    return Room(frozenset(rooms.split()) | EVERYWHERE, frozenset(packages.split()) | NUMBERS)
+
+
+# The arrows of the design. A file with torch among numpy-only neighbours is a room of its own.
+ROOMS = {
+    "errors": room(""),
+    "formats": room("formats"),
+    "formats.layer": room("formats formats.layer", "torch"),
+    "program": room("formats program", "safetensors"),
+    "program.lower": room("formats formats.layer program program.lower", "torch"),
+    "engine": room("formats program engine", "safetensors"),
+    "training": room("training", "torch safetensors rich"),
+    "methods": room("formats formats.layer training program program.lower methods", "torch"),
+    "export": room("formats formats.layer program program.lower export", "torch onnx onnxscript onnxruntime"),
+    "peers": room("program program.lower engine peers", "torch onnx onnxscript onnxruntime openvino nncf"),
+    "zoo": room("zoo", "torch safetensors PIL sklearn"),
+    "report": room("report", "jinja2"),
+    "api": room(
+        "api formats formats.layer program program.lower engine training methods export peers report",
+        "torch",
+    ),
+    "cli": room(
+        "cli api formats formats.layer program program.lower engine training methods export peers zoo report version",
+        "torch safetensors pydantic cyclopts rich yaml PIL",
+    ),
+    "main": room("cli"),
+    "version": room("api engine export formats formats.layer methods program program.lower training"),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target, by full dotted name."""
+
+    target: str
+    line: int
+    lazy: bool
+
+
+def room_of(module: str) -> str:
+    """The room that a dotted module name (without `dovetail.`) belongs to."""
+    if module in ("", "__init__"):
+        return "version"
+    if module == "__main__":
+        return "main"
+    first, *rest = module.split(".")
+    if first == "formats" and rest and rest[-1] in ("layer", "structure"):
+        return "formats.layer"
+    if first == "program" and rest == ["lower"]:
+        return "program.lower"
+    return first
+
+
+def imports(source: str, module: str) -> Iterator[Import]:
+    """Every import of a module, those inside functions and `TYPE_CHECKING` blocks too."""
+    tree = ast.parse(source)
+    lazy = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, node.lineno, id(node) in lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, module)
+            yield from (Import(_target(base, alias.name), node.lineno, id(node) in lazy) for alias in node.names)
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parents = f"dovetail.{module}".split(".")[: -node.level]
+    return ".".join([*parents, *([node.module] if node.module else [])])
+
+
+def _target(base: str, name: str) -> str:
+    """`from dovetail.program import lower` names a module, `from dovetail.errors import SpecError` does not."""
+    path = f"{base}.{name}".replace(".", "/")
+    return f"{base}.{name}" if path in MODULES or f"{path}/__init__" in MODULES else base
+
+
+def violations(source: str, module: str) -> list[str]:
+    """Human-readable breaches of the arrows in one module."""
+    allowed = ROOMS[room_of(module)]
+    return [
+        f"dovetail.{module}:{use.line} imports {use.target}"
+        for use in imports(source, module)
+        if not _allowed(use, allowed)
+    ]
+
+
+def _allowed(use: Import, room: Room) -> bool:
+    package, _, rest = use.target.partition(".")
+    if package in sys.stdlib_module_names:
+        return True
+    if package == "dovetail":
+        return rest.startswith("_native") or room_of(rest) in room.rooms
+    return package in room.packages and (use.lazy or package not in HEAVY or room in (ROOMS["cli"], ROOMS["report"]))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_its_room_may(path):
+    module = name_of(path) + (".__init__" if path.name == "__init__.py" and path.parent != PACKAGE else "")
+    assert violations(path.read_text(), module) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("formats.tucker.packed", "import torch"),
+        ("formats.tucker.packed", "from dovetail.formats.layer import swap"),
+        ("formats.tucker.packed", "from ..layer import swap"),
+        ("program.program", "def f():\n    from dovetail.program.lower import lower"),
+        ("engine.session", "def f():\n    import torch"),
+        ("engine.session", "from dovetail.formats.tucker.layer import TuckerConv2d"),
+        ("training.loop", "from dovetail.methods.base import Method"),
+        ("report.page", "from dovetail.program.program import Program"),
+        ("methods.penni", "import dovetail.zoo"),
+        ("api", "from dovetail.cli import main"),
+        ("peers.openvino", "import openvino"),
+        ("export.onnx", "import onnx"),
+    ],
+)
+def test_the_reader_sees_a_forbidden_import(module, source):
+    assert len(violations(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("formats.tucker.layer", "import torch\nfrom dovetail.formats.layer import FormatConv2d"),
+        ("program.lower", "import torch\nfrom dovetail.formats.layer import appear"),
+        ("export.onnx", "def f():\n    import onnx"),
+        ("cli.bench", "from dovetail.peers import compare"),
+    ],
+)
+def test_the_reader_lets_an_allowed_import_pass(module, source):
+    assert violations(source, module) == []
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints; its failure is the test's."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+"""
+
+
+def test_importing_dovetail_loads_nothing_heavy():
+    out = run("import sys, dovetail; print(*sorted({m.partition('.')[0] for m in sys.modules}))")
+    assert not {"torch", "numpy", "triton", "onnx", "matplotlib", "openvino", "rich"} & set(out.split())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "dovetail.formats",
+        "dovetail.program.program",
+        "dovetail.program.store",
+        "dovetail.program.reference",
+        "dovetail.program.counts",
+        "dovetail.engine",
+        "dovetail.report",
+    ],
+)
+def test_it_imports_where_torch_is_not_installed(module):
+    run(BLOCK.format(blocked={"torch"}) + f"import {module}")
+
+
+def test_the_engine_needs_numpy_and_safetensors_only():
+    third = {"torch", "pydantic", "cyclopts", "rich", "jinja2", "yaml"}
+    run(BLOCK.format(blocked=third) + "from dovetail.engine import Session")
+
+
+def test_the_torch_rooms_load_no_optional_package():
+    optional = {"triton", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "matplotlib", "sklearn", "PIL"}
+    loaded = run(
+        "import sys, dovetail.api, dovetail.methods, dovetail.program.lower;"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    assert not optional & set(loaded.split())
+
+
+def test_public_names_are_complete():
+    assert set(dovetail.__all__) == set(dovetail._WHERE)
+    assert set(dovetail.__all__) <= set(dir(dovetail))
+
+
+@pytest.mark.parametrize("name", dovetail.__all__)
+def test_each_public_name_loads(name):
+    assert getattr(dovetail, name) is not None
+
+
+def test_an_unknown_public_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="compress"):
+        _ = dovetail.comprss
