@@ -5,39 +5,31 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from dovetail.errors import SpecError
 from dovetail.formats.base import Spec
+from dovetail.training.phase import ParamGroups, Phase, Schedule
 
-Schedule = Literal["constant", "cosine", "one-cycle", "step"]
-ParamGroups = list[dict[str, Any]]
+__all__ = [
+    "Batch",
+    "Criterion",
+    "Kept",
+    "Method",
+    "ParamGroups",
+    "Phase",
+    "Plan",
+    "Schedule",
+    "check",
+    "complete",
+    "unplain",
+    "weight_layers",
+]
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one optimizer.
-
-    Attributes:
-        epochs: may be zero: `begin` and `end` still run.
-        learning_rate: the peak; the optimizer is rebuilt at the start of the phase from what `begin` returns.
-        schedule: of the learning rate over the phase ("step": times 0.1 at half and three quarters).
-        warmup: epochs over which the rate first rises in a straight line; the schedule takes the rest.
-    """
-
-    name: str
-    epochs: int
-    learning_rate: float
-    schedule: Schedule = "cosine"
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    nesterov: bool = True
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    warmup: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,17 @@
+"""The training loop, its checkpoints, schedules and measurements. It knows hooks, and no method."""
+
+from dovetail.training.batchnorm import reestimate_batchnorm
+from dovetail.training.loop import History, Record, Score, Settings, evaluate, train
+from dovetail.training.phase import ParamGroups, Phase
+
+__all__ = [
+    "History",
+    "ParamGroups",
+    "Phase",
+    "Record",
+    "Score",
+    "Settings",
+    "evaluate",
+    "reestimate_batchnorm",
+    "train",
+]

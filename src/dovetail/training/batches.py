@@ -1,0 +1,56 @@
+"""Any re-iterable of batches, seen as epochs that can be entered in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dovetail.errors import TrainingError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches:
+    """A loader by epochs: uses its `epoch(number, start)` where it has one, else iterates it anew and skips.
+
+    Attributes:
+        count: batches of an epoch, from `len`, else by counting once.
+    """
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        if isinstance(loader, Iterator):
+            raise TrainingError(
+                f"the training data is a {type(loader).__name__} that can be iterated only once; "
+                "give a list of batches, a DataLoader or another object that starts anew for each epoch"
+            )
+        self.loader = loader
+        self.count = len(loader) if hasattr(loader, "__len__") else sum(1 for _ in loader)
+        if self.count == 0:
+            raise TrainingError("the training data has no batch; check the data set, the batch size and drop_last")
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch from `start` on; earlier ones are drawn and dropped at once if they must be."""
+        if hasattr(self.loader, "epoch"):
+            return iter(self.loader.epoch(number, start))
+        batches = iter(self.loader)
+        for _ in islice(batches, start):
+            pass
+        return batches
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this data from other data: its own `fingerprint()` if it has one, and the batch count."""
+        own = {"data": self.loader.fingerprint()} if hasattr(self.loader, "fingerprint") else {}
+        return {"batches": self.count, **own}
+
+
+def to(batch: Any, device: torch.device, layout: torch.memory_format) -> Batch:
+    """The batch on the device; 4-D images in the given layout."""
+    images, labels = batch
+    images = images.to(device, non_blocking=True)
+    if images.dim() == 4:
+        images = images.contiguous(memory_format=layout)
+    return images, labels.to(device, non_blocking=True)

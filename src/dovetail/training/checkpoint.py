@@ -1,0 +1,148 @@
+"""Checkpoints of a run: one safetensors file each, written atomically, the newest readable one wins."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from dovetail.errors import TrainingError
+from dovetail.training.flatten import flatten, unflatten
+
+log = logging.getLogger("dovetail.training")
+VERSION = 1
+
+
+class Checkpoints:
+    """The checkpoints in a folder, numbered in the order of writing; the last `keep` stay.
+
+    A file holds the tensors of a nested state; its header holds the rest as JSON. It is written under another name,
+    flushed to disk and renamed, so that a killed run leaves the earlier ones whole.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for partial in folder.glob("*.partial"):
+                partial.unlink()
+        except OSError as error:
+            raise TrainingError(f"cannot use {folder} as run folder: {error}; choose another one") from None
+
+    def files(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.folder.glob("checkpoint-*.safetensors"))
+
+    def save(self, state: Mapping[str, Any]) -> Path:
+        """Write the next checkpoint, then remove all but the last `keep`.
+
+        Raises:
+            TrainingError: it cannot be written; earlier checkpoints stay.
+        """
+        files = self.files()
+        number = int(files[-1].stem.rpartition("-")[2]) + 1 if files else 1
+        tensors, data = flatten(state)
+        payload = safetensors.torch.save(tensors, {"dovetail": json.dumps({"version": VERSION, "state": data})})
+        path = self.folder / f"checkpoint-{number:06d}.safetensors"
+        write_atomically(path, payload)
+        for old in self.files()[: -self.keep]:
+            old.unlink()
+        return path
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that can be read; None for a new folder.
+
+        A damaged file is passed over with a warning.
+
+        Raises:
+            TrainingError: there are checkpoints, but none can be read.
+        """
+        files = self.files()
+        for path in reversed(files):
+            try:
+                return read(path)
+            except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
+        if files:
+            raise TrainingError(f"no checkpoint in {self.folder} can be read; delete the folder to start anew")
+        return None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state that a file holds; `ValueError` or `KeyError` if it is no checkpoint of a known version."""
+    with safetensors.safe_open(path, "pt") as file:
+        header = json.loads((file.metadata() or {})["dovetail"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    if header["version"] > VERSION:
+        raise ValueError(f"version {header['version']} is newer than {VERSION}")
+    state = unflatten(tensors, header["state"])
+    if not isinstance(state, dict):
+        raise ValueError("its state is not a mapping")
+    return state
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write and flush beside `path`, then rename: readers see the old file or the new one, never a part.
+
+    Raises:
+        TrainingError: the disk is full or the folder cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror or error}; make room or choose another folder"
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch (every device), numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - users' augmentations may draw from it
+    random.seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the generators of torch (every device), numpy and Python."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": np.random.get_state(),  # noqa: NPY002 - users' augmentations may draw from it
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Inverse of `random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    random.setstate(state["python"])
