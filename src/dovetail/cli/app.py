@@ -1,0 +1,92 @@
+"""The `dovetail` command: finds the verb, and turns errors into one paragraph and an exit status."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from cyclopts import App, CycloptsError
+
+from dovetail import __version__
+from dovetail.cli.console import error_width, log_to_stderr
+from dovetail.errors import DovetailError
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
+VERBS = {
+    "demo": "dovetail.cli.demo:demo",
+    "train": "dovetail.cli.train:train",
+    "eval": "dovetail.cli.evaluate:evaluate",
+    "compress": "dovetail.cli.compress:compress",
+    "pack": "dovetail.cli.pack:pack",
+    "run": "dovetail.cli.run:run",
+    "export": "dovetail.cli.export:export",
+    "bench": "dovetail.cli.bench:bench",
+    "recipe": "dovetail.cli.recipe:app",
+    "inspect": "dovetail.cli.inspect:inspect",
+    "report": "dovetail.cli.report:report",
+    "doctor": "dovetail.cli.doctor:doctor",
+}
+ALIASES = {"pack": "lower", "bench": "race"}
+
+
+class Failed(DovetailError):
+    """The command ran and the answer is no (a verification that does not hold): exit status 1."""
+
+
+def build() -> App:
+    """The command tree; no verb's module is loaded."""
+    app = App(
+        name="dovetail",
+        help="Fit a neural network to the machine that runs it: compress, pack, run, race.",
+        help_epilogue="Any verb takes --debug (show tracebacks). Data and weights are looked for in --data or "
+        "DOVETAIL_DATA.",
+        version=__version__,
+        result_action="return_value",
+    )
+    for name, where in VERBS.items():
+        app.command(where, name=name, alias=ALIASES.get(name))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    log_to_stderr(logging.DEBUG if debug else logging.INFO)
+    try:
+        return _status(build()(tokens, exit_on_error=False, print_error=False, help_on_error=False))
+    except KeyboardInterrupt:
+        _say("interrupted; what was checkpointed is kept, and the same command goes on from there")
+        return INTERRUPTED
+    except (DovetailError, CycloptsError, OSError) as error:
+        if debug:
+            raise
+        _say(_message(error))
+        return FAILED if isinstance(error, Failed) else REFUSED
+
+
+def _status(result: object) -> int:
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, CycloptsError):
+        return f"{str(error).strip()} See dovetail {_verb(error)}--help."
+    if isinstance(error, OSError):
+        where = f"{Path(error.filename)}: " if error.filename else ""
+        return f"{where}{error.strerror or error}; check the path, its permissions and the space left on the disk"
+    return str(error)
+
+
+def _verb(error: CycloptsError) -> str:
+    return "".join(f"{part} " for part in error.command_chain or ())
+
+
+def _say(message: str) -> None:
+    paragraph = " ".join(message.split())
+    print(textwrap.fill(f"dovetail: {paragraph}", error_width(), break_long_words=False), file=sys.stderr)

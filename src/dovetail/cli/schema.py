@@ -1,0 +1,222 @@
+"""What a recipe may say: pydantic models, YAML files with a base, and dotted overrides from the command line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from dovetail.errors import RecipeError
+
+Seeds = tuple[int, ...]
+Channels = tuple[float, ...]
+FILE_NAME = re.compile(r"[^/\\]+")
+
+
+class Part(BaseModel):
+    """Base of all parts: unknown keys are errors, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Network(Part):
+    """A network by zoo name or `package.module:callable`, and the weights it starts from.
+
+    Attributes:
+        options: passed to the builder.
+        weights: a file name in the data folder (never a path), or none for random weights.
+    """
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+
+    @field_validator("weights")
+    @classmethod
+    def _no_path(cls, value: str | None) -> str | None:
+        if value is not None and not FILE_NAME.fullmatch(value):
+            raise ValueError("give a file name; the folder comes from --data or DOVETAIL_DATA")
+        return value
+
+
+class Augment(Part):
+    """Random crops after padding by `crop` pixels, and random horizontal flips."""
+
+    crop: int = Field(0, ge=0)
+    flip: bool = False
+
+
+class Data(Part):
+    """A data set by name and how its images reach the network.
+
+    Attributes:
+        mean, std: per channel, of images scaled to 0..1; the data set's own where left out.
+        held_out: the last images of the training order, kept for every choice.
+    """
+
+    name: str
+    mean: Channels | None = None
+    std: Channels | None = None
+    batch: int = Field(128, ge=1)
+    augment: Augment = Augment()
+    held_out: int = Field(5000, ge=0)
+
+
+class Teacher(Part):
+    """The dense network that a method distils from: Hinton et al. 2015, equation 4."""
+
+    network: Network
+    temperature: float = Field(4.0, gt=0)
+    weight: float = Field(0.9, ge=0, le=1)
+
+
+class Method(Part):
+    """A method of `dovetail.methods` by name, its parameters, and a teacher where one is wanted."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    teacher: Teacher | None = None
+
+
+class Settings(Part):
+    """How training computes; one run per seed."""
+
+    precision: Literal["f32", "bf16"] = "f32"
+    channels_last: bool = True
+    seeds: Seeds = Field((0,), min_length=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    threads: int | None = Field(None, ge=1)
+
+
+class Recipe(Part):
+    """One file = one result that one command reproduces.
+
+    Attributes:
+        title: one line for people.
+        network: what is trained.
+        original: the dense network that ratios are against and that peers run; `network` where left out.
+        control: recipe of the dense control, whose accuracy (if higher than the start's) is `dense_accuracy`.
+        case: `<network>/<variant>` of the benchmarks.
+        runs: folder of checkpoints, per seed `<runs>/<recipe>-s<seed>`.
+        evidence: file name under the results folder; `<recipe>.json` where left out.
+    """
+
+    title: str = ""
+    network: Network
+    original: Network | None = None
+    data: Data
+    method: Method
+    settings: Settings = Settings()
+    control: str | None = None
+    case: str | None = Field(None, pattern=r"^[^/]+/[^/]+$")
+    runs: str = "runs"
+    evidence: str | None = None
+
+    @property
+    def dense(self) -> Network:
+        """The network that ratios are against."""
+        return self.original or self.network
+
+
+def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe in a YAML file, its `base` merged below and `key.key=value` overrides above; `RecipeError`."""
+    return check(merge(_layers(path), parse_overrides(overrides)), str(path))
+
+
+def check(data: Mapping[str, Any], where: str) -> Recipe:
+    """Plain data as a recipe; `RecipeError` names the dotted key and the nearest known one."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {'; '.join(_explain(e) for e in error.errors())}") from None
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the keys of `above` laid over it, mappings joined key by key."""
+    result = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merge(result[key], value) if nested else value
+    return result
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """`["settings.seeds=[0,1]"]` as nested plain data; values are YAML."""
+    result: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise RecipeError(f"--set takes key=value, such as method.parameters.bases=4, not {override!r}")
+        result = merge(result, _nested(key.split("."), _yaml(text, f"--set {key}")))
+    return result
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path in above:
+        raise RecipeError(f"{path}: its bases form a circle ({' → '.join(p.stem for p in (*above, path))})")
+    data = _yaml(_text(path), str(path))
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys such as network, data and method")
+    base = data.get("base")
+    own = {key: value for key, value in data.items() if key != "base"}
+    return merge(_layers(path.with_name(f"{base}.yaml"), (*above, path)), own) if base else own
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe {path}; `dovetail recipe list` shows those there are") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: not a text file; a recipe is YAML") from None
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _known(path[:-1])
+        return f"unknown key {key!r}; {suggest(path[-1], known, prefix=path[:-1])}"
+    if error["type"] == "missing":
+        return f"key {key!r} is missing"
+    return f"{key or 'recipe'}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+
+
+def suggest(wrong: str, known: Iterable[str], prefix: Iterable[str] = ()) -> str:
+    """Asks "did you mean 'method.name'?", or lists everything that is known where nothing is near."""
+    known = list(known)
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {'.'.join([*prefix, near[0]])!r}?"
+    return f"known are {', '.join(known) or 'none'}"
+
+
+def _known(path: Iterable[str]) -> list[str]:
+    model: Any = Recipe
+    for part in path:
+        model = _model_of(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _model_of(annotation: Any) -> Any:
+    options = getattr(annotation, "__args__", (annotation,))
+    return next((option for option in options if hasattr(option, "model_fields")), Part)

@@ -1,0 +1,139 @@
+"""The page: a jinja2 template over `Page`, style and drawings inlined."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dovetail.errors import DovetailError
+from dovetail.report import numbers, plot
+from dovetail.report.data import Layer, Page, Section, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jinja2 import Environment
+
+WIDE, NARROW = (720, 400), (350, 330)
+CLAIMS = {
+    "vs_f32": "best dense f32 runtime",
+    "vs_best": "best dense runtime of any type",
+    "vs_own_dense": "our own engine, dense",
+    "vs_int8": "OpenVINO int8 over our dense int8",
+    "vs_same": "best runtime given our network",
+}
+
+
+def render(page: Page) -> str:
+    """The page as one HTML document that needs nothing else."""
+    if not page.variants:
+        raise DovetailError("a report needs at least one network; run a recipe or the demo first")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            page=page,
+            style=_text("style.css"),
+            dense=page.variants[0],
+            lead=lead(page),
+            claims=CLAIMS,
+            wide=plot.scatter(page.points, *WIDE),
+            narrow=plot.scatter(page.points, *NARROW),
+            legend=plot.legend(page.points),
+        )
+    )
+
+
+def write(page: Page, path: str | os.PathLike[str]) -> Path:
+    """Render to `path`, whole or not at all; returns it."""
+    target = Path(path)
+    text = render(page)
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise DovetailError(f"cannot write the report to {target}: {error.strerror}; choose another --out") from None
+    return target
+
+
+def lead(page: Page) -> list[tuple[str, str, str]]:
+    """`(figure, what, against what)` of the first compressed network: what was gained and lost, measured."""
+    if len(page.variants) < 2:
+        return []
+    dense, ours = page.variants[:2]
+    speed = next((r for name in CLAIMS for r in page.ratios if r.variant == ours.name and r.name == name), None)
+    drop = None if dense.accuracy is None or ours.accuracy is None else ours.accuracy - dense.accuracy
+    figures = [
+        (numbers.points(drop), "points of accuracy", f"{numbers.percent(ours.accuracy)} on {page.split}"),
+        (
+            numbers.times(numbers.quotient(dense.params, ours.params)),
+            "fewer parameters",
+            f"{numbers.count(ours.params)} left",
+        ),
+        (
+            numbers.times(numbers.quotient(dense.macs, ours.macs)),
+            "fewer MACs",
+            f"{numbers.count(ours.macs)} left per image",
+        ),
+    ]
+    if speed is not None:
+        figures.insert(0, (numbers.times(speed.value), _faster(speed.value), f"against {CLAIMS[speed.name]}"))
+    return [figure for figure in figures if figure[0] != numbers.DASH]
+
+
+def totals(section: Section) -> dict[str, float | None]:
+    """Largest bar of each kind, so that all layers of a network share one scale."""
+    return {
+        "seconds": max(
+            (t for layer in section.layers for t in (layer.seconds, layer.dense_seconds) if t), default=None
+        ),
+        "bits": max((b for layer in section.layers for b in (layer.bits, layer.dense_bits)), default=0) or None,
+    }
+
+
+def share(part: float | None, whole: float | None) -> str:
+    """A CSS-ready percentage, for the length of a bar."""
+    value = numbers.quotient(part, whole)
+    return f"{100 * min(value, 1.0):.2f}%" if value else "0%"
+
+
+def _faster(value: float) -> str:
+    return "faster" if value >= 1 else "as fast: slower than the original"
+
+
+def _has_times(layers: Sequence[Layer]) -> bool:
+    return any(layer.seconds is not None for layer in layers)
+
+
+def _ratio(dense: Variant, ours: Variant, what: str) -> str:
+    return numbers.times(numbers.quotient(getattr(dense, what), getattr(ours, what)))
+
+
+def _text(name: str) -> str:
+    return resources.files("dovetail.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("dovetail.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": numbers.count,
+        "size": numbers.size,
+        "ms": numbers.milliseconds,
+        "percent": numbers.percent,
+        "points": numbers.points,
+        "times": numbers.times,
+    }
+    environment.globals |= {"totals": totals, "share": share, "has_times": _has_times, "ratio": _ratio}
+    return environment
