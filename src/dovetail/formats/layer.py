@@ -12,18 +12,20 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dovetail.errors import DovetailError, SpecError
 from dovetail.formats.base import FORMATS, Packed, Shape, Spec, format_named
 
+Dense = TypeVar("Dense", nn.Conv2d, nn.Linear)
 Appearance = Literal["train", "opaque", "factored"]
 _appearance: ContextVar[Appearance] = ContextVar("appearance", default="train")
-_library = torch.library.Library("dovetail", "FRAGMENT")
+_library: Any = torch.library.Library("dovetail", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("format_layer(Tensor x, str layer, int[] tail, int[] stride, int[] padding, int[] dilation) -> Tensor")
 
 
@@ -60,7 +62,7 @@ class FormatLayer(nn.Module, ABC):
         """A layer that holds `packed`; bias, geometry, device and type are those of `like`, a dense or format layer."""
         if packed.shape != weight_shape(like):
             raise SpecError(f"a packed weight of shape {packed.shape} does not fit a layer of {weight_shape(like)}")
-        return cls(like, packed)  # type: ignore[call-arg]
+        return cls(like, packed)
 
     @property
     @abstractmethod
@@ -83,15 +85,22 @@ class FormatLayer(nn.Module, ABC):
     def _slice(self, out: Tensor, into: Tensor) -> None:
         """Keep these rows and columns (indices) of the weight, in place; the base class does the rest."""
 
-    def _sliced(
-        self, out_keep: Tensor | None, in_keep: Tensor | None, outputs: int, inputs: int
-    ) -> tuple[Self, int, int]:
+    @abstractmethod
+    def _resize(self, outputs: int, inputs: int) -> None:
+        """Note the new channel counts."""
+
+    def slice_channels(self, out_keep: Tensor | None = None, in_keep: Tensor | None = None) -> Self:
+        """A new layer with only these output and input channels (indices or booleans; None keeps all)."""
+        if getattr(self, "groups", 1) != 1:
+            raise SpecError(f"layer {self.name!r}: channels of a grouped convolution cannot be removed")
+        outputs, inputs = self.weight_shape[:2]
         out, into = _indices(out_keep, outputs, self), _indices(in_keep, inputs, self)
         layer = copy.deepcopy(self)
         layer._slice(out, into)
         if self.bias is not None:
             layer.bias = parameter(self.bias[out], self.bias)
-        return layer, len(out), len(into)
+        layer._resize(len(out), len(into))
+        return layer
 
 
 class FormatConv2d(FormatLayer):
@@ -100,7 +109,14 @@ class FormatConv2d(FormatLayer):
     `like`, an `nn.Conv2d` or another format convolution, lends geometry and bias; padding is zeros.
     """
 
-    padding_mode = "zeros"
+    padding_mode: Literal["zeros"] = "zeros"
+    in_channels: int
+    out_channels: int
+    groups: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
 
     def __init__(self, like: nn.Conv2d | FormatConv2d, spec: Spec) -> None:
         super().__init__()
@@ -122,7 +138,9 @@ class FormatConv2d(FormatLayer):
         match _appearance.get():
             case "opaque":
                 tail = [self.out_channels, *self.kernel_size]
-                y = torch.ops.dovetail.format_layer(x, self.name, tail, self.stride, self.padding, self.dilation)
+                y: Tensor = torch.ops.dovetail.format_layer(
+                    x, self.name, tail, self.stride, self.padding, self.dilation
+                )
                 return y if self.bias is None else y + self.bias.view(-1, 1, 1)
             case "factored":
                 return self.factored(x)
@@ -138,7 +156,7 @@ class FormatConv2d(FormatLayer):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """A convolution of this layer's geometry with the given weight."""
-        return nn.functional.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def to_dense(self) -> nn.Conv2d:
         """An `nn.Conv2d` of the same function."""
@@ -146,16 +164,8 @@ class FormatConv2d(FormatLayer):
         dense = nn.Conv2d(self.in_channels, self.out_channels, *geometry, bias=self.bias is not None, device="meta")
         return filled(dense, self.weight(), self.bias)
 
-    def slice_channels(self, out_keep: Tensor | None = None, in_keep: Tensor | None = None) -> Self:
-        """A new layer with only these output and input channels (indices or booleans; None keeps all)."""
-        if self.groups != 1:
-            raise SpecError(
-                f"layer {self.name!r}: channels of a convolution with {self.groups} groups cannot be removed"
-            )
-        layer, layer.out_channels, layer.in_channels = self._sliced(
-            out_keep, in_keep, self.out_channels, self.in_channels
-        )
-        return layer
+    def _resize(self, outputs: int, inputs: int) -> None:
+        self.out_channels, self.in_channels = outputs, inputs
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
@@ -165,6 +175,9 @@ class FormatConv2d(FormatLayer):
 
 class FormatLinear(FormatLayer):
     """Base of the linear layers; subclasses give `weight`, `pack`, and `factored` where it differs."""
+
+    in_features: int
+    out_features: int
 
     def __init__(self, like: nn.Linear | FormatLinear, spec: Spec) -> None:
         super().__init__()
@@ -182,7 +195,7 @@ class FormatLinear(FormatLayer):
         """`(..., C)` to `(..., K)`."""
         match _appearance.get():
             case "opaque":
-                y = torch.ops.dovetail.format_layer(x, self.name, [self.out_features], [], [], [])
+                y: Tensor = torch.ops.dovetail.format_layer(x, self.name, [self.out_features], [], [], [])
                 return y if self.bias is None else y + self.bias
             case "factored":
                 return self.factored(x)
@@ -190,7 +203,7 @@ class FormatLinear(FormatLayer):
 
     def compute(self, x: Tensor) -> Tensor:
         """What training and eager use run: one product with the recomposed weight, unless a format knows better."""
-        return nn.functional.linear(x, self.weight(), self.bias)
+        return F.linear(x, self.weight(), self.bias)
 
     def factored(self, x: Tensor) -> Tensor:
         """The same function in standard ops that show the structure (what ONNX gets)."""
@@ -201,12 +214,8 @@ class FormatLinear(FormatLayer):
         dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         return filled(dense, self.weight(), self.bias)
 
-    def slice_channels(self, out_keep: Tensor | None = None, in_keep: Tensor | None = None) -> Self:
-        """A new layer with only these output and input features (indices or booleans; None keeps all)."""
-        layer, layer.out_features, layer.in_features = self._sliced(
-            out_keep, in_keep, self.out_features, self.in_features
-        )
-        return layer
+    def _resize(self, outputs: int, inputs: int) -> None:
+        self.out_features, self.in_features = outputs, inputs
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
@@ -252,6 +261,14 @@ def swap(model: nn.Module, name: str, layer: nn.Module) -> None:
         layer.name = name
 
 
+def name_layers(model: nn.Module) -> nn.Module:
+    """Tell every format layer its present name in `model`; lowering starts with it, since a layer may have moved."""
+    for name, module in model.named_modules():
+        if isinstance(module, FormatLayer):
+            module.name = name
+    return model
+
+
 def numpy(tensor: Tensor) -> np.ndarray:
     """A float32 copy on the host."""
     return tensor.detach().to("cpu", torch.float32).numpy().copy()
@@ -274,7 +291,7 @@ def require_ungrouped(layer: nn.Module, spec: Spec) -> None:
         raise SpecError(f"format {spec.format!r} holds no grouped convolutions (groups={layer.groups}); keep it dense")
 
 
-def filled(dense: Any, weight: Tensor, bias: Tensor | None) -> Any:
+def filled(dense: Dense, weight: Tensor, bias: Tensor | None) -> Dense:
     """`dense`, made on the meta device so that no random numbers are drawn, with these numbers."""
     dense.weight = parameter(weight, weight.detach())
     dense.weight.requires_grad_()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -23,14 +25,16 @@ def from_packed(like: DenseLayer | FormatConv2d | FormatLinear, packed: PackedDe
     if packed.shape != weight_shape(like):
         raise SpecError(f"a packed weight of shape {packed.shape} does not fit a layer of {weight_shape(like)}")
     weight = torch.from_numpy(packed.dense().copy()).to(first_parameter(like))
-    return filled(_empty(like), weight, like.bias)
-
-
-def _empty(like: DenseLayer | FormatConv2d | FormatLinear) -> DenseLayer:
-    bias = like.bias is not None
     if isinstance(like, nn.Linear | FormatLinear):
-        return nn.Linear(like.in_features, like.out_features, bias, device="meta")
-    geometry = (like.kernel_size, like.stride, like.padding, like.dilation, like.groups)
-    return nn.Conv2d(
-        like.in_channels, like.out_channels, *geometry, bias=bias, padding_mode=like.padding_mode, device="meta"
-    )
+        return filled(
+            nn.Linear(like.in_features, like.out_features, like.bias is not None, device="meta"), weight, like.bias
+        )
+    return filled(_empty_conv(like), weight, like.bias)
+
+
+def _empty_conv(like: nn.Conv2d | FormatConv2d) -> nn.Conv2d:
+    options: dict[str, Any] = {
+        key: getattr(like, key) for key in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    }
+    bias = like.bias is not None
+    return nn.Conv2d(like.in_channels, like.out_channels, **options, bias=bias, device="meta")

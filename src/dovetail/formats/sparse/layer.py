@@ -79,7 +79,9 @@ class SparseLinear(_Masked, FormatLinear):
 
 def from_dense(layer: nn.Conv2d | nn.Linear, spec: SparseSpec) -> SparseConv2d | SparseLinear:
     """The layer with its entries of largest magnitude."""
-    return (SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d).from_dense(layer, spec)
+    if isinstance(layer, nn.Linear):
+        return SparseLinear.from_dense(layer, spec)
+    return SparseConv2d.from_dense(layer, spec)
 
 
 def from_packed(like: nn.Module, packed: PackedSparse) -> SparseConv2d | SparseLinear:

@@ -43,7 +43,8 @@ class PackedTucker(Packed):
     def dense(self) -> FloatArray:
         """W[k,c,r,s] = sum over d2, d1 of output[k,d2] core[d2,d1,r,s] inputs[d1,c]."""
         output, core, inputs = (factor.astype(np.float64) for factor in self.factors())
-        return np.einsum("kb,bars,ac->kcrs", output, core, inputs, optimize=True).astype(np.float32)
+        weight: FloatArray = np.einsum("kb,bars,ac->kcrs", output, core, inputs, optimize=True).astype(np.float32)
+        return weight
 
     def macs(self, at: Geometry) -> int:
         """C D1 HW + R S D1 D2 H'W' + D2 K H'W'."""
@@ -77,12 +78,12 @@ def hooi(
     weight: np.ndarray, rank_out: int, rank_in: int, *, tolerance: float = 1e-4, rounds: int = 100
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Factors `(K, D2)`, `(D2, D1, R, S)`, `(D1, C)` by alternating re-estimation, started from HOSVD."""
-    u_out, u_in = hosvd(weight, rank_out, rank_in)
+    u_out, _ = hosvd(weight, rank_out, rank_in)
     norm = float(np.linalg.norm(weight)) or 1.0
     previous = np.inf
     for _ in range(rounds):
-        u_in = _leading(_unfold(np.einsum("kcrs,kb->bcrs", weight, u_out), 1), rank_in)
-        u_out = _leading(_unfold(np.einsum("kcrs,ca->kars", weight, u_in), 0), rank_out)
+        u_in = _leading(_unfold(np.einsum("kcrs,kb->bcrs", weight, u_out, optimize=True), 1), rank_in)
+        u_out = _leading(_unfold(np.einsum("kcrs,ca->kars", weight, u_in, optimize=True), 0), rank_out)
         core = np.einsum("kcrs,kb,ca->bars", weight, u_out, u_in, optimize=True)
         error = float(np.sqrt(max(norm**2 - float(np.linalg.norm(core)) ** 2, 0.0))) / norm
         if abs(previous - error) < tolerance:
