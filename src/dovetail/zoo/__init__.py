@@ -1,0 +1,24 @@
+"""Reference networks, their published weights, and the data sets they are measured on.
+
+The library itself never needs this room: only the command line, tests, examples, benchmarks and recipes do.
+"""
+
+from dovetail.zoo import mobilenet, resnet, resnet_cifar, squeezenet, vgg  # noqa: F401 - they enter the registry
+from dovetail.zoo.normalisation import Normalisation
+from dovetail.zoo.registry import NETWORKS, Network, Weights, build, network
+from dovetail.zoo.root import data_root
+from dovetail.zoo.weights import load_weights, normalisation, pretrained, weights_path
+
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "Normalisation",
+    "Weights",
+    "build",
+    "data_root",
+    "load_weights",
+    "network",
+    "normalisation",
+    "pretrained",
+    "weights_path",
+]
