@@ -1,0 +1,138 @@
+// Arguments of every kernel, declared once.
+//
+// Each kernel takes one plain struct. Its fields are listed by a macro, so that the struct and the table by which
+// Python fills it (name, kind, offset) cannot drift apart:
+//   P(type, name)      a pointer                     given as an integer address
+//   I(name)            a 64-bit integer
+//   A(name, count)     an array of 64-bit integers   given as a list of that length
+//   F(name)            a float
+// All strides and offsets count elements, not bytes. A pointer to a planar tensor points at its element (0, 0, 0, 0);
+// the halo lies at negative and at later offsets (see docs/engine.md).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dovetail {
+
+enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigmoid, tanh, silu, gelu, gelu_tanh };
+
+// What every product ends in: y = activation(product + bias + residual). Scales are folded into f32 weights.
+#define DOVETAIL_EPILOGUE(P, I, A, F) \
+  P(const float, bias) P(const float, residual) I(r_image) I(r_channel) I(activation) F(act_a) F(act_b)
+
+// A planar output: strides, the zeros that the kernel keeps before each plane (and after the last).
+#define DOVETAIL_PLANES(P, I, A, F) \
+  P(const float, x) P(float, y) I(images) I(x_image) I(x_channel) I(y_image) I(y_channel) I(lead)
+
+// Pixels are visited in runs: `run_count` records of (x offset, y offset, pixels, first mask), int32 each; a run covers
+// ceil(pixels / lanes) vectors. Lanes whose mask bit is clear are written as zero: they lie in the halo.
+#define DOVETAIL_RUNS(P, I, A, F) P(const int32_t, runs) I(run_count) P(const uint32_t, masks)
+
+// Dense convolution. Weights: per output block [C/groups][taps][block]. `taps` offsets reach from an output pixel's
+// x offset to its taps. `blocks` = block_count records of (group, first output, outputs, weight offset), int32 each.
+#define DOVETAIL_CONV_DENSE(P, I, A, F)                                                            \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
+  P(const float, weight) P(const int32_t, taps) I(tap_count) I(channels) I(out_channels)           \
+  P(const int32_t, blocks) I(block_count) I(blocks_outer)
+
+// Unstructured sparse convolution. `entries`: (x offset, weight) pairs of 4 + 4 bytes, output by output; `starts`:
+// out_channels + 1 positions in them.
+#define DOVETAIL_CONV_SPARSE(P, I, A, F)                                              \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) \
+  P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer)
+
+// Shared kernel bases, conv-first: every used input channel meets all bases; sparse combinations of the maps follow.
+// `bases`: [taps][base_count]; `used`: x offsets of the used channels; `entries`: (scratch offset, coefficient) pairs, where
+// the map of the u-th used channel and basis b lies at (u * base_count + b) * map_stride of the thread's scratch.
+#define DOVETAIL_CONV_BASIS(P, I, A, F)                                                            \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
+  P(const float, bases) I(base_count) P(const int32_t, taps) I(tap_count)                          \
+  P(const int64_t, used) I(used_count) I(map_stride) P(const void, entries) P(const int64_t, starts) I(out_channels)
+
+// y[b, m, n] = activation(sum_c x[b, m, c] w[b, c, n] + bias[n] + residual[b, m, n]); w is blocked in `w_block` columns,
+// each block [c][w_row], or plain rows where w_block >= columns. A w_batch of 0 shares w between batches.
+#define DOVETAIL_GEMM(P, I, A, F)                                                                       \
+  P(const float, x) P(const float, w) P(float, y) I(batch) I(rows) I(inner) I(columns)                  \
+  I(x_batch) I(x_row) I(w_batch) I(w_row) I(w_block) I(w_block_stride) I(y_batch) I(y_row)              \
+  P(const float, bias) P(const float, residual) I(r_batch) I(r_row) I(activation) F(act_a) F(act_b)
+
+// y[m, k] = activation(sum over entries of k of weight * x[m, offset] + bias[k] + residual[m, k]).
+#define DOVETAIL_LINEAR_SPARSE(P, I, A, F)                                                              \
+  P(const float, x) P(float, y) I(rows) I(columns) I(x_row) I(y_row) P(const void, entries)             \
+  P(const int64_t, starts) P(const float, bias) P(const float, residual) I(r_row) I(activation) F(act_a) F(act_b)
+
+// y = activation(scale * x + bias + r) (multiply = 0) or activation(x * r) (multiply = 1), over six nested dimensions
+// with any strides; a null operand is left out.
+#define DOVETAIL_POINTWISE(P, I, A, F)                                                             \
+  P(const float, x) P(const float, r) P(const float, scale) P(const float, bias) P(float, y)       \
+  A(size, 6) A(x_stride, 6) A(r_stride, 6) A(c_stride, 6) A(y_stride, 6)                           \
+  I(multiply) I(activation) F(act_a) F(act_b)
+
+// y = x over six nested dimensions with any strides.
+#define DOVETAIL_COPY(P, I, A, F) P(const float, x) P(float, y) A(size, 6) A(x_stride, 6) A(y_stride, 6)
+
+// y = value over six nested dimensions with any strides.
+#define DOVETAIL_FILL(P, I, A, F) P(float, y) A(size, 6) A(y_stride, 6) F(value)
+
+// Zeros around the pixels of planes: `lead` before each and after the last, `gap` after each row, `rest` after the last row.
+#define DOVETAIL_HALO(P, I, A, F) \
+  P(float, y) I(images) I(channels) I(height) I(width) I(y_image) I(y_channel) I(pitch) I(lead) I(rest)
+
+// Max (average = 0) or average pooling over clipped windows; `include_pad` divides by the whole window.
+#define DOVETAIL_POOL(P, I, A, F)                                                                       \
+  P(const float, x) P(float, y) I(images) I(channels) I(height) I(width) I(out_height) I(out_width)     \
+  I(x_image) I(x_channel) I(x_row) I(y_image) I(y_channel) I(y_row) I(kernel_h) I(kernel_w) I(stride_h) \
+  I(stride_w) I(dilation_h) I(dilation_w) I(pad_top) I(pad_left) I(average) I(include_pad)
+
+// Adaptive pooling: output i covers inputs floor(i H / H') up to ceil((i + 1) H / H').
+#define DOVETAIL_ADAPTIVE_POOL(P, I, A, F)                                                          \
+  P(const float, x) P(float, y) I(images) I(channels) I(height) I(width) I(out_height) I(out_width) \
+  I(x_image) I(x_channel) I(x_row) I(y_image) I(y_channel) I(y_row) I(average)
+
+// Mean over three nested dimensions (`inner`) for each element of four others (`outer`).
+#define DOVETAIL_MEAN(P, I, A, F) \
+  P(const float, x) P(float, y) A(outer, 4) A(x_outer, 4) A(y_outer, 4) A(inner, 3) A(x_inner, 3)
+
+// Softmax over contiguous rows.
+#define DOVETAIL_SOFTMAX(P, I, A, F) P(const float, x) P(float, y) I(rows) I(columns)
+
+// Layer norm over contiguous rows: (x - mean) / sqrt(var + eps) * weight + bias; weight and bias may be null.
+#define DOVETAIL_LAYER_NORM(P, I, A, F) \
+  P(const float, x) P(float, y) P(const float, weight) P(const float, bias) I(rows) I(columns) F(eps)
+
+// Every kernel: struct name, public name, field list.
+#define DOVETAIL_KERNELS(K)                                            \
+  K(ConvDenseArgs, conv2d_dense_f32, DOVETAIL_CONV_DENSE)              \
+  K(ConvSparseArgs, conv2d_sparse_f32, DOVETAIL_CONV_SPARSE)           \
+  K(ConvBasisArgs, conv2d_kernel_basis_f32, DOVETAIL_CONV_BASIS)       \
+  K(GemmArgs, linear_dense_f32, DOVETAIL_GEMM)                         \
+  K(LinearSparseArgs, linear_sparse_f32, DOVETAIL_LINEAR_SPARSE)       \
+  K(PointwiseArgs, pointwise_f32, DOVETAIL_POINTWISE)                  \
+  K(CopyArgs, copy_f32, DOVETAIL_COPY)                                 \
+  K(FillArgs, fill_f32, DOVETAIL_FILL)                                 \
+  K(HaloArgs, halo_f32, DOVETAIL_HALO)                                 \
+  K(PoolArgs, pool2d_f32, DOVETAIL_POOL)                               \
+  K(AdaptivePoolArgs, adaptive_pool2d_f32, DOVETAIL_ADAPTIVE_POOL)     \
+  K(MeanArgs, mean_f32, DOVETAIL_MEAN)                                 \
+  K(SoftmaxArgs, softmax_f32, DOVETAIL_SOFTMAX)                        \
+  K(LayerNormArgs, layer_norm_f32, DOVETAIL_LAYER_NORM)
+
+#define DOVETAIL_MEMBER_P(type, name) type* name = nullptr;
+#define DOVETAIL_MEMBER_I(name) int64_t name = 0;
+#define DOVETAIL_MEMBER_A(name, count) int64_t name[count] = {};
+#define DOVETAIL_MEMBER_F(name) float name = 0;
+#define DOVETAIL_STRUCT(Args, kernel, FIELDS) \
+  struct Args {                               \
+    FIELDS(DOVETAIL_MEMBER_P, DOVETAIL_MEMBER_I, DOVETAIL_MEMBER_A, DOVETAIL_MEMBER_F) \
+  };
+DOVETAIL_KERNELS(DOVETAIL_STRUCT)
+#undef DOVETAIL_STRUCT
+
+// A weight (or coefficient) and the place that it reads.
+struct Entry {
+  int32_t offset;
+  float weight;
+};
+
+}  // namespace dovetail

@@ -1,0 +1,6 @@
+#include "avx2.h"
+
+#define DOVETAIL_ISA avx2
+#include "kernels.inl"
+
+const dovetail::IsaTable dovetail::avx2_table = {"avx2", dovetail::avx2::kLanes, dovetail::avx2::functions};

@@ -1,0 +1,22 @@
+// All kernels of one ISA. The including file defines DOVETAIL_ISA (the namespace) after its vector header.
+#include "../engine/kernel.h"
+
+namespace dovetail::DOVETAIL_ISA {
+namespace {
+
+#include "../kernels/activation.inl"
+#include "../kernels/planes.inl"
+#include "../kernels/conv_dense.inl"
+#include "../kernels/conv_sparse.inl"
+#include "../kernels/conv_basis.inl"
+#include "../kernels/gemm.inl"
+#include "../kernels/pointwise.inl"
+#include "../kernels/pooling.inl"
+#include "../kernels/rows.inl"
+
+#define DOVETAIL_FUNCTION(Args, kernel, FIELDS) kernel,
+const KernelFunction functions[] = {DOVETAIL_KERNELS(DOVETAIL_FUNCTION)};
+#undef DOVETAIL_FUNCTION
+
+}  // namespace
+}  // namespace dovetail::DOVETAIL_ISA

@@ -1,0 +1,6 @@
+#include "portable.h"
+
+#define DOVETAIL_ISA portable
+#include "kernels.inl"
+
+const dovetail::IsaTable dovetail::portable_table = {"portable", dovetail::portable::kLanes, dovetail::portable::functions};

@@ -1,0 +1,45 @@
+// Vectors of eight floats in plain C++: the meaning of the other two headers, and the path for every other CPU.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace dovetail::portable {
+
+constexpr int kLanes = 8;
+
+struct Vec {
+  float v[kLanes];
+};
+
+#define DOVETAIL_EACH for (int i = 0; i < kLanes; ++i)
+inline Vec load(const float* p) { Vec a; std::memcpy(a.v, p, sizeof a.v); return a; }
+inline void store(float* p, Vec a) { std::memcpy(p, a.v, sizeof a.v); }
+inline Vec splat(float x) { Vec a; DOVETAIL_EACH a.v[i] = x; return a; }
+inline Vec load_first(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[i]; return a; }
+inline void store_first(float* p, Vec a, int n) { for (int i = 0; i < n; ++i) p[i] = a.v[i]; }
+inline Vec add(Vec a, Vec b) { DOVETAIL_EACH a.v[i] += b.v[i]; return a; }
+inline Vec sub(Vec a, Vec b) { DOVETAIL_EACH a.v[i] -= b.v[i]; return a; }
+inline Vec mul(Vec a, Vec b) { DOVETAIL_EACH a.v[i] *= b.v[i]; return a; }
+inline Vec div(Vec a, Vec b) { DOVETAIL_EACH a.v[i] /= b.v[i]; return a; }
+inline Vec fma(Vec a, Vec b, Vec c) { DOVETAIL_EACH c.v[i] += a.v[i] * b.v[i]; return c; }
+inline Vec max(Vec a, Vec b) { DOVETAIL_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+inline Vec min(Vec a, Vec b) { DOVETAIL_EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+inline Vec abs(Vec a) { DOVETAIL_EACH a.v[i] = std::fabs(a.v[i]); return a; }
+inline Vec copy_sign(Vec a, Vec sign) { DOVETAIL_EACH a.v[i] = std::copysign(a.v[i], sign.v[i]); return a; }
+// Lanes whose bit is clear become zero.
+inline Vec keep(Vec a, uint32_t bits) { DOVETAIL_EACH a.v[i] = bits >> i & 1 ? a.v[i] : 0.0f; return a; }
+// 2^n for integral n in [-126, 127].
+inline Vec exp2_integral(Vec n) {
+  DOVETAIL_EACH {
+    const int32_t word = (static_cast<int32_t>(n.v[i]) + 127) << 23;
+    std::memcpy(&n.v[i], &word, sizeof word);
+  }
+  return n;
+}
+inline Vec round(Vec a) { DOVETAIL_EACH a.v[i] = std::nearbyint(a.v[i]); return a; }
+inline float sum(Vec a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
+#undef DOVETAIL_EACH
+
+}  // namespace dovetail::portable

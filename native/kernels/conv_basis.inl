@@ -1,0 +1,77 @@
+// Shared kernel bases, conv-first (PENNI): maps[c, b] = x[c] * basis b, then y[o] = clamp(sum of a[o, c, b] maps[c, b]).
+//
+// A unit is one run of pixels of one image: its maps (used channels * bases * run, kept in the thread's scratch and so
+// in L2) are computed once and combined by all outputs. Stage one holds one channel's bases by P vectors in registers;
+// stage two is the sparse kernel over aligned scratch. Nothing is recomputed: the second stage is pointwise.
+
+template <int B, int P>
+void basis_tile(const float* x, const float* bases, const int32_t* taps, int64_t taps_count, int64_t stride, float* maps, int64_t map_stride) {
+  Vec acc[B][P];
+  for (int b = 0; b < B; ++b)
+    for (int j = 0; j < P; ++j) acc[b][j] = splat(0.0f);
+  for (int64_t i = 0; i < taps_count; ++i, bases += stride) {
+    const float* p = x + taps[i];
+    Vec v[P];
+    for (int j = 0; j < P; ++j) v[j] = load(p + j * kLanes);
+    for (int b = 0; b < B; ++b) {
+      const Vec w = splat(bases[b]);
+      for (int j = 0; j < P; ++j) acc[b][j] = fma(w, v[j], acc[b][j]);
+    }
+  }
+  for (int b = 0; b < B; ++b)
+    for (int j = 0; j < P; ++j) store(maps + b * map_stride + j * kLanes, acc[b][j]);
+}
+
+using BasisFunction = void (*)(const float*, const float*, const int32_t*, int64_t, int64_t, float*, int64_t);
+constexpr int kBasisVectors = kLanes == 16 ? 4 : 2;
+
+template <int B>
+BasisFunction basis_tile_of(int vectors) {
+  static const BasisFunction functions[] = {nullptr, basis_tile<B, 1>, basis_tile<B, 2>, basis_tile<B, 3>, basis_tile<B, 4>};
+  return functions[vectors];
+}
+
+inline BasisFunction basis_tile_for(int bases, int vectors) {
+  switch (bases) {
+    case 1: return basis_tile_of<1>(vectors);
+    case 2: return basis_tile_of<2>(vectors);
+    case 3: return basis_tile_of<3>(vectors);
+    case 4: return basis_tile_of<4>(vectors);
+    default: return basis_tile_of<5>(vectors);
+  }
+}
+
+void conv2d_kernel_basis_f32(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const ConvBasisArgs*>(arguments);
+  const Run* runs = runs_of(a.runs);
+  const auto* entries = static_cast<const Entry*>(a.entries);
+  const Clamp clamp = clamp_of(a.activation, a.act_a, a.act_b);
+  const int64_t units = a.images * a.run_count;
+  for_units(worker, units, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t image = unit / a.run_count, r = unit % a.run_count;
+      const Run& run = runs[r];
+      const float* x = a.x + image * a.x_image + run.x;
+      for (int64_t u = 0; u < a.used_count; ++u)
+        for (int64_t b = 0; b < a.base_count; b += 5) {
+          const int bases = static_cast<int>(a.base_count - b < 5 ? a.base_count - b : 5);
+          float* maps = worker.scratch + (u * a.base_count + b) * a.map_stride;
+          even_pieces(vectors_of(run), kBasisVectors, [&](int first, int count) {
+            basis_tile_for(bases, count)(x + a.used[u] + first * kLanes, a.bases + b, a.taps, a.tap_count, a.base_count, maps + first * kLanes, a.map_stride);
+          });
+        }
+      for (int64_t k = 0; k < a.out_channels; ++k) {
+        float* plane = a.y + image * a.y_image + k * a.y_channel;
+        SparseRow t;
+        t.x = worker.scratch;
+        t.y = plane + run.y;
+        t.residual = a.residual ? a.residual + image * a.r_image + k * a.r_channel + run.y : nullptr;
+        t.begin = entries + a.starts[k], t.end = entries + a.starts[k + 1];
+        t.masks = a.masks + run.mask;
+        t.bias = a.bias ? a.bias[k] : 0.0f;
+        sparse_run(t, run, clamp, a.activation, a.act_a, a.act_b);
+        if (r == 0) zero_lead(plane, a.y_channel, a.lead, k + 1 == a.out_channels);
+      }
+    }
+  });
+}

@@ -1,0 +1,71 @@
+// What the convolutions share: runs of pixels, the epilogue, and the zeros around a plane.
+
+struct Run {
+  int32_t x, y, pixels, mask;
+};
+
+inline const Run* runs_of(const int32_t* words) { return reinterpret_cast<const Run*>(words); }
+inline int vectors_of(const Run& run) { return (run.pixels + kLanes - 1) / kLanes; }
+
+// The cheap activations are one clamp; the others need a second pass over what was stored.
+struct Clamp {
+  Vec low, high;
+  bool exact;
+};
+
+inline Clamp clamp_of(int64_t activation, float a, float b) {
+  const float infinity = __builtin_huge_valf();
+  switch (static_cast<Activation>(activation)) {
+    case Activation::none: return {splat(-infinity), splat(infinity), true};
+    case Activation::relu: return {splat(0.0f), splat(infinity), true};
+    case Activation::clamp: return {splat(a), splat(b), true};
+    default: return {splat(-infinity), splat(infinity), false};
+  }
+}
+
+inline void put(float* y, Vec v, int lanes) {
+  if (lanes >= kLanes) {
+    store(y, v);
+  } else {
+    store_first(y, v, lanes);
+  }
+}
+
+// Stores vectors first .. first + P - 1 of a run of one output channel. `y` and `residual` point at the run's start.
+template <int P>
+inline void finish(const Vec* acc, const Clamp& clamp, const float* residual, float* y, const uint32_t* masks, int first, int pixels) {
+  for (int j = 0; j < P; ++j) {
+    const int at = (first + j) * kLanes;
+    Vec v = acc[j];
+    if (residual) v = add(v, load(residual + at));
+    v = keep(min(max(v, clamp.low), clamp.high), masks[first + j]);
+    put(y + at, v, pixels - at);
+  }
+}
+
+// The second pass of the dear activations, over one run of one channel.
+__attribute__((noinline)) void activate_run(float* y, const Run& run, const uint32_t* masks, Activation kind, float a, float b) {
+  for (int j = 0; j < vectors_of(run); ++j) {
+    const int at = j * kLanes, lanes = run.pixels - at;
+    const Vec v = lanes >= kLanes ? load(y + at) : load_first(y + at, lanes);
+    put(y + at, keep(activate(v, kind, a, b), masks[j]), lanes);
+  }
+}
+
+// The zeros before plane `channel`, and after it where it is the last one. `lead` is a multiple of the lanes or zero.
+inline void zero_lead(float* plane, int64_t stride, int64_t lead, bool last) {
+  for (int64_t i = 0; i < lead; i += kLanes) store(plane - lead + i, splat(0.0f));
+  if (last)
+    for (int64_t i = 0; i < lead; i += kLanes) store(plane + stride - lead + i, splat(0.0f));
+}
+
+// Cuts `vectors` into pieces of at most `most`, as even as they come, and calls body(first, count).
+template <class Body>
+inline void even_pieces(int vectors, int most, const Body& body) {
+  const int pieces = (vectors + most - 1) / most;
+  for (int i = 0, first = 0; i < pieces; ++i) {
+    const int count = vectors / pieces + (i < vectors % pieces);
+    body(first, count);
+    first += count;
+  }
+}

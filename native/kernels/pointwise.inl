@@ -1,0 +1,102 @@
+// Copies, fills and pointwise functions over six nested dimensions with any strides. The innermost one is in lanes
+// where its strides are one (or zero for a broadcast operand), else element by element.
+
+
+inline int64_t rows_of(const int64_t* size) { return size[0] * size[1] * size[2] * size[3] * size[4]; }
+
+// Offset of outer position `row` under the given strides.
+inline int64_t offset_of(int64_t row, const int64_t* size, const int64_t* stride) {
+  int64_t offset = 0;
+  for (int d = 4; d >= 0; --d) {
+    offset += row % size[d] * stride[d];
+    row /= size[d];
+  }
+  return offset;
+}
+
+inline void copy_row(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t n) {
+  if (x_stride == 1 && y_stride == 1) {
+    for (int64_t i = 0; i < n; i += kLanes) put(y + i, n - i >= kLanes ? load(x + i) : load_first(x + i, static_cast<int>(n - i)), static_cast<int>(n - i < kLanes ? n - i : kLanes));
+  } else {
+    for (int64_t i = 0; i < n; ++i) y[i * y_stride] = x[i * x_stride];
+  }
+}
+
+void copy_f32(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const CopyArgs*>(arguments);
+  const int64_t rows = rows_of(a.size);
+  for_units(worker, rows, grain_of(rows, worker.threads), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      copy_row(a.x + offset_of(row, a.size, a.x_stride), a.x_stride[5], a.y + offset_of(row, a.size, a.y_stride), a.y_stride[5], a.size[5]);
+  });
+}
+
+void fill_f32(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const FillArgs*>(arguments);
+  const int64_t rows = rows_of(a.size);
+  for_units(worker, rows, grain_of(rows, worker.threads), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* y = a.y + offset_of(row, a.size, a.y_stride);
+      for (int64_t i = 0; i < a.size[5]; ++i) y[i * a.y_stride[5]] = a.value;
+    }
+  });
+}
+
+// One operand of a pointwise row: a pointer with stride 0, 1 or more, or nothing.
+struct Operand {
+  const float* p;
+  int64_t stride;
+  Vec at(int64_t i, int lanes) const {
+    if (stride == 0) return splat(*p);
+    if (stride == 1) return lanes >= kLanes ? load(p + i) : load_first(p + i, lanes);
+    alignas(64) float gathered[kLanes] = {};
+    for (int j = 0; j < lanes && j < kLanes; ++j) gathered[j] = p[(i + j) * stride];
+    return load(gathered);
+  }
+};
+
+inline void put_strided(float* y, int64_t stride, int64_t i, Vec v, int lanes) {
+  if (stride == 1) return put(y + i, v, lanes);
+  alignas(64) float scattered[kLanes];
+  store(scattered, v);
+  for (int j = 0; j < lanes && j < kLanes; ++j) y[(i + j) * stride] = scattered[j];
+}
+
+void pointwise_f32(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const PointwiseArgs*>(arguments);
+  const int64_t rows = rows_of(a.size), n = a.size[5];
+  const Clamp clamp = clamp_of(a.activation, a.act_a, a.act_b);
+  for_units(worker, rows, grain_of(rows, worker.threads), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const Operand x{a.x + offset_of(row, a.size, a.x_stride), a.x_stride[5]};
+      const int64_t channel = offset_of(row, a.size, a.c_stride);
+      const Operand scale{a.scale ? a.scale + channel : nullptr, a.c_stride[5]}, bias{a.bias ? a.bias + channel : nullptr, a.c_stride[5]};
+      const Operand r{a.r ? a.r + offset_of(row, a.size, a.r_stride) : nullptr, a.r_stride[5]};
+      float* y = a.y + offset_of(row, a.size, a.y_stride);
+      for (int64_t i = 0; i < n; i += kLanes) {
+        const int lanes = static_cast<int>(n - i < kLanes ? n - i : kLanes);
+        Vec v = x.at(i, lanes);
+        if (scale.p) v = mul(v, scale.at(i, lanes));
+        if (bias.p) v = add(v, bias.at(i, lanes));
+        if (r.p) v = a.multiply ? mul(v, r.at(i, lanes)) : add(v, r.at(i, lanes));
+        v = clamp.exact ? min(max(v, clamp.low), clamp.high) : activate(v, static_cast<Activation>(a.activation), a.act_a, a.act_b);
+        put_strided(y, a.y_stride[5], i, v, lanes);
+      }
+    }
+  });
+}
+
+void halo_f32(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const HaloArgs*>(arguments);
+  const int64_t units = a.images * a.channels;
+  for_units(worker, units, grain_of(units, worker.threads), [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t channel = unit % a.channels;
+      float* plane = a.y + unit / a.channels * a.y_image + channel * a.y_channel;
+      zero_lead(plane, a.y_channel, a.lead, channel + 1 == a.channels);
+      for (int64_t h = 0; h < a.height; ++h)
+        for (int64_t w = a.width; w < a.pitch; ++w) plane[h * a.pitch + w] = 0.0f;
+      for (int64_t i = 0; i < a.rest; ++i) plane[a.height * a.pitch + i] = 0.0f;
+    }
+  });
+}
