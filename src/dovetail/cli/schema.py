@@ -183,9 +183,18 @@ def _text(path: Path) -> str:
         raise RecipeError(f"{path}: not a text file; a recipe is YAML") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as it is everywhere else (YAML 1.1 wants 1.0e-3)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # a safe loader: no objects
     except yaml.YAMLError as error:
         raise RecipeError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
 

@@ -13,7 +13,7 @@ def count(value: float | None) -> str:
     for size, unit in UNITS:
         if abs(value) >= size:
             return f"{digits(value / size)} {unit}"
-    return digits(value)
+    return f"{value:.0f}" if value == int(value) else digits(value)
 
 
 def size(value: float | None) -> str:

@@ -1,0 +1,162 @@
+"""From the names in a recipe to objects: networks, data, loaders, methods."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dovetail.cli.schema import Data, Method, Network, Recipe, Teacher, suggest
+from dovetail.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from torch import Tensor, nn
+
+    from dovetail.methods.base import Method as TrainingMethod
+    from dovetail.training.data import Loader
+    from dovetail.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The data of a recipe, opened: what to train on, what to choose by, and what to measure on once.
+
+    Attributes:
+        held_out: None where nothing is held out.
+        mean, std: what the images go through.
+    """
+
+    name: str
+    train: Loader
+    held_out: Loader | None
+    test: Loader
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    def example(self) -> Tensor:
+        """One normalised training image, `(1, C, H, W)`, contiguous."""
+        images, _ = next(iter(self.test))
+        return images[:1].contiguous()
+
+
+def open_sets(recipe: Recipe, root: Path | None, seed: int = 0) -> Sets:
+    """Open the recipe's data; the order and augmentation of the training images follow from `seed`."""
+    from dovetail.training.data import Augment, Loader, split
+    from dovetail.zoo.data import open_data
+
+    data = recipe.data
+    opened = open_data(data.name, root)
+    mean, std = _normalisation(recipe.dense.name, data, opened.name)
+    augment = Augment(data.augment.crop, data.augment.flip)
+    train, held_out = split(opened.train, data.held_out) if data.held_out else (opened.train, None)
+    plain: dict[str, Any] = {"mean": mean, "std": std}
+    return Sets(
+        name=opened.name,
+        train=Loader(train, data.batch, augment=augment, shuffle=True, seed=seed, **plain),
+        held_out=None if held_out is None else Loader(held_out, 250, **plain),
+        test=Loader(opened.test, 250, **plain),
+        mean=mean,
+        std=std,
+        classes=tuple(opened.class_names),
+    )
+
+
+def build_network(network: Network, root: Path | None, like: Sets | None = None) -> nn.Module:
+    """The network with its weights; without weights it is freshly initialised. `like` fills channels and classes in."""
+    from dovetail import zoo
+
+    model = zoo.build(network.name, **(_fitting(network, like) | network.options))
+    if network.weights is not None:
+        zoo.load_weights(model, weights_file(network.weights, root))
+    return model
+
+
+def weights_file(name: str, root: Path | None) -> Path:
+    """A path that exists, a file of the data folder, or what the zoo calls by this name."""
+    from dovetail import zoo
+
+    if Path(name).is_file():
+        return Path(name)
+    if "/" in name:
+        raise DataError(f"there are no weights {name}; give an existing .safetensors file")
+    if Path(name).suffix == ".safetensors":
+        return zoo.data_root(root) / name
+    return zoo.weights_path(name, root)
+
+
+def build_method(method: Method, root: Path | None, like: Sets | None = None) -> TrainingMethod:
+    """The method with its parameters, distilling from its teacher where it has one."""
+    found = methods()
+    if method.name not in found:
+        raise RecipeError(f"method.name: there is no method {method.name!r}; {suggest(method.name, found)}")
+    built = _called(found[method.name], method.parameters)
+    return built if method.teacher is None else _distilled(built, method.teacher, root, like)
+
+
+def methods() -> dict[str, type[TrainingMethod]]:
+    """The methods by name."""
+    from dovetail import methods as room
+    from dovetail.methods.base import Method as Base
+
+    classes = (getattr(room, name) for name in room.__all__)
+    return {c.name: c for c in classes if isinstance(c, type) and issubclass(c, Base) and c is not Base}
+
+
+def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
+    """The training room's settings for one seed."""
+    from dovetail.training.settings import Settings
+
+    names = ("precision", "channels_last", "label_smoothing", "checkpoint_minutes", "threads")
+    return Settings(seed=seed, run=run, **{name: getattr(recipe.settings, name) for name in names})
+
+
+def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """uint8 `(N, H, W, C)` to float32 `(N, C, H, W)`."""
+    import numpy as np
+
+    scaled = images.astype(np.float32) / np.float32(255)
+    scaled = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _normalisation(network: str, data: Data, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    from dovetail import zoo
+
+    own = zoo.normalisation(network, name)
+    return tuple(data.mean or own.mean), tuple(data.std or own.std)
+
+
+def _fitting(network: Network, like: Sets | None) -> dict[str, Any]:
+    """The options `in_channels` and `classes` that suit the data, where a zoo network has them."""
+    from dovetail import zoo
+
+    row = zoo.NETWORKS.get(network.name)
+    if like is None or row is None:
+        return {}
+    suits = {"in_channels": like.test.data.images.shape[3], "classes": like.test.data.classes}
+    return {name: value for name, value in suits.items() if name in row.options()}
+
+
+def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> TrainingMethod:
+    known = [name for name in inspect.signature(kind).parameters if name != "plan"]
+    for name in parameters:
+        if name not in known:
+            advice = suggest(name, known, prefix=("method", "parameters"))
+            raise RecipeError(f"unknown key 'method.parameters.{name}'; {advice}")
+    try:
+        return kind(**parameters)
+    except TypeError as error:
+        raise RecipeError(f"method.parameters: {error}") from None
+
+
+def _distilled(method: TrainingMethod, teacher: Teacher, root: Path | None, like: Sets | None) -> TrainingMethod:
+    from dovetail.methods import Distill
+
+    model = build_network(teacher.network, root, like)
+    return Distill(method, model, temperature=teacher.temperature, weight=teacher.weight)
