@@ -1,0 +1,214 @@
+"""The fair race: start everybody, check that they compute the same, time them in turn, form the ratios.
+
+The rules (one process per target, blocks in turn, A/A pair, the smaller ratio is the claim) stand in the docs page on
+measuring. Whoever fails leaves the race with its reason; only when our own engine fails is there no race.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from dovetail.errors import PeerError
+from dovetail.peers import agreement
+from dovetail.peers.peer import Images, Target
+from dovetail.peers.process import Child
+from dovetail.peers.schedule import Block, Key, Pace, Report, drive, key
+
+OURS, DENSE, AGAIN = "dovetail", "dovetail-dense", "dovetail-again"
+Truth = dict[str, tuple[np.ndarray, ...]]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What targets are asked before the clock runs.
+
+    Attributes:
+        example: the timed input, `(batch, ...)`.
+        check: images, a multiple of the batch, with the outputs of each network on them by name in `truth`.
+        test: further images, padded to a multiple of the batch, for quantised targets and ours; their `labels` may be
+            fewer (the rest is padding) or None.
+        test_truth: the original network's outputs on `test`.
+    """
+
+    example: Images
+    check: Images
+    truth: Truth
+    test: Images | None = None
+    labels: np.ndarray | None = None
+    test_truth: tuple[np.ndarray, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How well a target computes its network; errors relative, the others in percent."""
+
+    max_error: float
+    agreement: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass
+class Outcome:
+    """What `compare` measured: times and answers by (target, threads), and who left the race and why."""
+
+    targets: dict[str, Target]
+    times: dict[Key, list[Block]] = field(default_factory=dict)
+    answers: dict[Key, Answers] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def best(self, name: str) -> Key | None:
+        """The faster thread count of a target, by the median of all its runs."""
+        mine = [k for k in self.times if k[0] == name]
+        return min(mine, key=lambda k: float(np.median(np.concatenate(self.times[k]))), default=None)
+
+
+def compare(
+    targets: Sequence[Target],
+    questions: Questions,
+    *,
+    threads: Sequence[int],
+    pace: Pace,
+    timeout: float = 300.0,
+    report: Report = lambda _: None,
+) -> Outcome:
+    """Race `targets`, the first of which is ours, each with each thread count.
+
+    Raises:
+        PeerError: our own target failed with every thread count, or its outputs are wrong.
+    """
+    ours = targets[0]
+    outcome = Outcome({target.name: target for target in targets})
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dovetail-race-")))
+        contest = _Contest(outcome, questions, folder, report)
+        children = contest.start([*targets, _again(ours)], threads, timeout, stack)
+        racing = contest.examine(children)
+        _require(ours, racing, outcome)
+        report(f"timing {len(racing)} processes, {pace.blocks} blocks each")
+        outcome.times = drive(racing, pace, contest.drop)
+    if outcome.best(ours.name) is None:
+        raise PeerError(f"our own target did not finish: {outcome.absent}")
+    return outcome
+
+
+@dataclass
+class _Contest:
+    """The steps before the clock runs; children that fail are dropped with the reason."""
+
+    outcome: Outcome
+    questions: Questions
+    folder: Path
+    report: Report
+
+    def drop(self, child: Child, error: PeerError) -> None:
+        """Note why a child leaves."""
+        self.outcome.absent[child.name] = str(error).removeprefix(f"{child.name}: ")
+        self.report(f"left out: {error}")
+
+    def start(self, targets: Sequence[Target], threads: Sequence[int], timeout: float, stack: ExitStack) -> list[Child]:
+        """Load all targets; the thread counts of one load beside each other unless it wants quiet."""
+        example = self._write("example", self.questions.example)
+        ready: list[Child] = []
+        for target in targets:
+            self.report(f"loading {target.name}")
+            children = [stack.enter_context(Child(target, count, self.folder, timeout)) for count in threads]
+            for group in [[child] for child in children] if target.quiet else [children]:
+                ready += self._load(group, example)
+        return ready
+
+    def examine(self, children: Sequence[Child]) -> list[Child]:
+        """Compare everybody's outputs with the truth; the children that may race."""
+        check = self._write("check", self.questions.check)
+        racing = []
+        for child in children:
+            try:
+                self.outcome.answers[key(child)] = self._answers(child, check)
+                racing.append(child)
+            except PeerError as error:
+                self.drop(child, error)
+        self._measure_accuracy(racing)
+        return racing
+
+    def _load(self, group: Sequence[Child], example: Path) -> list[Child]:
+        for child in group:
+            target = child.target
+            child.send(
+                "load",
+                module=target.module,
+                arguments=dict(target.arguments),
+                threads=child.threads,
+                example=str(example),
+            )
+        ready = []
+        for child in group:
+            try:
+                child.receive()
+                ready.append(child)
+            except PeerError as error:
+                self.drop(child, error)
+        return ready
+
+    def _answers(self, child: Child, check: Path) -> Answers:
+        got, want = self._outputs(child, check), self.questions.truth[child.target.reference]
+        error = agreement.max_error(got, want)
+        exact = child.target.dtype == "f32" or child.target.reference != "original"
+        if not error < (agreement.F32_TOLERANCE if exact else np.inf):
+            what = f"outputs differ from the {child.target.reference} network by {error:.2g} of their range"
+            raise PeerError(f"{child.name}: {what}")
+        return Answers(error, None if exact else agreement.top1_agreement(got, want))
+
+    def _measure_accuracy(self, children: Sequence[Child]) -> None:
+        """On the test images, once per target that is not just the original network in f32."""
+        if self.questions.test is None:
+            return
+        test = self._write("test", self.questions.test)
+        first = {child.target.name: child for child in reversed(children) if _is_lossy(child.target)}
+        for child in first.values():
+            self.report(f"accuracy of {child.target.name}")
+            try:
+                outputs = self._outputs(child, test)
+            except PeerError as error:
+                self.drop(child, error)
+                continue
+            self._note_accuracy(child.target, outputs)
+
+    def _note_accuracy(self, target: Target, outputs: tuple[np.ndarray, ...]) -> None:
+        labels = self.questions.labels
+        same = agreement.top1_agreement(outputs, self.questions.test_truth)
+        right = None if labels is None else agreement.accuracy(outputs, labels)
+        for k, old in self.outcome.answers.items():
+            if k[0] == target.name:
+                self.outcome.answers[k] = replace(old, agreement=same, accuracy=right)
+
+    def _outputs(self, child: Child, images: Path) -> tuple[np.ndarray, ...]:
+        result = self.folder / f"{child.target.name}-t{child.threads}.npz"
+        child.ask("outputs", images=str(images), result=str(result))
+        with np.load(result) as arrays:
+            return tuple(arrays[name] for name in arrays.files)
+
+    def _write(self, name: str, images: Images) -> Path:
+        path = self.folder / f"{name}.npy"
+        np.save(path, images)
+        return path
+
+
+def _again(ours: Target) -> Target:
+    return replace(ours, name=AGAIN)
+
+
+def _is_lossy(target: Target) -> bool:
+    return target.name != AGAIN and (target.dtype != "f32" or target.reference != "original")
+
+
+def _require(ours: Target, racing: Sequence[Child], outcome: Outcome) -> None:
+    if not any(child.target.name == ours.name for child in racing):
+        reasons = "; ".join(
+            f"{name}: {why}" for name, why in outcome.absent.items() if name.startswith(ours.name + " (")
+        )
+        raise PeerError(f"there is no race without our own target: {reasons}")

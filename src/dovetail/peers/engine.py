@@ -1,0 +1,46 @@
+"""Our own engine as a competitor, by the same rules: one process, the copy of the input inside the timer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dovetail.peers.peer import Images, Runner, Target
+from dovetail.program.program import Program
+
+MODULE = __name__
+
+
+def target(program: Program, folder: Path, name: str, reference: str) -> Target:
+    """Write `<name>.dovetail`; the engine tunes itself while loading, hence `quiet`."""
+    path = folder / f"{name}.dovetail"
+    program.save(path)
+    return Target(name, dtype_of(program), MODULE, {"path": str(path)}, reference, quiet=True)
+
+
+def dtype_of(program: Program) -> str:
+    """The value types of the weights, "f32" for a plain network, several joined by "+"."""
+    names = {packed.spec.values.name for packed in program.weights.values()}
+    return "+".join(sorted(names)) or "f32"
+
+
+def load(threads: int, path: str) -> Runner:
+    """A `Session` on the file."""
+    from dovetail.engine import Session
+
+    return _Runner(Session(path, threads=threads))
+
+
+class _Runner:
+    def __init__(self, session: object) -> None:
+        self.session = session
+
+    def bind(self, x: Images) -> None:
+        self.x = x
+
+    def run(self) -> None:
+        self.y = self.session(self.x)
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        return self.y if isinstance(self.y, tuple) else (self.y,)

@@ -1,0 +1,187 @@
+"""The networks and images of one race: what is exported to whom, and what everybody is asked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dovetail.errors import DovetailError, PeerError
+from dovetail.peers import agreement, engine
+from dovetail.peers.compare import DENSE, OURS, Questions
+from dovetail.peers.peer import Images, Peer, Source, Target
+from dovetail.peers.samples import Samples, filled, gather, padded
+from dovetail.peers.schedule import Report
+from dovetail.program.program import BATCH, Program
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CALIBRATION = 300
+CHECKED = 8
+TESTED = 10_000
+TESTED_OF_DATA = 2_000
+SAME = "-same"
+Candidates = Iterator[tuple[str, Callable[[], Target]]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The networks and images of one race.
+
+    Attributes:
+        program: ours.
+        original: a copy in evaluation mode on the CPU.
+        compressed: the same network as a torch module, or None.
+        example: `(batch, ...)` float32.
+        calibration: for int8, or None.
+        test: judged on, or None.
+    """
+
+    program: Program
+    original: nn.Module
+    compressed: nn.Module | None
+    example: Images
+    calibration: Samples | None
+    test: Samples | None
+
+    @classmethod
+    def open(
+        cls,
+        program: Program | str | Path,
+        original: nn.Module,
+        compressed: nn.Module | None,
+        *,
+        data: Iterable[Any] | None,
+        test: Iterable[Any] | None,
+        example: Tensor | Images | None,
+        batch: int,
+    ) -> Entry:
+        """Read the data once; a default for everything that was not given."""
+        program = _opened(program)
+        seen = None if data is None else gather(data, CALIBRATION + (TESTED_OF_DATA if test is None else 0))
+        calibration = None if seen is None else seen.part(0, CALIBRATION)
+        judged = seen.part(CALIBRATION, len(seen)) if test is None and seen is not None else None
+        judged = gather(test, TESTED) if test is not None else judged
+        images = example if example is not None else _images(program, calibration)
+        return cls(
+            program=program,
+            original=_frozen(original),
+            compressed=None if compressed is None else _frozen(compressed),
+            example=filled(np.asarray(images, dtype=np.float32), batch),
+            calibration=calibration,
+            test=judged if judged is not None and len(judged) else None,
+        )
+
+    @property
+    def batch(self) -> int:
+        """Images per run."""
+        return len(self.example)
+
+    @cached_property
+    def test_truth(self) -> tuple[np.ndarray, ...]:
+        """The original's outputs on the padded test images; empty without any."""
+        return () if self.test is None else _outputs(self.original, padded(self.test.images, self.batch), self.batch)
+
+    @property
+    def dense_accuracy(self) -> float | None:
+        """Of the original torch model, in percent; None for a race that is about time only."""
+        if self.test is None or self.test.labels is None:
+            return None
+        return agreement.accuracy(self.test_truth, self.test.labels)
+
+    def questions(self) -> Questions:
+        """What every target is asked before it is timed."""
+        from dovetail.program.reference import run
+
+        some = [self.example] if self.calibration is None else [self.example, self.calibration.images[:CHECKED]]
+        check = padded(np.concatenate(some)[: max(CHECKED, self.batch)], self.batch)
+        ours = run(self.program, check)
+        truth = {
+            "original": _outputs(self.original, check, self.batch),
+            "compressed": ours if isinstance(ours, tuple) else (ours,),
+        }
+        if self.test is None:
+            return Questions(self.example, check, truth)
+        return Questions(
+            self.example, check, truth, padded(self.test.images, self.batch), self.test.labels, self.test_truth
+        )
+
+    def targets(self, peers: Sequence[Peer], folder: Path, report: Report) -> tuple[list[Target], dict[str, str]]:
+        """Everybody who can take part, ours first; and why the others cannot."""
+        found = [engine.target(self.program, folder, OURS, "compressed")]
+        absent: dict[str, str] = {}
+        for name, enter in self._candidates(peers, found[0].dtype, folder):
+            report(f"exporting {name}")
+            try:
+                found.append(enter())
+            except DovetailError as error:
+                absent[name] = str(error).removeprefix(f"{name}: ")
+        return found, absent
+
+    def _candidates(self, peers: Sequence[Peer], dtype: str, folder: Path) -> Candidates:
+        """Own dense, the peers on the original and, for `vs_same`, those of our type on the compressed network."""
+        yield DENSE, partial(self._own_dense, folder)
+        for peer in peers:
+            yield peer.name, partial(peer.target, self._source(), folder)
+        if self.compressed is None:
+            return
+        same = Source(self.compressed, self._tensor(), name="compressed")
+        for peer in peers:
+            if peer.dtype == dtype and not peer.orientation:
+                yield f"{peer.name}{SAME}", partial(peer.target, same, folder, suffix=SAME)
+
+    def _tensor(self) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self.example)
+
+    def _source(self) -> Source:
+        images = None
+        if self.calibration is not None:
+            whole = len(self.calibration) // self.batch * self.batch or self.batch
+            images = padded(self.calibration.images, self.batch)[:whole]
+        return Source(self.original, self._tensor(), images)
+
+    def _own_dense(self, folder: Path) -> Target:
+        from dovetail.program.lower import lower
+
+        return engine.target(lower(self.original, self._tensor()), folder, DENSE, "original")
+
+
+def _opened(program: Program | str | Path) -> Program:
+    if isinstance(program, Program):
+        return program
+    from dovetail.program.store import load
+
+    return load(program)
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).cpu().eval()
+
+
+def _images(program: Program, calibration: Samples | None) -> Images:
+    if calibration is not None:
+        return calibration.images
+    graph = program.graph
+    if len(graph.inputs) != 1:
+        raise PeerError(f"a race needs a network with one input; this one has {', '.join(graph.inputs)}")
+    shape = graph.bind(**{BATCH: 1})[graph.inputs[0]]
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def _outputs(model: nn.Module, images: Images, batch: int) -> tuple[np.ndarray, ...]:
+    import torch
+
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch):
+            y = model(torch.from_numpy(images[start : start + batch]))
+            parts.append([part.numpy() for part in (y if isinstance(y, (tuple, list)) else (y,))])
+    return tuple(np.concatenate(part) for part in zip(*parts))

@@ -1,0 +1,137 @@
+"""Who may race: the table of peers, and what one competitor is as plain data.
+
+A peer is a module of this package with two functions. `export(source, folder, dtype)` runs once in the parent, uses
+the peer's own exporter and answers with plain arguments; `load(threads, **arguments)` runs in a child process and
+answers with a `Runner`. No pickle of a user's class ever crosses between the two: only files and JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from dovetail.errors import PeerError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Images = np.ndarray
+Arguments = dict[str, Any]
+
+
+class Runner(Protocol):
+    """A loaded network inside a child process. Only `run` is timed."""
+
+    def bind(self, x: Images) -> None:
+        """Take the input, a contiguous array of the example's shape; all buffers are made here."""
+
+    def run(self) -> None:
+        """Run once on the bound input, to the end."""
+
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        """What the last run gave; the arrays may be overwritten by the next one."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an exporter works from.
+
+    Attributes:
+        model: in evaluation mode.
+        example: float32, `(batch, ...)`; every target is built for exactly this shape.
+        calibration: float32 `(n, ...)` images for post-training quantization, n a multiple of the batch; or None.
+        name: prefix of the exported files, one per network.
+    """
+
+    model: nn.Module
+    example: Tensor
+    calibration: Images | None = None
+    name: str = "original"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One competitor as plain data.
+
+    Attributes:
+        name: in rows and ratios; unique in a race.
+        dtype: of the arithmetic: "f32", "bf16", "int8".
+        module: what holds its `load` function.
+        arguments: for `load`, JSON data.
+        reference: which network its outputs are compared with, "original" or "compressed".
+        quiet: it times its own kernels while loading, so nothing else may load beside it.
+    """
+
+    name: str
+    dtype: str
+    module: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    reference: str = "original"
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A row of the table: a runtime with the type it computes in.
+
+    Attributes:
+        needs: the distributions that must be installed, the runtime itself first.
+        orientation: shown beside the others but never a baseline (eager torch: beating it is worth nothing).
+    """
+
+    name: str
+    dtype: str
+    module: str
+    needs: tuple[str, ...]
+    orientation: bool = False
+
+    def target(self, source: Source, folder: Path, *, suffix: str = "") -> Target:
+        """Export the source's network into `folder`; `PeerError` says why this peer cannot take part."""
+        if missing := [name for name in self.needs if find_spec(name) is None]:
+            raise PeerError(f"{self.name}: not installed: {', '.join(missing)}; pip install 'dovetail[peers]'")
+        try:
+            arguments = self._load_module().export(source, folder, self.dtype)
+        except PeerError:
+            raise
+        except Exception as error:  # exporters raise anything; the race goes on without this peer
+            raise PeerError(f"{self.name}: export failed: {first_line(error)}") from error
+        return Target(self.name + suffix, self.dtype, self.module, arguments, source.name)
+
+    def _load_module(self) -> ModuleType:
+        return importlib.import_module(self.module)
+
+
+_OPENVINO = ("openvino",)
+
+PEERS: Final[dict[str, Peer]] = {
+    peer.name: peer
+    for peer in (
+        Peer("onnxruntime", "f32", "dovetail.peers.onnx_runtime", ("onnxruntime", "onnx", "onnxscript")),
+        Peer("openvino-f32", "f32", "dovetail.peers.open_vino", _OPENVINO),
+        Peer("openvino-bf16", "bf16", "dovetail.peers.open_vino", _OPENVINO),
+        Peer("openvino-int8", "int8", "dovetail.peers.open_vino", (*_OPENVINO, "nncf")),
+        Peer("torch-compile", "f32", "dovetail.peers.torch_compile", ("torch",)),
+        Peer("torch-eager", "f32", "dovetail.peers.torch_eager", ("torch",), orientation=True),
+    )
+}
+DEFAULT: Final[Sequence[str]] = tuple(name for name, peer in PEERS.items() if not peer.orientation)
+
+
+def peer_named(name: str) -> Peer:
+    """The peer called `name`; `PeerError` lists the known ones."""
+    if name not in PEERS:
+        raise PeerError(f"unknown peer {name!r}; known are {', '.join(PEERS)}")
+    return PEERS[name]
+
+
+def first_line(error: BaseException, width: int = 200) -> str:
+    """The kind and first line of an exception, for a one-line reason."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}"[:width] if text else type(error).__name__

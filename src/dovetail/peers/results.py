@@ -1,0 +1,137 @@
+"""What a race gives: rows, ratios, and the JSON that is committed as evidence."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dovetail.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """The times of one target.
+
+    Attributes:
+        case: `<network>/<variant>`; `<variant>_t<n>` for the single thread counts beneath the better one.
+        max_error: on the outputs, relative to their range, against the torch model (or, for ours, the packed network).
+        threads: of this row.
+        agreement: percent of images with the torch model's top-1, where the target is not f32.
+        accuracy: percent on the labelled data, where there were any.
+        ratio: this target's time over ours, for the table.
+    """
+
+    case: str
+    target: str
+    dtype: str
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+    max_error: float
+    threads: int
+    agreement: float | None = None
+    accuracy: float | None = None
+    ratio: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what is for the table only; agreement and accuracy where they were measured."""
+        data = asdict(self)
+        hidden = {"threads", "ratio"} | {name for name in ("agreement", "accuracy") if data[name] is None}
+        return {name: value for name, value in data.items() if name not in hidden}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Peer time over our time; `value`, the smaller of `median` and `p10`, is the claim.
+
+    `case` is `<network>/<variant>/<ratio>`; `ours` and `peer` are names of rows.
+    """
+
+    case: str
+    ours: str
+    peer: str
+    value: float
+    median: float
+    p10: float
+
+    @property
+    def name(self) -> str:
+        """The last part of the case, such as "vs_f32"."""
+        return self.case.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Race:
+    """All that was measured in one race.
+
+    Attributes:
+        threads: the thread counts tried; the better one of each target has the plain case.
+        noise: the same target against itself, in the form of a ratio: what of a ratio is chance.
+        absent: peers that did not take part, by name, and why.
+    """
+
+    bench: str
+    command: str
+    date: str
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    threads: tuple[int, ...]
+    batch: int
+    rows: tuple[Row, ...]
+    ratios: tuple[Ratio, ...]
+    noise: tuple[Ratio, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+    def ratio(self, name: str) -> Ratio | None:
+        """The ratio called `name` ("vs_f32", …), or None where nobody was there to compare with."""
+        return next((ratio for ratio in self.ratios if ratio.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; a peer that did not run has the reason in the place of its version."""
+        return {
+            "bench": self.bench,
+            "command": self.command,
+            "date": self.date,
+            "machine": dict(self.machine),
+            "versions": {**self.versions, **{name: f"not run: {why}" for name, why in self.absent.items()}},
+            "threads": list(self.threads),
+            "batch": self.batch,
+            "rows": [row.to_json() for row in self.rows],
+            "ratios": [asdict(ratio) for ratio in self.ratios],
+            "noise": [asdict(ratio) for ratio in self.noise],
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON; the file is whole or not there."""
+        write_atomically(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
+
+    def table(self) -> Table:
+        """For people: the better thread count of every target, the ratios, and who was absent."""
+        from dovetail.peers.table import table
+
+        return table(self)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside the file, then rename; `DataError` where the folder cannot be written."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".race-", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(text)
+        os.chmod(temporary, 0o644)  # noqa: PTH101 - the temporary file is private, the result need not be
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another place") from None

@@ -1,0 +1,39 @@
+"""A race as a table on a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from dovetail.peers.results import Race, Row
+
+
+def table(race: Race) -> Table:
+    """One line per target at its better thread count; ratios, noise and absent peers in the caption."""
+    shown = Table(title=f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}", caption=_caption(race))
+    for name in ("target", "dtype"):
+        shown.add_column(name)
+    for name in ("threads", "median ms", "p10", "p90", "error", "accuracy", "time / ours"):
+        shown.add_column(name, justify="right")
+    for row in race.rows:
+        if not _is_detail(row, race):
+            shown.add_row(*_cells(row))
+    return shown
+
+
+def _is_detail(row: Row, race: Race) -> bool:
+    return row.case != race.rows[0].case
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    times = (f"{ms:.3f}" for ms in (row.median_ms, row.p10_ms, row.p90_ms))
+    quality = "" if row.accuracy is None else f"{row.accuracy:.2f} %"
+    if row.accuracy is None and row.agreement is not None:
+        quality = f"{row.agreement:.1f} % agree"
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
+    return (row.target, row.dtype, str(row.threads), *times, f"{row.max_error:.1e}", quality, ratio)
+
+
+def _caption(race: Race) -> str:
+    lines = [f"{ratio.name} {ratio.value:.2f}x ({ratio.peer})" for ratio in race.ratios]
+    lines += [f"noise: the same target twice, {ratio.median:.3f} (p10 {ratio.p10:.3f})" for ratio in race.noise]
+    return "\n".join(lines + [f"not run: {name}: {why}" for name, why in race.absent.items()])
