@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from dovetail.errors import SpecError
 from dovetail.formats.base import Spec
+from dovetail.formats.layer import FormatLayer, from_dense, swap
 from dovetail.training.phase import ParamGroups, Phase, Schedule
 
 __all__ = [
@@ -22,8 +25,11 @@ __all__ = [
     "Phase",
     "Plan",
     "Schedule",
+    "SinglePhase",
     "check",
     "complete",
+    "execution_order",
+    "into_formats",
     "unplain",
     "weight_layers",
 ]
@@ -106,6 +112,37 @@ def unplain(layer: nn.Module) -> str:
     return "padding='same' with an even kernel pads unevenly" if layer.padding == "same" and even else ""
 
 
+def into_formats(model: nn.Module, plan: Plan) -> None:
+    """Swap every planned layer that is not in a format yet; all are made before the first is swapped."""
+    dense = {name: model.get_submodule(name) for name, _ in plan.specs()}
+    made = {
+        name: from_dense(dense[name], spec, name).train(dense[name].training)
+        for name, spec in plan.specs()
+        if not isinstance(dense[name], FormatLayer)
+    }
+    for name, layer in made.items():
+        swap(model, name, layer)
+
+
+def execution_order(model: nn.Module, example: Tensor) -> list[str]:
+    """Names of the weight layers in the order in which they first run on `example`."""
+    order: dict[str, None] = {}
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: order.setdefault(name))
+        for name, layer in weight_layers(model).items()
+    ]
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return list(order)
+
+
 class Method:
     """Base of all methods: does nothing. Override what the system needs.
 
@@ -126,6 +163,11 @@ class Method:
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
         """Layer → spec or a reason to leave it; completes and checks a given plan. Must not change the model."""
         raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """What the method was made with, as plain data: a run is only resumed with the same."""
+        values = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        return {name: str(value) for name, value in values.items() if value is not None and not callable(value)}
 
     def phases(self) -> Sequence[Phase]:
         """The phases in order; `plan` has been called."""
@@ -165,6 +207,30 @@ class Method:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; called after `plan` and, in mid-phase, after the model has its phase's layers."""
+
+
+@dataclass(kw_only=True, eq=False)
+class SinglePhase(Method):
+    """What methods with one phase of training share.
+
+    Attributes:
+        epochs: may be zero: then nothing is trained.
+        learning_rate: the peak of `schedule`; the other options are those of `Phase`.
+    """
+
+    epochs: int = 20
+    learning_rate: float = 0.01
+    schedule: Schedule = "cosine"
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    nesterov: bool = True
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    warmup: float = 0.0
+
+    def phases(self) -> Sequence[Phase]:
+        """One, named like the method."""
+        shared = {f.name: getattr(self, f.name) for f in fields(Phase) if f.name != "name"}
+        return (Phase(name=self.name, **shared),)
 
 
 def _some(names: Sequence[str], count: int = 6) -> str:

@@ -46,7 +46,7 @@ def train(
     Args:
         model: on the device where it is to be trained; batches are moved to it.
         hooks: the method; see `dovetail.methods.base.Method`.
-        train: re-iterable of (images, labels); may have `epoch(number, start)` and `fingerprint()`.
+        train: re-iterable of (images, labels); may have `epoch(number, start)`.
         validate: scored after every epoch.
         settings: None takes the defaults.
         structure: how to write down and restore layers that `hooks` swap; the module `dovetail.formats.structure`.

@@ -1,0 +1,146 @@
+"""Distillation from the dense network, around any method.
+
+Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015), section 2.
+"""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dovetail.errors import SpecError, TrainingError
+from dovetail.methods.base import Batch, Criterion, Method, ParamGroups, Phase, Plan
+
+
+class Distill(Method):
+    """Any method, with loss `(1 - weight) * criterion + weight * T^2 * KL(teacher / T || student / T)`.
+
+    The factor T^2 keeps the size of the gradients as the temperature changes. The wrapped method's own penalties stay;
+    its `loss` must give the criterion the logits of the whole batch.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        teacher: nn.Module,
+        *,
+        weight: float = 0.5,
+        temperature: float = 4.0,
+        precision: Literal["f32", "bf16"] = "f32",
+    ) -> None:
+        """Copy the teacher: it stays as it is now, even if it is the very model that the method is going to change.
+
+        Args:
+            method: everything but the loss is its business.
+            teacher: gives logits of the same shape as the model's.
+            weight: of the teacher's part, 0 to 1.
+            temperature: above 0; softens both distributions.
+            precision: "bf16" runs the teacher under autocast.
+        """
+        if not 0 <= weight <= 1:
+            raise SpecError(f"distillation weight {weight} must lie between 0 and 1")
+        if not temperature > 0:
+            raise SpecError(f"distillation temperature {temperature} must be above 0")
+        self.method, self.weight, self.temperature, self.precision = method, weight, temperature, precision
+        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.name = f"{method.name}+teacher"
+        self._checksum = checksum(self.teacher)
+
+    def options(self) -> dict[str, Any]:
+        """Those of the method, and the teacher's checksum."""
+        own = {"weight": self.weight, "temperature": self.temperature, "precision": self.precision}
+        return {**self.method.options(), "distill": {**own, "teacher": self._checksum}}
+
+    def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
+        """The method's; the teacher must answer the example in the model's shape (else `SpecError`)."""
+        plan = self.method.plan(model, example, given)
+        with torch.no_grad():
+            taught = self.teacher.to(example.device)(example)
+        if not isinstance(taught, Tensor) or taught.dim() != 2:
+            raise SpecError("a teacher must answer images with logits of shape (images, classes)")
+        return plan
+
+    def phases(self) -> Sequence[Phase]:
+        """The method's."""
+        self.method.steps_per_epoch = self.steps_per_epoch
+        return self.method.phases()
+
+    def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
+        """The method's."""
+        self.method.steps_per_epoch = self.steps_per_epoch
+        return self.method.begin(phase, model)
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
+        """The method's, over a criterion that listens to the teacher too."""
+        taught = self._teach(batch[0])
+
+        def mixed(logits: Tensor, labels: Tensor) -> Tensor:
+            if logits.shape != taught.shape:
+                shapes = f"{tuple(logits.shape)} and {tuple(taught.shape)}"
+                raise TrainingError(
+                    f"model and teacher give logits of different shapes, {shapes}; they need the same classes"
+                )
+            return (1 - self.weight) * criterion(logits, labels) + self.weight * divergence(
+                logits, taught, self.temperature
+            )
+
+        return self.method.loss(model, batch, mixed)
+
+    def before_step(self) -> None:
+        """The method's."""
+        self.method.before_step()
+
+    def after_step(self) -> None:
+        """The method's."""
+        self.method.after_step()
+
+    def before_epoch(self, epoch: int) -> None:
+        """The method's."""
+        self.method.before_epoch(epoch)
+
+    def after_epoch(self, epoch: int) -> None:
+        """The method's."""
+        self.method.after_epoch(epoch)
+
+    def end(self, phase: Phase, model: nn.Module) -> None:
+        """The method's."""
+        self.method.end(phase, model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The method's, and which teacher it was: the teacher itself is given again when a run resumes."""
+        return {"method": self.method.state_dict(), "teacher": self._checksum}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`; another teacher is a `TrainingError`."""
+        if state["teacher"] != self._checksum:
+            raise TrainingError("this run was begun with another teacher; give the same weights, or begin a new run")
+        self.method.load_state_dict(state["method"])
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> Tensor:
+        if self.precision == "f32":
+            return self.teacher(images).float()
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.teacher(images).float()
+
+
+def divergence(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(taught / T) || softmax(logits / T)), averaged over the batch."""
+    student, teacher = (F.log_softmax(z.float() / temperature, dim=1) for z in (logits, taught))
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def checksum(model: nn.Module) -> str:
+    """CRC-32 of all parameters and buffers, in hexadecimal."""
+    crc = 0
+    for name, tensor in model.state_dict().items():
+        crc = zlib.crc32(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)
+        )
+    return f"{crc:08x}"

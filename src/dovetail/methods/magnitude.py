@@ -1,0 +1,153 @@
+"""Global magnitude pruning on a cubic schedule: the baseline that everybody knows.
+
+Source: Zhu and Gupta, "To prune, or not to prune" (2017), equation 1; one threshold for all layers as in Han et al.
+(NeurIPS 2015), there per layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import SpecError, TrainingError
+from dovetail.formats.base import Spec
+from dovetail.formats.sparse import SparseSpec
+from dovetail.methods.base import (
+    Kept,
+    ParamGroups,
+    Phase,
+    Plan,
+    SinglePhase,
+    complete,
+    execution_order,
+    into_formats,
+    unplain,
+)
+
+
+@dataclass(kw_only=True, eq=False)
+class Magnitude(SinglePhase):
+    """Removes the weights of smallest magnitude while training, then trains on with fixed masks.
+
+    A removed weight stays zero. At the end the pruned layers hold the sparse format.
+
+    Attributes:
+        density: fraction of the weights of all pruned layers together that is kept, met to the nearest weight.
+        interval: steps between two updates of the masks.
+        ramp: part of the steps over which the density falls, by a cubic law, from 1 to `density`.
+        everything: prune every convolution and linear layer; otherwise the first convolution and all linear layers
+            (and a classifier that is a convolution) are left dense.
+    """
+
+    name = "magnitude"
+
+    density: float = 0.1
+    interval: int = 50
+    ramp: float = 0.5
+    everything: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value in (("density", self.density), ("ramp", self.ramp)):
+            if not 0 < value <= 1:
+                raise SpecError(f"magnitude {option} {value} must lie above 0 and not above 1")
+        if self.interval < 1:
+            raise SpecError(f"magnitude interval {self.interval} must be at least 1 step")
+
+    def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
+        """The sparse format for every layer to prune; a given plan adds layers (`SparseSpec()`) or keeps them.
+
+        Raises:
+            SpecError: a name that matches nothing, another format, a density for one layer alone, nothing to prune.
+        """
+        order = execution_order(model, example)
+        self._plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
+        for name, spec in self._plan.specs():
+            _require_global(name, spec)
+        if not any(self._plan.specs()):
+            raise SpecError("magnitude finds no layer to prune: everything=True prunes the first and linear layers too")
+        self._step, self._dropped = 0, {}
+        return self._plan
+
+    def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
+        """Remember the weights to prune; layers are swapped at the end."""
+        if phase.epochs and not self.steps_per_epoch:
+            raise TrainingError("magnitude must know the steps of an epoch: set steps_per_epoch before begin")
+        self._weights = {n: model.get_submodule(n).get_parameter("weight") for n, _ in self._plan.specs()}
+        self._ramp_steps = max(1, round(self.ramp * phase.epochs * self.steps_per_epoch))
+        return super().begin(phase, model)
+
+    def after_step(self) -> None:
+        """Update the masks every `interval` steps and at the ramp's end; hold removed weights at zero."""
+        self._step += 1
+        if self._step <= self._ramp_steps and (self._step % self.interval == 0 or self._step == self._ramp_steps):
+            self._prune(cubic(self._step / self._ramp_steps, self.density))
+        self._hold()
+
+    def end(self, phase: Phase, model: nn.Module) -> None:
+        """Bring the layers to the sparse format, after a last pruning where the ramp was not walked to its end."""
+        if self._step < self._ramp_steps:
+            self._prune(self.density)
+            self._hold()
+        into_formats(model, self._plan)
+        self._weights, self._dropped = {}, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps so far and masks (True = removed)."""
+        return {"step": self._step, "dropped": dict(self._dropped)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self._step, self._dropped = state["step"], dict(state["dropped"])
+
+    def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
+        if reason := unplain(layer):
+            return Kept(reason)
+        if name not in order:
+            return Kept("does not run on the example")
+        if not self.everything and name == order[0]:
+            return Kept("first layer (everything=True prunes it)")
+        if not self.everything and (isinstance(layer, nn.Linear) or name == order[-1]):
+            return Kept("linear or classifier (everything=True prunes it)")
+        return SparseSpec()
+
+    @torch.no_grad()
+    def _prune(self, density: float) -> None:
+        """Remove all but the largest weights; those that are removed already are the smallest."""
+        sizes = [weight.numel() for weight in self._weights.values()]
+        magnitudes = torch.cat([weight.detach().abs().flatten() for weight in self._weights.values()])
+        dropped = ~largest(magnitudes, math.floor(density * len(magnitudes) + 0.5))
+        parts = zip(self._weights.items(), dropped.split(sizes))
+        self._dropped = {name: part.view(weight.shape) for (name, weight), part in parts}
+
+    @torch.no_grad()
+    def _hold(self) -> None:
+        for name, dropped in self._dropped.items():
+            self._weights[name].masked_fill_(dropped, 0.0)
+
+
+def cubic(at: float, density: float) -> float:
+    """Density at a part `at` of the ramp, from 1 to `density` (Zhu and Gupta, equation 1)."""
+    return density + (1.0 - density) * (1.0 - at) ** 3
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """True at the `count` largest entries of a vector; of equal ones the first are taken."""
+    if count <= 0 or count >= len(values):
+        return torch.full_like(values, count > 0, dtype=torch.bool)
+    threshold = values.kthvalue(len(values) - count + 1).values
+    kept = values > threshold
+    ties = (values == threshold).nonzero().flatten()
+    kept[ties[: count - int(kept.sum())]] = True
+    return kept
+
+
+def _require_global(name: str, spec: Spec) -> None:
+    if not isinstance(spec, SparseSpec):
+        raise SpecError(f"layer {name!r}: magnitude trains the format sparse, not {spec.format}")
+    if spec.density is not None:
+        raise SpecError(f"layer {name!r}: magnitude shares one density among all layers; use SparseSpec() without one")
