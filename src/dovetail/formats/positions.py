@@ -5,7 +5,8 @@ array beside it whose name tells the encoding:
 
 - `"coefficients.bitmap"`: bit `i % 8` of byte `i // 8` says whether index `i` is in the set; unused bits are zero.
 - `"coefficients.gaps"`: per index, in rising order, the count of absent indices before it since the one before. A byte
-  below 255 is a gap and ends with a present index; 255 stands for 255 absent ones and the gap goes on.
+  below 255 is a gap and ends with a present index; 255 stands for 255 absent ones and the gap goes on. The last gap
+  ends at the size of the whole set, as if one more index stood there, so that the bytes fit one size only.
 
 A set of density p in n indices costs n bits as bitmap and about 8 p n bits as gaps, so gaps win below p = 1/8.
 """
@@ -30,7 +31,7 @@ ESCAPE: Final = 255
 def encode(name: str, present: NDArray[np.bool_]) -> dict[str, Array]:
     """The set of the true entries of `present` (flattened) as one array; the bitmap where both are equally small."""
     flat = np.ascontiguousarray(present, dtype=np.bool_).ravel()
-    bitmap, gaps = np.packbits(flat, bitorder="little"), _to_gaps(np.flatnonzero(flat))
+    bitmap, gaps = np.packbits(flat, bitorder="little"), _to_gaps(np.flatnonzero(flat), flat.size)
     return {f"{name}.bitmap": bitmap} if bitmap.nbytes <= gaps.nbytes else {f"{name}.gaps": gaps}
 
 
@@ -54,23 +55,23 @@ def stored_as(name: str, arrays: Mapping[str, Array]) -> str:
     return found[0]
 
 
-def _to_gaps(indices: Indices) -> Bytes:
-    gaps = np.diff(indices, prepend=-1) - 1
+def _to_gaps(indices: Indices, size: int) -> Bytes:
+    gaps = np.diff(indices, prepend=-1, append=size) - 1
     escapes = gaps // ESCAPE
     ends = np.cumsum(escapes + 1) - 1
-    data = np.full(int(ends[-1]) + 1 if len(ends) else 0, ESCAPE, dtype=np.uint8)
+    data = np.full(ends[-1] + 1, ESCAPE, dtype=np.uint8)
     data[ends] = gaps % ESCAPE
     return data
 
 
 def _from_gaps(name: str, data: Bytes, size: int) -> Indices:
-    if len(data) and data[-1] == ESCAPE:
+    if not len(data) or data[-1] == ESCAPE:
         raise ProgramError(f"positions {name!r} end inside a gap; the file is damaged")
     ends = data != ESCAPE
     indices: Indices = np.cumsum(data.astype(np.int64) + ends)[ends] - 1
-    if len(indices) and indices[-1] >= size:
-        raise ProgramError(f"positions {name!r} reach index {indices[-1]}, out of bounds for {size}")
-    return indices
+    if indices[-1] != size:
+        raise ProgramError(f"positions {name!r} are of {indices[-1]} indices, expected {size}")
+    return indices[:-1]
 
 
 def _from_bitmap(name: str, data: Bytes, size: int) -> Indices:

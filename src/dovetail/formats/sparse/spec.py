@@ -29,5 +29,5 @@ class SparseSpec(Spec):
         check_rank(shape, (2, 4), self, name)
 
     def most(self, size: int) -> int:
-        """How many of `size` entries may be kept, a half rounded up."""
-        return size if self.density is None else math.floor(self.density * size + 0.5)
+        """How many of `size` entries may be kept: a half is rounded up, and one may always stay."""
+        return size if self.density is None else max(1, math.floor(self.density * size + 0.5))
