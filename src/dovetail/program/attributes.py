@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
+
+_DIM: Final = re.compile(r"([1-9][0-9]{0,8}\*)?[A-Za-z_][A-Za-z0-9_]*")
 
 
 class _Required:
@@ -74,8 +77,8 @@ def dims() -> Attribute:
 
 
 def is_dim(value: Any) -> bool:
-    """Whether `value` can be a dimension: a positive `int` or a name."""
-    return (_is_int(value) and value >= 1) or (isinstance(value, str) and value.isidentifier())
+    """Whether `value` can be a dimension: a positive `int`, a name, or a multiple of a name."""
+    return (_is_int(value) and value >= 1) or (isinstance(value, str) and _DIM.fullmatch(value) is not None)
 
 
 def _is_int(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """The packed network: ops over named tensors, with packed weights. Saved, run, exported and simulated; data only.
 
-Shapes are tuples of `int` and, for a dimension that is known only when the network runs, a name such as `"batch"`.
+Shapes are tuples of `int` and, for a dimension that is known only when the network runs, a name such as `"batch"`, or a
+multiple of it such as `"8*batch"` (between ops only: attention folds its heads into the batch).
 Memory layout is the business of each target and never appears here.
 """
 
@@ -160,12 +161,21 @@ class Program:
         save(self, path)
 
 
+def split_dim(dim: Dim) -> tuple[int, str]:
+    """Factor and name: `8` is `(8, "")`, `"batch"` is `(1, "batch")` and `"12*batch"` is `(12, "batch")`."""
+    if isinstance(dim, int):
+        return dim, ""
+    factor, star, name = dim.partition("*")
+    return (int(factor), name) if star else (1, dim)
+
+
 def bind_shape(shape: Shape, dims: Mapping[str, int]) -> tuple[int, ...]:
     """`shape` with its symbolic dimensions replaced."""
-    missing = [d for d in shape if isinstance(d, str) and d not in dims]
+    parts = [split_dim(d) for d in shape]
+    missing = [name for _, name in parts if name and name not in dims]
     if missing:
         raise ProgramError(f"shape {format_shape(shape)} needs a value for {', '.join(missing)}")
-    return tuple(dims[d] if isinstance(d, str) else d for d in shape)
+    return tuple(factor * dims[name] if name else factor for factor, name in parts)
 
 
 def format_shape(shape: Shape) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from dovetail.errors import ProgramError
-from dovetail.program.program import Dim, Shape, format_shape
+from dovetail.program.program import Dim, Shape, format_shape, split_dim
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
@@ -195,4 +195,5 @@ def _joint(p: Dim, q: Dim, a: Shape, b: Shape) -> Dim:
 
 
 def _count(shape: Shape) -> tuple[int, list[str]]:
-    return math.prod(d for d in shape if isinstance(d, int)), sorted(d for d in shape if isinstance(d, str))
+    parts = [split_dim(d) for d in shape]
+    return math.prod(factor for factor, _ in parts), sorted(name for _, name in parts if name)

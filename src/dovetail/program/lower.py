@@ -1,0 +1,311 @@
+"""From a torch model to a Program: `torch.export` traces it, `rules.py` lowers it, `fuse.py` tidies it up.
+
+This is the only file of the room that sees torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx, nn
+
+from dovetail.errors import DovetailError, InputError, ProgramError, UnsupportedOp
+from dovetail.formats.base import Packed
+from dovetail.formats.layer import FormatLayer, appear
+from dovetail.program.build import Builder, Call, Const, Var
+from dovetail.program.check import check
+from dovetail.program.fuse import fuse
+from dovetail.program.program import BATCH, Dim, Program, Shape
+from dovetail.program.rules import RULES
+from dovetail.program.rules.table import Rule
+
+_TORCH: Final = Path(torch.__file__).parent
+_ROOM: Final = Path(__file__).parent.parent
+_SILENT: Final = ("sym_size", "sym_constrain", "_assert", "_guards")
+
+
+def lower(model: nn.Module, example: Any, *, metadata: Mapping[str, Any] | None = None) -> Program:
+    """The Program of a model, in evaluation mode.
+
+    The model itself is not changed: a float32 copy on the host is traced.
+
+    Args:
+        model: any module made of the operations in `rules.RULES`.
+        example: an input, or a tuple of inputs, that the model takes; all but the leading (batch) size is fixed by it.
+        metadata: plain data that travels with the file.
+
+    Raises:
+        UnsupportedOp: names the operation, the layer and the line of the model.
+        ProgramError: a weight has NaN or Inf.
+    """
+    examples = _examples(example)
+    copied = _evaluation_copy(model)
+    traced = _trace(copied, examples)
+    builder = Builder(lambda name: _pack(copied, name))
+    outputs = _Lowering(builder, traced).run()
+    program = fuse(builder.program(outputs, dict(metadata or {})))
+    check(program)
+    return program
+
+
+class _Lowering:
+    """One walk over the traced graph; `values` maps each of its nodes to what the Program has for it."""
+
+    def __init__(self, builder: Builder, traced: Any) -> None:
+        self.builder = builder
+        self.graph: fx.Graph = traced.graph
+        stored = _constants(traced)
+        self.constants = {placeholder: tensor for placeholder, (_, tensor) in stored.items()}
+        self.names = {tensor_key(tensor): name for name, tensor in reversed(tuple(stored.values()))}
+        self.symbol = ""
+        self.values: dict[fx.Node, Any] = {}
+
+    def run(self) -> tuple[str, ...]:
+        """Lower every node; the names of the outputs."""
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = self.placeholder(node)
+            elif node.op == "call_function":
+                self.values[node] = self.call(node)
+            elif node.op == "output":
+                return tuple(self.output(value) for value in _flat(node.args[0]))
+        raise ProgramError("the traced model has no output")
+
+    def placeholder(self, node: fx.Node) -> Any:
+        """A parameter (a tensor) or an input."""
+        if node.name in self.constants:
+            return self.constants[node.name]
+        first = node.meta["val"].shape[0]
+        if isinstance(first, int):
+            raise UnsupportedOp(_specialised(f"input {node.name!r} is taken with exactly {first} images"))
+        self.symbol = self.symbol or str(first)
+        return self.builder.input(node.name, self.shape(node))
+
+    def call(self, node: fx.Node) -> Any:
+        """The result of one operation: folded if it does not depend on the input, else by its rule."""
+        if _is_number(node.meta.get("val")):
+            return None
+        name = _op_name(node)
+        if name.startswith(_SILENT):
+            return None
+        if name == "getitem":
+            return self.values[node.args[0]][node.args[1]]  # type: ignore[index]
+        inputs = [self.values[n] for n in node.all_input_nodes]
+        if all(isinstance(value, (Tensor, tuple, list)) and _constant(value) for value in inputs):
+            return self.fold(node)
+        return self.lower(node, name)
+
+    def fold(self, node: fx.Node) -> Any:
+        """Evaluate an operation on constants (masked, normalised or parametrised weights, position tables)."""
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items()}
+        with torch.no_grad():
+            value = node.target(*args, **kwargs)  # type: ignore[operator]
+        if isinstance(value, Tensor):
+            self.names.setdefault(tensor_key(value), _weight_name(node))
+        return value
+
+    def lower(self, node: fx.Node, name: str) -> Any:
+        """Call the rule and compare its shape with torch's."""
+        self.builder.at(Call(node.name, name, _layer(node), _source(node), self.shape(node)))
+        if name not in RULES:
+            self.builder.call.refuse(
+                "it has no rule", "rewrite it with the supported ops, or keep it outside the model"
+            )
+        arguments = {key: self.argument(value) for key, value in _bind(node).items()}
+        result = self.apply(RULES[name], arguments)
+        made = result[0] if isinstance(result, tuple) else result
+        if isinstance(made, Var) and made.shape != self.builder.call.shape:
+            self.builder.call.refuse(
+                f"its result {self.builder.call.shape} was lowered as {made.shape}", "please report it"
+            )
+        return result
+
+    def apply(self, rule: Rule, arguments: dict[str, Any]) -> Any:
+        """Call a rule; one that trips over its arguments refuses them."""
+        try:
+            return rule(self.builder, **arguments)
+        except (AttributeError, TypeError, ValueError) as error:
+            kinds = ", ".join(f"{key}: {type(value).__name__}" for key, value in arguments.items())
+            self.builder.call.refuse(f"its rule does not know such arguments ({kinds}: {error})", "rewrite this line")
+
+    def argument(self, value: Any) -> Any:
+        """What a rule sees: `Var`, `Const`, dimensions, plain values."""
+        if isinstance(value, fx.Node):
+            known = self.values[value]
+            return self.dim(value.meta["val"]) if _is_number(value.meta.get("val")) else self.constant(known)
+        if isinstance(value, (list, tuple)):
+            return [self.argument(item) for item in value]
+        return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+
+    def constant(self, value: Any) -> Any:
+        """A torch tensor as a named `Const`; anything else as it is."""
+        if not isinstance(value, Tensor):
+            return value
+        return Const(self.names.get(tensor_key(value), "constant"), value.detach().numpy())
+
+    def shape(self, node: fx.Node) -> Shape:
+        """The (first) result's shape."""
+        value = node.meta.get("val")
+        first = value[0] if isinstance(value, (list, tuple)) else value
+        return tuple(self.dim(d) for d in first.shape) if isinstance(first, Tensor) else ()
+
+    def dim(self, size: Any) -> Dim:
+        """A number, `"batch"`, or a multiple of it."""
+        if isinstance(size, (int, float)):
+            return int(size)
+        factor, rest = size.node.expr.as_coeff_Mul()
+        if str(rest) != (self.symbol or str(rest)) or not rest.is_Symbol or not factor.is_Integer:
+            raise UnsupportedOp(
+                f"the model makes a tensor with a dimension of {size.node.expr}; only the batch and its multiples are "
+                "known: treat all images alike"
+            )
+        return BATCH if factor == 1 else f"{int(factor)}*{BATCH}"
+
+    def output(self, node: Any) -> str:
+        """The name of an output tensor."""
+        value = self.values.get(node) if isinstance(node, fx.Node) else None
+        if not isinstance(value, Var):
+            raise UnsupportedOp("an output of the model does not depend on its input; return only what it computes")
+        return value.name
+
+
+def tensor_key(tensor: Tensor) -> tuple[Any, ...]:
+    """Equal for two views of the same numbers."""
+    return (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+
+
+def _examples(example: Any) -> tuple[Tensor, ...]:
+    """The inputs on the host, with at least two images each: a batch of one would be taken for a fixed size."""
+    given = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    if not given or not all(isinstance(x, Tensor) and x.ndim >= 2 and x.is_floating_point() for x in given):
+        raise InputError("give an example input: a float tensor, or a tuple of them, with the batch as its first axis")
+    if any(x.shape[0] < 1 for x in given):
+        raise InputError("the example input is empty; give at least one image")
+    return tuple((torch.cat([x, x]) if x.shape[0] == 1 else x).detach().to("cpu", torch.float32) for x in given)
+
+
+def _evaluation_copy(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model).to("cpu").float().eval()
+    for name, module in copied.named_modules():
+        if isinstance(module, FormatLayer):
+            module.name = name
+    return copied
+
+
+def _trace(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
+    batch = torch.export.Dim(BATCH, min=1)
+    shapes = tuple({0: batch} for _ in examples)
+    with warnings.catch_warnings(), appear("opaque"), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            traced = torch.export.export(model, examples, dynamic_shapes=_as_arguments(model, shapes), strict=False)
+            return traced.run_decompositions({})
+        except DovetailError:
+            raise
+        except Exception as error:
+            raise _explain(error) from error
+
+
+def _as_arguments(model: nn.Module, shapes: tuple[Any, ...]) -> Any:
+    """`dynamic_shapes` for a model that may take `*args`."""
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    return (shapes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else shapes
+
+
+def _explain(error: Exception) -> UnsupportedOp:
+    text = " ".join(str(error).split())
+    if "onstraint" in text or "specializ" in text or "inferred to be a constant" in text:
+        return UnsupportedOp(_specialised(_user_line(error) or text[:400]))
+    where = f" at {line}" if (line := _user_line(error)) else ""
+    kind = type(error).__name__
+    return UnsupportedOp(
+        f"torch.export cannot trace the model{where}: {kind}: {text[:400]}; branches and loops "
+        "must not depend on the values of tensors"
+    )
+
+
+def _specialised(where: str) -> str:
+    return (
+        f"the model fixes its batch size ({where}); use x.shape[0] or -1 in reshapes instead of a number, "
+        "and no branch on the batch size"
+    )
+
+
+def _user_line(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor ours."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        if not _foreign(path):
+            found = f"{path}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def _foreign(path: str) -> bool:
+    return path.startswith("<") or Path(path).is_relative_to(_TORCH) or Path(path).is_relative_to(_ROOM)
+
+
+def _pack(model: nn.Module, name: str) -> tuple[Packed, int]:
+    layer: Any = model.get_submodule(name)
+    return layer.pack(), getattr(layer, "groups", 1)
+
+
+def _constants(traced: Any) -> dict[str, tuple[str, Tensor]]:
+    """Placeholder → name and value of the parameter, buffer or constant behind it."""
+    signature, held = traced.graph_signature, {**traced.constants, **traced.state_dict}
+    tables = (signature.inputs_to_parameters, signature.inputs_to_buffers, signature.inputs_to_lifted_tensor_constants)
+    return {placeholder: (name, held[name].detach()) for table in tables for placeholder, name in table.items()}
+
+
+def _bind(node: fx.Node) -> dict[str, Any]:
+    """Arguments by the names of the operation's schema, defaults included; `input` and `self` are called `x`."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    values = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    values |= dict(zip((a.name for a in schema.arguments), node.args))
+    values |= node.kwargs
+    return {"x" if name in ("self", "input") else name: value for name, value in values.items()}
+
+
+def _op_name(node: fx.Node) -> str:
+    packet = getattr(node.target, "overloadpacket", None)
+    return str(packet).rpartition(".")[2] if packet is not None else getattr(node.target, "__name__", str(node.target))
+
+
+def _layer(node: fx.Node) -> str:
+    """The name of the innermost module that made the node."""
+    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
+    return str(next(reversed(tuple(stack.values())), ("",))[0])
+
+
+def _weight_name(node: fx.Node) -> str:
+    return f"{layer}.{node.name}" if (layer := _layer(node)) else node.name
+
+
+def _source(node: fx.Node) -> str:
+    """The innermost line that is the user's, as `file:line`."""
+    found = ""
+    for line in (node.meta.get("stack_trace") or "").splitlines():
+        parts = line.strip().split('"')
+        if len(parts) == 3 and parts[0] == "File " and not _foreign(parts[1]):
+            found = f"{parts[1]}:{parts[2].split(',')[1].removeprefix(' line ')}"
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, bool, torch.SymInt, torch.SymBool, torch.SymFloat))
+
+
+def _constant(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and all(_constant(v) for v in value))
+
+
+def _flat(outputs: Any) -> Sequence[Any]:
+    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
