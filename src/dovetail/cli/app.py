@@ -17,18 +17,18 @@ from dovetail.errors import DovetailError
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 VERBS = {
-    "demo": "dovetail.cli.demo:demo",
-    "train": "dovetail.cli.train:train",
-    "eval": "dovetail.cli.evaluate:evaluate",
-    "compress": "dovetail.cli.compress:compress",
-    "pack": "dovetail.cli.pack:pack",
-    "run": "dovetail.cli.run:run",
-    "export": "dovetail.cli.export:export",
-    "bench": "dovetail.cli.bench:bench",
-    "recipe": "dovetail.cli.recipe:app",
-    "inspect": "dovetail.cli.inspect:inspect",
-    "report": "dovetail.cli.report:report",
-    "doctor": "dovetail.cli.doctor:doctor",
+    "demo": ("demo:demo", "Train, compress, pack and race a small network; writes report.html."),
+    "train": ("train:train", "Train a dense network on a data set."),
+    "compress": ("compress:compress", "Train a network into a method's formats and pack it."),
+    "pack": ("pack:pack", "Lower a network into a .dovetail file (also: lower)."),
+    "run": ("run:run", "Run a packed network on one input."),
+    "eval": ("evaluate:evaluate", "Accuracy on the test set."),
+    "bench": ("bench:bench", "The fair race: a packed network against other runtimes (also: race)."),
+    "inspect": ("inspect:inspect", "The layers of a packed network: format, size, work, time."),
+    "export": ("export:export", "Write ONNX with standard ops only."),
+    "recipe": ("recipe:app", "Run, verify and list recipes: one file, one result."),
+    "report": ("report:report", "One HTML page from committed results."),
+    "doctor": ("doctor:doctor", "What this machine and installation can do."),
 }
 ALIASES = {"pack": "lower", "bench": "race"}
 
@@ -47,8 +47,8 @@ def build() -> App:
         version=__version__,
         result_action="return_value",
     )
-    for name, where in VERBS.items():
-        app.command(where, name=name, alias=ALIASES.get(name))
+    for order, (name, (where, words)) in enumerate(VERBS.items()):
+        app.command(f"dovetail.cli.{where}", name=name, alias=ALIASES.get(name), help=words, sort_key=order)
     return app
 
 

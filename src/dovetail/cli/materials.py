@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from dovetail.training.settings import Settings
 
 
+EVALUATED_AT_ONCE = 250
+
+
 @dataclass(frozen=True)
 class Sets:
     """The data of a recipe, opened: what to train on, what to choose by, and what to measure on once.
 
     Attributes:
         held_out: None where nothing is held out.
+        calibration: the training images as they are.
         mean, std: what the images go through.
     """
 
@@ -35,6 +39,7 @@ class Sets:
     train: Loader
     held_out: Loader | None
     test: Loader
+    calibration: Loader
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
@@ -45,22 +50,22 @@ class Sets:
         return images[:1].contiguous()
 
 
-def open_sets(recipe: Recipe, root: Path | None, seed: int = 0) -> Sets:
-    """Open the recipe's data; the order and augmentation of the training images follow from `seed`."""
+def open_sets(data: Data, network: str, root: Path | None, seed: int = 0) -> Sets:
+    """Open a data set, normalised as `network` wants it; order and augmentation of the training follow from `seed`."""
     from dovetail.training.data import Augment, Loader, split
     from dovetail.zoo.data import open_data
 
-    data = recipe.data
     opened = open_data(data.name, root)
-    mean, std = _normalisation(recipe.dense.name, data, opened.name)
+    mean, std = _normalisation(network, data, opened.name)
     augment = Augment(data.augment.crop, data.augment.flip)
     train, held_out = split(opened.train, data.held_out) if data.held_out else (opened.train, None)
     plain: dict[str, Any] = {"mean": mean, "std": std}
     return Sets(
         name=opened.name,
         train=Loader(train, data.batch, augment=augment, shuffle=True, seed=seed, **plain),
-        held_out=None if held_out is None else Loader(held_out, 250, **plain),
-        test=Loader(opened.test, 250, **plain),
+        held_out=None if held_out is None else Loader(held_out, EVALUATED_AT_ONCE, **plain),
+        test=Loader(opened.test, EVALUATED_AT_ONCE, **plain),
+        calibration=Loader(train, EVALUATED_AT_ONCE, **plain),
         mean=mean,
         std=std,
         classes=tuple(opened.class_names),
@@ -92,20 +97,12 @@ def weights_file(name: str, root: Path | None) -> Path:
 
 def build_method(method: Method, root: Path | None, like: Sets | None = None) -> TrainingMethod:
     """The method with its parameters, distilling from its teacher where it has one."""
-    found = methods()
-    if method.name not in found:
-        raise RecipeError(f"method.name: there is no method {method.name!r}; {suggest(method.name, found)}")
-    built = _called(found[method.name], method.parameters)
+    from dovetail.methods import METHODS
+
+    if method.name not in METHODS:
+        raise RecipeError(f"method.name: there is no method {method.name!r}; {suggest(method.name, METHODS)}")
+    built = _called(METHODS[method.name], method.parameters)
     return built if method.teacher is None else _distilled(built, method.teacher, root, like)
-
-
-def methods() -> dict[str, type[TrainingMethod]]:
-    """The methods by name."""
-    from dovetail import methods as room
-    from dovetail.methods.base import Method as Base
-
-    classes = (getattr(room, name) for name in room.__all__)
-    return {c.name: c for c in classes if isinstance(c, type) and issubclass(c, Base) and c is not Base}
 
 
 def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
@@ -139,7 +136,8 @@ def _fitting(network: Network, like: Sets | None) -> dict[str, Any]:
     row = zoo.NETWORKS.get(network.name)
     if like is None or row is None:
         return {}
-    suits = {"in_channels": like.test.data.images.shape[3], "classes": like.test.data.classes}
+    test = like.test.data
+    suits = {"in_channels": test.images.shape[3], "classes": test.classes}
     return {name: value for name, value in suits.items() if name in row.options()}
 
 
@@ -159,4 +157,5 @@ def _distilled(method: TrainingMethod, teacher: Teacher, root: Path | None, like
     from dovetail.methods import Distill
 
     model = build_network(teacher.network, root, like)
-    return Distill(method, model, temperature=teacher.temperature, weight=teacher.weight)
+    options = teacher.model_dump(exclude={"network"})
+    return Distill(method, model, **options)

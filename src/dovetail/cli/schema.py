@@ -72,14 +72,20 @@ class Teacher(Part):
 
     network: Network
     temperature: float = Field(4.0, gt=0)
-    weight: float = Field(0.9, ge=0, le=1)
+    weight: float = Field(0.5, ge=0, le=1)
+    precision: Literal["f32", "bf16"] = "f32"
 
 
 class Method(Part):
-    """A method of `dovetail.methods` by name, its parameters, and a teacher where one is wanted."""
+    """A method of `dovetail.methods` by name, its parameters, and a teacher where one is wanted.
+
+    Attributes:
+        plan: layer name or glob → a spec (`{format: tucker, rank_in: 8, rank_out: 8}`), or why the layer stays dense.
+    """
 
     name: str
     parameters: dict[str, Any] = Field(default_factory=dict)
+    plan: dict[str, dict[str, Any] | str] = Field(default_factory=dict)
     teacher: Teacher | None = None
 
 

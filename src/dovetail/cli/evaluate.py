@@ -1,0 +1,58 @@
+"""`dovetail eval`: accuracy on the test set, of a packed file or of a dense network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from dovetail.cli import networks, score
+from dovetail.cli.console import say
+from dovetail.cli.options import DataFolder, Threads, Weights
+from dovetail.cli.schema import Data, Network
+from dovetail.errors import RecipeError
+
+if TYPE_CHECKING:
+    from dovetail.cli.materials import Sets
+
+By = Literal["engine", "reference"]
+
+
+def evaluate(
+    network: Annotated[str, Parameter(help="A .dovetail file, a zoo name, or package.module:callable.")],
+    /,
+    *,
+    on: Annotated[str | None, Parameter(help="Data set; a packed file knows its own.")] = None,
+    weights: Weights = None,
+    by: Annotated[By, Parameter(help="What runs a packed file.")] = "engine",
+    threads: Threads = None,
+    data: DataFolder = None,
+) -> None:
+    """Print the accuracy on the test set: of a .dovetail file through the engine, of a network through torch."""
+    if networks.is_packed(network):
+        found, sets = _packed(network, on, by, threads, data)
+    else:
+        found, sets = _dense(network, on, weights, data)
+    right = round(found.accuracy * len(found) / 100)
+    say(f"{found.accuracy:.2f} % of the {len(found)} test images of {sets.name} ({right} right)")
+
+
+def _packed(
+    name: str, on: str | None, by: By, threads: int | None, root: Path | None
+) -> tuple[score.Predictions, Sets]:
+    program = networks.load(name)
+    sets = networks.sets_of(program, on, root)
+    if by == "engine":
+        return score.through_engine(program, sets.test, threads), sets
+    return score.through_reference(program, sets.test), sets
+
+
+def _dense(name: str, on: str | None, weights: str | None, root: Path | None) -> tuple[score.Predictions, Sets]:
+    from dovetail.cli.materials import build_network, open_sets
+
+    if on is None or weights is None:
+        raise RecipeError(f"to evaluate the network {name!r} give its data and weights: --on cifar10 --weights FILE")
+    sets = open_sets(Data(name=on, held_out=0), name, root)
+    model = build_network(Network.model_construct(name=name, options={}, weights=weights), root, sets)
+    return score.through_torch(model, sets.test), sets

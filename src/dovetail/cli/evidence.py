@@ -1,0 +1,135 @@
+"""What a recipe's run leaves behind: `recipes/results/<recipe>.json` and the packed network beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dovetail.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from dovetail.program.program import Program
+
+LARGEST = 5_000_000
+"""Bytes: packed networks up to this size are committed beside their result."""
+
+FIELDS = (
+    "recipe",
+    "command",
+    "dataset",
+    "split",
+    "seeds",
+    "dense_accuracy",
+    "accuracy",
+    "params_ratio",
+    "macs_ratio",
+    "bits_ratio",
+    "bits_ratio_int8",
+    "epochs",
+    "hours",
+    "where",
+    "program",
+)
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Dense / compressed. `bits_ratio` is against the dense network in fp32, `bits_ratio_int8` in int8."""
+
+    params_ratio: float
+    macs_ratio: float
+    bits_ratio: float
+    bits_ratio_int8: float
+
+
+def ratios(dense: Program, compressed: Program) -> Ratios:
+    """By the counting rules, everything stored included."""
+    from dovetail.program.counts import count
+
+    before, after = count(dense), count(compressed)
+    return Ratios(
+        params_ratio=round(before.params / after.params, 3),
+        macs_ratio=round(before.macs / after.macs, 3),
+        bits_ratio=round(32 * before.params / after.bits, 3),
+        bits_ratio_int8=round(8 * before.params / after.bits, 3),
+    )
+
+
+def result(
+    *,
+    recipe: str,
+    command: str,
+    dataset: str,
+    seeds: Sequence[int],
+    dense_accuracy: float,
+    accuracy: Sequence[float],
+    ratios: Ratios,
+    epochs: int,
+    hours: Sequence[float],
+    where: str,
+    program: Path,
+) -> dict[str, Any]:
+    """The committed JSON; accuracies in percent on the test set, `hours` the mean over seeds."""
+    return {
+        "recipe": recipe,
+        "command": command,
+        "dataset": dataset,
+        "split": "test",
+        "seeds": list(seeds),
+        "dense_accuracy": round(dense_accuracy, 3),
+        "accuracy": [round(value, 3) for value in accuracy],
+        **asdict(ratios),
+        "epochs": epochs,
+        "hours": round(statistics.fmean(hours), 3),
+        "where": where,
+        "program": {"file": program.name, "sha256": sha256(program)},
+    }
+
+
+def sha256(path: Path) -> str:
+    """Of the file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write(data: Mapping[str, Any], path: Path) -> None:
+    """Write JSON, whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(data, indent=1) + "\n")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror}; check permissions and disk space") from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A committed result; `RecipeError` where it is missing or not one."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"there is no result {path}; `dovetail recipe run {path.stem}` makes it") from None
+    except ValueError as error:
+        raise RecipeError(f"{path} is not JSON ({error}); restore it or run the recipe again") from None
+    lacking = [name for name in FIELDS if not isinstance(data, dict) or name not in data]
+    if lacking:
+        raise RecipeError(f"{path} lacks {', '.join(lacking)}; restore it or run the recipe again")
+    return data
+
+
+def program_file(data: Mapping[str, Any], path: Path) -> Path:
+    """The packed network beside a result, its hash checked."""
+    file = path.with_name(data["program"]["file"])
+    if not file.is_file():
+        raise RecipeError(
+            f"{path} names {file.name}, which is not beside it; `dovetail recipe run {path.stem}` packs it"
+        )
+    if (found := sha256(file)) != data["program"]["sha256"]:
+        raise RecipeError(f"{file} has sha256 {found[:12]}…, but {path.name} says {data['program']['sha256'][:12]}…")
+    return file

@@ -1,0 +1,42 @@
+"""The options that several verbs share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dovetail.errors import RecipeError
+
+DataFolder = Annotated[
+    Path | None, Parameter(name="--data", help="Folder of data sets and weights; else DOVETAIL_DATA.")
+]
+Set = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set",
+        show_default=False,
+        negative=(),
+        help="Override a key of the recipe, e.g. --set method.parameters.bases=4. Repeatable.",
+    ),
+]
+Threads = Annotated[int | None, Parameter(help="Threads of the engine; the best by default.")]
+Out = Annotated[Path | None, Parameter(name=["--out", "-o"], help="File to write.")]
+Weights = Annotated[str | None, Parameter(help="A .safetensors file, or a name of the zoo such as resnet56_cifar10.")]
+Seed = Annotated[int, Parameter(help="Of weights, order and augmentation.")]
+Runs = Annotated[Path, Parameter(help="Folder of checkpoints.")]
+On = Annotated[str, Parameter(name="--on", help="Data set: digits, cifar10, mnist, fashion_mnist or an image folder.")]
+
+
+def writable(path: Path) -> Path:
+    """`path`, after a check that it can be written: better now than after hours of training."""
+    folder = path.parent
+    if path.is_dir():
+        raise RecipeError(f"--out {path} is a folder; name a file in it")
+    if not folder.is_dir():
+        raise RecipeError(f"--out {path}: there is no folder {folder}; make it or choose another place")
+    if not os.access(folder, os.W_OK):
+        raise RecipeError(f"--out {path}: the folder {folder} cannot be written; choose another place")
+    return path

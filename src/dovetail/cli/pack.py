@@ -1,0 +1,59 @@
+"""`dovetail pack`: lower a dense network into a .dovetail file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from dovetail.cli.adhoc import adhoc
+from dovetail.cli.console import say
+from dovetail.cli.materials import build_network, open_sets
+from dovetail.cli.options import DataFolder, Out, Set, Weights, writable
+from dovetail.cli.pipeline import describe
+from dovetail.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def pack(
+    network: Annotated[str, Parameter(help="A zoo name, or package.module:callable.")],
+    /,
+    *,
+    weights: Weights = None,
+    on: Annotated[str | None, Parameter(help="Data set that fixes input, classes and normalisation.")] = None,
+    input: Annotated[str, Parameter(help="Shape of one image where no data set is named.")] = "3x32x32",
+    overrides: Set = (),
+    data: DataFolder = None,
+    out: Out = None,
+) -> None:
+    """Lower a dense network as it is (also a compressed one of your own code) into a .dovetail file.
+
+    `dovetail compress` and `dovetail recipe run` pack what they have trained by themselves.
+    """
+    from dovetail.program.lower import lower
+
+    target = writable(out or Path(f"{network.rpartition(':')[2]}.dovetail"))
+    recipe = adhoc(network, on or "none", weights=weights, overrides=overrides)
+    sets = None if on is None else open_sets(recipe.data, recipe.network.name, data)
+    model = build_network(recipe.network, data, sets).eval()
+    if sets is None:
+        program = lower(model, _image(input), metadata={"network": recipe.network.model_dump(mode="json")})
+    else:
+        program = lower(model, sets.example(), metadata=describe(recipe, "", sets))
+    program.save(target)
+    say(f"wrote {target}: {len(program.graph.nodes)} ops, {target.stat().st_size / 1e6:.2f} MB")
+
+
+def _image(shape: str) -> Tensor:
+    import torch
+
+    try:
+        sizes = [int(part) for part in shape.split("x")]
+    except ValueError:
+        raise RecipeError(f"--input {shape!r}: write the shape of one image as 3x32x32") from None
+    if len(sizes) not in (1, 2, 3) or min(sizes) < 1:
+        raise RecipeError(f"--input {shape!r}: write the shape of one image as 3x32x32")
+    return torch.zeros(1, *sizes)

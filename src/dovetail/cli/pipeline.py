@@ -1,0 +1,104 @@
+"""From a recipe to a packed network: train through the method's phases, then lower."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dovetail.cli.materials import Sets, build_method, build_network, open_sets, settings
+from dovetail.cli.schema import Network, Recipe
+from dovetail.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dovetail.methods.base import Plan
+    from dovetail.program.program import Program
+    from dovetail.training.metrics import History
+
+log = logging.getLogger("dovetail.cli")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One network after all phases of its method."""
+
+    model: nn.Module
+    plan: Plan
+    history: History
+    sets: Sets
+
+
+def train(recipe: Recipe, name: str, seed: int, root: Path | None) -> Trained:
+    """Train with one seed in `<runs>/<name>-s<seed>`, resuming what is there."""
+    import torch
+
+    from dovetail.api import compress
+
+    torch.manual_seed(seed)
+    sets = open_sets(recipe.data, recipe.dense.name, root, seed)
+    model = build_network(recipe.network, root, sets)
+    done = compress(
+        model,
+        build_method(recipe.method, root, sets),
+        train=sets.train,
+        validate=sets.held_out,
+        example=sets.example(),
+        plan=given_plan(recipe.method.plan),
+        settings=settings(recipe, seed, Path(recipe.runs) / f"{name}-s{seed}"),
+    )
+    return Trained(model, done.plan, done.history, sets)
+
+
+def pack_trained(recipe: Recipe, name: str, done: Trained) -> Program:
+    """The packed network, with what it must say of itself."""
+    return pack(done.model, done.sets, describe(recipe, name, done.sets, done.plan))
+
+
+def pack(model: nn.Module, sets: Sets, metadata: Mapping[str, Any]) -> Program:
+    """Lower a trained model; `metadata` travels with the file."""
+    from dovetail.program.lower import lower
+
+    return lower(model.eval(), sets.example(), metadata=dict(metadata))
+
+
+def pack_dense(network: Network, sets: Sets, root: Path | None) -> Program:
+    """The dense original, packed; with random weights where its own are not at hand (sizes and times are the same)."""
+    try:
+        model = build_network(network, root, sets)
+    except DataError as error:
+        log.info("%s; counting with random weights", error)
+        model = build_network(network.model_copy(update={"weights": None}), root, sets)
+    return pack(model, sets, {"network": network.model_dump()})
+
+
+def given_plan(layers: Mapping[str, Mapping[str, Any] | str]) -> Plan | None:
+    """A plan from a recipe: layer or glob → spec, or the reason why it stays dense."""
+    from dovetail.formats import spec_from_json
+    from dovetail.methods.base import Kept, Plan
+
+    if not layers:
+        return None
+    return Plan({name: Kept(what) if isinstance(what, str) else spec_from_json(what) for name, what in layers.items()})
+
+
+def describe(recipe: Recipe, name: str, sets: Sets, plan: Plan | None = None) -> dict[str, Any]:
+    """What a packed network says of itself: where it comes from, what its inputs are, what stayed dense and why."""
+    from dovetail.methods.base import Kept
+
+    layers = {} if plan is None else plan.layers
+    return {
+        "recipe": name,
+        "case": recipe.case,
+        "method": recipe.method.name,
+        "network": recipe.network.model_dump(mode="json"),
+        "original": recipe.dense.model_dump(mode="json"),
+        "data": sets.name,
+        "mean": list(sets.mean),
+        "std": list(sets.std),
+        "classes": list(sets.classes),
+        "left": {layer: what.reason for layer, what in layers.items() if isinstance(what, Kept)},
+    }

@@ -1,0 +1,94 @@
+"""`dovetail run`: a packed file on one input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+
+from dovetail.cli import networks
+from dovetail.cli.console import say, table
+from dovetail.cli.options import Out, Threads, writable
+from dovetail.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dovetail.program.program import Program
+
+TOP = 5
+
+
+def run(
+    program: Annotated[Path, Parameter(help="A .dovetail file.")],
+    input: Annotated[Path | None, Parameter(help="An image, or a .npy file; random numbers if left out.")] = None,
+    /,
+    *,
+    threads: Threads = None,
+    out: Out = None,
+) -> None:
+    """Run a packed network on one image (or a .npy batch) and print its answer; --out keeps the raw outputs (.npy)."""
+    from dovetail.engine import Session
+
+    target = None if out is None else writable(out)
+    loaded = networks.load(str(program))
+    given = _read(input, loaded)
+    answer = Session(loaded, threads=threads)(given)
+    outputs = answer if isinstance(answer, tuple) else (answer,)
+    for name, output in zip(loaded.graph.outputs, outputs, strict=True):
+        say(f"{name}: {output.dtype} {output.shape}, from {output.min():.4g} to {output.max():.4g}")
+    if outputs[0].ndim == 2:
+        _classes(outputs[0], loaded.metadata)
+    if target is not None:
+        with target.open("wb") as file:
+            np.save(file, outputs[0])
+        say(f"wrote {target}")
+
+
+def _read(path: Path | None, program: Program) -> np.ndarray:
+    shape = program.graph.bind(batch=1)[program.graph.inputs[0]]
+    if path is None:
+        return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; give an image or a .npy file")
+    return _array(path) if path.suffix == ".npy" else _image(path, shape, program.metadata)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is no .npy file of numbers: {error}") from None
+    return np.ascontiguousarray(array, dtype=np.float32) if array.dtype.kind in "fiub" else array
+
+
+def _image(path: Path, shape: tuple[int, ...], metadata: Mapping[str, Any]) -> np.ndarray:
+    from dovetail.cli.materials import normalise
+
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise DataError("reading images needs pillow: pip install 'dovetail[data]', or give a .npy file") from None
+    if len(shape) != 4 or shape[1] not in (1, 3):
+        raise InputError(f"this network takes inputs of shape {shape}, which is no image; give a .npy file")
+    try:
+        with Image.open(path) as image:
+            sized = image.convert("RGB" if shape[1] == 3 else "L").resize(
+                (shape[3], shape[2]), Image.Resampling.BILINEAR
+            )
+    except UnidentifiedImageError:
+        raise DataError(f"{path} is not an image that pillow can read") from None
+    pixels = np.asarray(sized, dtype=np.uint8).reshape(1, shape[2], shape[3], shape[1])
+    return normalise(pixels, metadata.get("mean", (0.0,)), metadata.get("std", (1.0,)))
+
+
+def _classes(logits: np.ndarray, metadata: Mapping[str, Any]) -> None:
+    """The likeliest classes of the first image."""
+    first = logits[0].astype(np.float64)
+    odds = np.exp(first - first.max())
+    order = np.argsort(-first)[:TOP]
+    names = metadata.get("classes") or [str(i) for i in range(len(first))]
+    labels = [names[i] if i < len(names) else str(i) for i in order]
+    table("", ["class", "probability"], [(label, f"{odds[i] / odds.sum():.1%}") for label, i in zip(labels, order)])
