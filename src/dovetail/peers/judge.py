@@ -41,7 +41,8 @@ class Judge:
     def ratios(self) -> tuple[Ratio, ...]:
         """`vs_f32`, `vs_best`, `vs_own_dense`, `vs_int8`, `vs_same`, as far as there is somebody to compare with.
 
-        Of several possible peers it is the one that gives the smallest claim.
+        Of several possible peers, and of the thread counts of each, it is the one that leaves the smallest claim; we
+        run with our better thread count.
         """
         ours = self.outcome.targets[OURS]
         dense = self.outcome.targets.get(DENSE)
@@ -94,8 +95,8 @@ class Judge:
     def _hardest(self, name: str, ours: str, peers: Iterable[Target]) -> Ratio | None:
         if self.outcome.best(ours) is None:
             return None
-        finished = [peer.name for peer in peers if self.outcome.best(peer.name) is not None]
-        found = [self._ratio(name, self._best(ours), self._best(peer)) for peer in finished]
+        names = {peer.name for peer in peers}
+        found = [self._ratio(name, self._best(ours), key) for key in self.outcome.times if key[0] in names]
         return min(found, key=lambda ratio: ratio.value, default=None)
 
     def _dense_peers(self) -> list[Target]:

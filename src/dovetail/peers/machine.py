@@ -67,8 +67,4 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        if package != "dovetail":
-            return None
-    import dovetail
-
-    return dovetail.__version__
+        return getattr(sys.modules.get(package), "__version__", None)  # run from its sources, without installing

@@ -40,8 +40,8 @@ class _Runner:
         self.binding = session.io_binding()
 
     def bind(self, x: Images) -> None:
-        value = self.runtime.OrtValue.ortvalue_from_numpy(x)
-        self.binding.bind_ortvalue_input(self.session.get_inputs()[0].name, value)
+        self.x = self.runtime.OrtValue.ortvalue_from_numpy(x)  # may share the memory; the binding does not hold it
+        self.binding.bind_ortvalue_input(self.session.get_inputs()[0].name, self.x)
         for output in self.session.get_outputs():
             buffer = self.runtime.OrtValue.ortvalue_from_shape_and_type(output.shape, np.float32)
             self.binding.bind_ortvalue_output(output.name, buffer)

@@ -56,7 +56,8 @@ class _Runner:
         self.request = request
 
     def bind(self, x: Images) -> None:
-        self.request.set_input_tensor(self.openvino.Tensor(x, shared_memory=True))
+        self.x = x  # the request sees this memory but does not hold it
+        self.request.set_input_tensor(self.openvino.Tensor(self.x, shared_memory=True))
 
     def run(self) -> None:
         self.request.infer()

@@ -34,7 +34,7 @@ def race(
     compressed: nn.Module | None = None,
     threads: Sequence[int] | None = None,
     batch: int = 1,
-    blocks: int = 24,
+    blocks: int = 20,
     network: str = "network",
     variant: str = "compressed",
     bench: str | None = None,

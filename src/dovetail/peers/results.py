@@ -8,12 +8,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dovetail.errors import DataError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,8 @@ class Race:
         """Write the JSON; the file is whole or not there."""
         write_atomically(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
 
-    def table(self) -> Table:
-        """For people: the better thread count of every target, the ratios, and who was absent."""
+    def table(self) -> Any:
+        """For people, a `rich.table.Table`: every target at its better thread count, the ratios, and who was absent."""
         from dovetail.peers.table import table
 
         return table(self)

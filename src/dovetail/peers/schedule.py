@@ -28,7 +28,7 @@ class Pace:
         seconds: the longest block.
     """
 
-    blocks: int = 24
+    blocks: int = 20
     runs: int = 20
     warm: int = 3
     gap: float = 0.005

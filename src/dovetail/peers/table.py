@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from typing import Any
 
 from dovetail.peers.results import Race, Row
 
 
-def table(race: Race) -> Table:
-    """One line per target at its better thread count; ratios, noise and absent peers in the caption."""
+def table(race: Race) -> Any:
+    """A `rich` table: a line per target at its better thread count; ratios, noise and absent peers beneath."""
+    from rich.table import Table
+
     shown = Table(title=f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}", caption=_caption(race))
     for name in ("target", "dtype"):
         shown.add_column(name)
