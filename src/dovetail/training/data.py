@@ -204,7 +204,11 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, .
         raise InputError(f"std {std} must be positive")
     means, stds = (np.broadcast_to(np.asarray(given, np.float64), channels) for given in (mean, std))
     scale, shift = 1 / (255 * stds), -means / stds
-    return tuple(torch.from_numpy(np.tile(each, width).astype(np.float32)) for each in (scale, shift))
+    return _row(scale, width), _row(shift, width)
+
+
+def _row(channels: np.ndarray, width: int) -> Tensor:
+    return torch.from_numpy(np.tile(channels, width).astype(np.float32))
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -13,8 +13,8 @@ def scaled(channels: int, width: float) -> int:
     Raises:
         RecipeError: the width is not positive.
     """
-    if not 0 < width < float("inf"):
-        raise RecipeError(f"width {width} must be a positive number, such as 0.5")
+    if not isinstance(width, int | float) or not 0 < width < float("inf"):
+        raise RecipeError(f"option width={width!r} must be a positive number, such as 0.5")
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)
 
 

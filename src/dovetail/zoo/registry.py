@@ -118,11 +118,13 @@ def _import(module_name: str, name: str) -> Any:
         sys.path.append(here)
     try:
         return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise RecipeError(f"network {name!r}: importing {module_name!r} failed: {error}") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        lacking = error.name if isinstance(error, ModuleNotFoundError) else None
+        if lacking is None or not f"{module_name}.".startswith(f"{lacking}."):
+            told = f"{type(error).__name__}: {error}"
+            raise RecipeError(f"network {name!r}: importing {module_name!r} failed with {told}") from error
         raise RecipeError(
-            f"network {name!r}: there is no module {error.name!r}; run from the folder that holds it or set PYTHONPATH"
+            f"network {name!r}: there is no module {lacking!r}; run from the folder that holds it or set PYTHONPATH"
         ) from None
 
 

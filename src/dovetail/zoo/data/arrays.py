@@ -89,7 +89,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         DataError: the file is truncated or no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # numpy, zipfile and zlib each have their own errors for a damaged file
         raise DataError(f"{str(path)!r} is truncated or no .npz file of plain arrays: {error}; get it anew") from None

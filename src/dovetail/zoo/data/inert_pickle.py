@@ -88,7 +88,7 @@ class _Machine:
             case "STACK_GLOBAL":
                 stack[-2:] = [_Name(f"{stack[-2]} {stack[-1]}")]
             case "REDUCE":
-                stack[-2:] = [_Call(stack[-2].name, stack[-1])]
+                stack[-2:] = [_called(stack[-2].name, stack[-1])]
             case "BUILD":
                 state = stack.pop()
                 stack[-1].state = state
@@ -129,10 +129,15 @@ def _array(call: _Call) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
+def _called(function: str, arguments: Any) -> Any:
+    """A call as data; the one by which protocol 2 writes bytes, `encode(text, "latin1")`, as those bytes."""
+    if function == "_codecs encode" and arguments[1:] == ("latin1",):
+        return arguments[0].encode("latin-1")
+    return _Call(function, arguments)
+
+
 def _raw(data: Any) -> bytes:
-    """Bytes as protocol 3 stores them, as a Python 2 string, or as protocol 2 encodes bytes from Python 3."""
-    if isinstance(data, _Call) and data.function == "_codecs encode":
-        data = data.arguments[0]
+    """Bytes, or the string that Python 2 made of them."""
     return data if isinstance(data, bytes) else data.encode("latin-1")
 
 
