@@ -12,9 +12,12 @@ from dovetail.errors import TrainingError
 from dovetail.formats import structure
 from dovetail.formats.base import Spec
 from dovetail.methods import Distill, Kept, Method, Plan
+from dovetail.peers.race import race
 from dovetail.training.loop import Settings
 from dovetail.training.loop import train as run
 from dovetail.training.metrics import History, device_of
+
+__all__ = ["Compression", "compress", "race"]
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 
