@@ -1,0 +1,213 @@
+"""A graph, with all sizes known and a kernel chosen for every layer, becomes a native plan over one arena."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine.builder import Builder, Step
+from dovetail.engine.conv import Geometry
+from dovetail.engine.emit import ANY_LAYOUT_OPS, EMITTERS, IMAGE_OPS, Call
+from dovetail.engine.kernels import Candidate
+from dovetail.engine.layout import Buffer, Shape, View, contiguous_strides, plan_arena, round_up
+from dovetail.engine.native import require_native
+from dovetail.errors import EngineError
+from dovetail.program.ops import complete
+from dovetail.program.program import Graph, Node, Program
+
+HUGE_PAGE = 1 << 21
+# Ops whose result is computed into fresh memory, so that it may as well be a part of a concatenation.
+_PLACEABLE = (IMAGE_OPS | ANY_LAYOUT_OPS) - {"pad"}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A plan that runs, and what keeps it alive.
+
+    Attributes:
+        steps: what the plan does, for profiles and reports.
+        arena_bytes, constant_bytes: memory.
+        output_shapes: of the arrays to hand to `plan.run`, after those of the inputs.
+    """
+
+    plan: Any
+    steps: tuple[Step, ...]
+    output_shapes: tuple[Shape, ...]
+    arena_bytes: int
+    constant_bytes: int
+    memory: tuple[Any, ...]
+
+
+def compile_graph(
+    program: Program,
+    graph: Graph,
+    dims: Mapping[str, int],
+    choices: Mapping[str, Candidate],
+    *,
+    isa: str,
+    threads: int,
+) -> Compiled:
+    """Compile for the given symbolic dimensions; `choices` names a candidate for every weight op."""
+    native = require_native()
+    shapes = graph.bind(**dims)
+    nodes = [complete(node) for node in graph.nodes]
+    builder = Builder(native.lanes(isa), threads, _halos(program, nodes, shapes))
+    views = _inputs(graph, shapes)
+    planar = planar_tensors(graph, nodes, shapes)
+    places = _places(builder, nodes, shapes, planar)
+    for node in nodes:
+        call = _call(builder, program, node, views, shapes, dims, choices, places, node.output in planar)
+        builder.node = node.name
+        views[node.output] = EMITTERS[node.op](builder, call)
+    builder.node = ""
+    for i, name in enumerate(graph.outputs):
+        target = _slot(shapes[name], len(graph.inputs) + i)
+        builder.copy(_operand(builder, program, views, name), target, disjoint=True)
+    return _finish(native, builder, isa, tuple(shapes[name] for name in graph.outputs))
+
+
+def planar_tensors(graph: Graph, nodes: list[Node], shapes: Mapping[str, Shape]) -> set[str]:
+    """Images that lie in planes: made or read by an image op, and all that is combined with them elementwise."""
+    images = {name for name, shape in shapes.items() if len(shape) == 4}
+    planar: set[str] = set()
+    for node in nodes:
+        if node.op in IMAGE_OPS:
+            planar |= {node.output, *node.reads()} & images
+    while True:
+        more = {
+            name
+            for node in nodes
+            if node.op in ANY_LAYOUT_OPS and planar & {node.output, *node.reads()}
+            for name in (node.output, *node.reads())
+            if name in images
+        }
+        if more <= planar:
+            return planar
+        planar |= more
+
+
+def _halos(program: Program, nodes: list[Node], shapes: Mapping[str, Shape]) -> dict[tuple[int, int], tuple[int, int]]:
+    """Zeros that tensors of each size need around them, over all convolutions of unit stride that read such."""
+    halos: dict[tuple[int, int], tuple[int, int]] = {}
+    for node in nodes:
+        if node.op != "conv2d" or node.attributes["stride"] != (1, 1):
+            continue
+        height, width = shapes[node.inputs[0]][2:]
+        kernel = program.weights[node.weight or ""].shape[2:]
+        at = Geometry((1, 1), node.attributes["padding"], node.attributes["dilation"])
+        rows, columns = at.halo(kernel, (height, width), shapes[node.output][2:])
+        old = halos.get((height, width), (0, 0))
+        halos[height, width] = max(old[0], rows), max(old[1], columns)
+    return halos
+
+
+def _places(b: Builder, nodes: list[Node], shapes: Mapping[str, Shape], planar: set[str]) -> dict[str, View]:
+    """Planar concatenations of channels, and the parts of them that can be computed in their place."""
+    places: dict[str, View] = {}
+    makers = {node.output: node for node in nodes}
+    for node in reversed(nodes):
+        if node.op != "concat" or node.attributes["axis"] != 1 or node.output not in planar:
+            continue
+        whole = places.setdefault(node.output, b.planar(shapes[node.output]))
+        start = 0
+        for name in node.inputs:
+            stop = start + shapes[name][1]
+            maker = makers.get(name)
+            if maker is not None and maker.op in _PLACEABLE and name not in places and node.inputs.count(name) == 1:
+                places[name] = whole.sliced(1, start, stop, 1)
+            start = stop
+    return places
+
+
+def _call(
+    b: Builder,
+    program: Program,
+    node: Node,
+    views: dict[str, View],
+    shapes: Mapping[str, Shape],
+    dims: Mapping[str, int],
+    choices: Mapping[str, Candidate],
+    places: Mapping[str, View],
+    planar: bool,
+) -> Call:
+    epilogue, shape = node.epilogue, shapes[node.output]
+    scale, bias = (None if name is None else program.arrays[name] for name in (epilogue.scale, epilogue.bias))
+    return Call(
+        node,
+        [_operand(b, program, views, name) for name in node.inputs],
+        shape,
+        scale,
+        bias,
+        None if epilogue.residual is None else _operand(b, program, views, epilogue.residual),
+        None if node.weight is None else program.weights[node.weight],
+        choices.get(node.name),
+        planar,
+        places.get(node.output),
+    )
+
+
+def _operand(b: Builder, program: Program, views: dict[str, View], name: str) -> View:
+    """A computed tensor, or an array of the program."""
+    if name not in views:
+        views[name] = b.constant(program.arrays[name].astype(np.float32))
+    return views[name]
+
+
+def _inputs(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, View]:
+    return {name: _slot(shapes[name], i) for i, name in enumerate(graph.inputs)}
+
+
+def _slot(shape: Shape, slot: int) -> View:
+    return View(Buffer(0, slot=slot), shape, contiguous_strides(shape))
+
+
+def _finish(native: Any, b: Builder, isa: str, output_shapes: tuple[Shape, ...]) -> Compiled:
+    """Place the buffers and hand all steps to the native side."""
+    buffers = {v.buffer for step in b.steps for v in step.pointers.values()}
+    in_arena = [buffer for buffer in buffers if buffer.slot is None and buffer.address is None]
+    size = plan_arena(sorted(in_arena, key=lambda buffer: buffer.first or 0))
+    arena, base = _arena(4 * (size + round_up(b.overrun)))
+    plan = native.Plan()
+    plan.reserve_scratch(b.scratch)
+    for step in b.steps:
+        pointers, slots = {}, {}
+        for field, view in step.pointers.items():
+            pointers[field] = _address(view, base)
+            if view.buffer.slot is not None:
+                slots[field] = view.buffer.slot
+        plan.add(isa, f"dovetail_{step.kernel}", {**step.fields, **pointers}, slots, step.barrier)
+    constants = sum(array.nbytes for array in b.constants)
+    return Compiled(plan, tuple(b.steps), output_shapes, 4 * size, constants, (arena, b.constants))
+
+
+def _address(view: View, base: int) -> int:
+    """Byte address of the view's first element; for a slot, relative to the caller's array."""
+    buffer = view.buffer
+    if buffer.slot is not None:
+        return 4 * view.offset
+    if buffer.address is not None:
+        return buffer.address + 4 * view.offset
+    return base + 4 * (buffer.offset + view.offset)
+
+
+def _arena(size: int) -> tuple[Any, int]:
+    """Zeroed memory in large pages where the system gives them, and the address of its first usable byte."""
+    try:
+        memory = mmap.mmap(-1, size + HUGE_PAGE)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"cannot get {size >> 20} MB for the tensors of this network: {error}") from None
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    address = np.frombuffer(memory, dtype=np.uint8).ctypes.data
+    return memory, round_up(address, HUGE_PAGE if size >= HUGE_PAGE else 64)
+
+
+def weight_nodes(graph: Graph) -> list[Node]:
+    """The nodes that carry a packed weight, defaults of their attributes filled in."""
+    return [complete(node) for node in graph.nodes if node.weight is not None]
+
+

@@ -1,0 +1,267 @@
+"""Convolutions: inputs as padded planes, one phase per residue of the stride; weights packed for the kernels.
+
+Every convolution becomes one of unit stride: where the stride is larger, the input is dealt into phase planes, and a tap
+is then an address offset into one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dovetail.engine.builder import Builder, activation_fields
+from dovetail.engine.layout import Planes, View, planar_view
+from dovetail.program.program import Activation
+
+ENTRY = np.dtype([("offset", "<i4"), ("weight", "<f4")])
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Attributes of a convolution; padding is (top, bottom, left, right)."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def taps(self, kernel: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of each tap relative to the stride's grid, both `(R, S)`."""
+        rows = np.arange(kernel[0]) * self.dilation[0] - self.padding[0]
+        columns = np.arange(kernel[1]) * self.dilation[1] - self.padding[2]
+        return np.meshgrid(rows, columns, indexing="ij")  # type: ignore[return-value]
+
+    def halo(self, kernel: Sequence[int], size: Sequence[int], out: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of zeros that the input of `size` needs around it, per phase."""
+        rows, columns = self.taps(kernel)
+        return (
+            _reach(rows // self.stride[0], out[0], -(-size[0] // self.stride[0])),
+            _reach(columns // self.stride[1], out[1], -(-size[1] // self.stride[1])),
+        )
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows the product; scales are folded into the weights before."""
+
+    bias: np.ndarray | None = None
+    residual: View | None = None
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True)
+class Taps:
+    """An input made ready: where taps lie, relative to an output pixel's place in the same pitch."""
+
+    x: View
+    channel: int
+    pitch: int
+    offsets: np.ndarray  # (R, S), int64
+
+
+def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
+    """y = activation(conv(x, weight) + bias + residual) with weights `(K, C/groups, R, S)`."""
+    taps = prepare(b, x, weight.shape, y, at)
+    outputs = weight.shape[0] // at.groups
+    sizes = _even(outputs, 8 if b.lanes == 16 else 6)
+    blocks, packed = pack_blocks(weight, at.groups, sizes)
+    most = _vectors_for(b.lanes, sizes[0])
+    work = weight.shape[1] * weight[0, 0].size * sizes[0] * most
+    runs = _runs(b, y, taps, most * max(1, -(-2000 // work)), len(blocks))
+    b.emit(
+        "conv2d_dense_f32",
+        {"x": taps.x, **_constants(b, epilogue, runs), "weight": b.constant(packed), "blocks": b.constant(blocks),
+         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
+        {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        tap_count=taps.offsets.size, channels=weight.shape[1], out_channels=weight.shape[0],
+        block_count=len(blocks), blocks_outer=int(weight.size > np.prod(x.shape[1:])),
+    )  # fmt: skip
+
+
+def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
+    """The same with a list of non-zeros per output channel."""
+    taps = prepare(b, x, weight.shape, y, at)
+    k, c, r, s = np.nonzero(weight)
+    channel = k // (weight.shape[0] // at.groups) * weight.shape[1] + c
+    entries, starts = _entries(k, channel * taps.channel + taps.offsets[r, s], weight[k, c, r, s], weight.shape[0])
+    runs = _runs(b, y, taps, 12, weight.shape[0])
+    b.emit(
+        "conv2d_sparse_f32",
+        {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts)},
+        {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])),
+    )  # fmt: skip
+
+
+def conv_kernel_basis(
+    b: Builder, x: View, bases: np.ndarray, coefficients: np.ndarray, y: View, at: Geometry, epilogue: Epilogue
+) -> None:
+    """Conv-first: every used channel meets the bases `(d, R, S)`, then sparse combinations by `(K, C/groups, d)`."""
+    taps = prepare(b, x, (*coefficients.shape[:2], *bases.shape[1:]), y, at)
+    k, c, basis = np.nonzero(coefficients)
+    channel = k // (coefficients.shape[0] // at.groups) * coefficients.shape[1] + c
+    used, index = np.unique(channel, return_inverse=True)
+    maps = max(len(used) * len(bases), 1)
+    vectors = max(1, min(12, 65536 // (maps * b.lanes)))
+    runs = _runs(b, y, taps, vectors, 1)
+    map_stride = runs.longest * b.lanes
+    b.scratch = max(b.scratch, maps * map_stride)
+    entries, starts = _entries(k, (index * len(bases) + basis) * map_stride, coefficients[k, c, basis], coefficients.shape[0])
+    b.emit(
+        "conv2d_kernel_basis_f32",
+        {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts),
+         "bases": b.constant(bases.reshape(len(bases), -1).T.astype(np.float32)),
+         "used": b.constant((used * taps.channel).astype(np.int64)),
+         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
+        {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        base_count=len(bases), tap_count=taps.offsets.size, used_count=len(used), map_stride=map_stride,
+        out_channels=coefficients.shape[0],
+    )  # fmt: skip
+
+
+def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
+    """`x` with the zeros that the convolution reads, dealt into phases where it is strided."""
+    kernel, size, out = weight_shape[2:], x.shape[2:], y.shape[2:]
+    halo = at.halo(kernel, size, out)
+    rows, columns = at.taps(kernel)
+    if at.stride == (1, 1):
+        planes = x.planes
+        if planes is None or not planes.holds(*halo):
+            planes = Planes.of(*size, *halo)
+        x = b.as_planar(x, planes)
+        return Taps(x, x.strides[1], planes.pitch, rows * planes.pitch + columns)
+    return _phases(b, x, rows, columns, halo, y, at)
+
+
+def _phases(
+    b: Builder, x: View, rows: np.ndarray, columns: np.ndarray, halo: tuple[int, int], y: View, at: Geometry
+) -> Taps:
+    """Deal `x` into one set of planes per used residue (row, column) of the stride."""
+    (images, channels, height, width), (sh, sw) = x.shape, at.stride
+    residues = sorted({(int(r) % sh, int(c) % sw) for r, c in zip(rows.ravel(), columns.ravel())})
+    pitch = y.planes.pitch if y.planes is not None else 0
+    planes = Planes.of(-(-height // sh), -(-width // sw), *halo, pitch=pitch)
+    dealt = planar_view((images, len(residues) * channels, planes.height, planes.width), planes, b.node)
+    for i, (r, c) in enumerate(residues):
+        phase = x.sliced(2, r, height, sh).sliced(3, c, width, sw)
+        part = dealt.sliced(1, i * channels, (i + 1) * channels, 1)
+        target = View(dealt.buffer, phase.shape, dealt.strides, part.offset, planes)
+        b.clear_halo(target, disjoint=True)  # a phase without pixels is all zeros
+        if 0 not in phase.shape:
+            b.copy(phase, target, disjoint=True)
+    place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
+    offsets = place.reshape(rows.shape) * channels * planes.plane + rows // sh * planes.pitch + columns // sw
+    return Taps(dealt, planes.plane, planes.pitch, offsets)
+
+
+def pack_blocks(weight: np.ndarray, groups: int, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Records (group, first output, outputs, weight offset) and weights, per block `[C/groups][taps][outputs]`."""
+    outputs = weight.shape[0] // groups
+    flat = weight.reshape(groups, outputs, weight.shape[1], -1)
+    records, pieces, offset = [], [], 0
+    for group in range(groups):
+        first = 0
+        for size in sizes:
+            piece = flat[group, first : first + size].transpose(1, 2, 0)
+            records.append((group, group * outputs + first, size, offset))
+            pieces.append(piece.ravel())
+            first, offset = first + size, offset + piece.size
+    return np.array(records, dtype=np.int32), np.concatenate(pieces).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The visit of an output's pixels."""
+
+    records: np.ndarray
+    masks: np.ndarray
+    longest: int  # vectors
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Fields of the kernels."""
+        return {"run_count": len(self.records)}
+
+
+def _runs(b: Builder, y: View, taps: Taps, vectors: int, blocks: int) -> Runs:
+    """Runs of at most `vectors` vectors, shorter where there would be too few pieces of work for the threads.
+
+    Where input and output have the same pitch the pixels are visited straight on; otherwise row by row.
+    """
+    out = y.planes
+    assert out is not None
+    height, width = y.shape[2:]
+    flat = taps.pitch == out.pitch
+    spans = [(0, 0, out.body)] if flat else [(h * taps.pitch, h * out.pitch, out.pitch) for h in range(height)]
+    if not flat:
+        spans[-1] = (*spans[-1][:2], out.body - (height - 1) * out.pitch)
+    total = sum(-(-pixels // b.lanes) for _, _, pixels in spans)
+    wanted = -(-4 * b.threads // (y.shape[0] * blocks))
+    vectors = max(1, min(vectors, -(-total // wanted)))
+    records, masks = [], []
+    for from_, to, pixels in spans:
+        first = len(masks)
+        masks.extend(_masks(to, pixels, out.pitch, height, width, b.lanes))
+        for at, count in _pieces(-(-pixels // b.lanes), vectors):
+            start = at * b.lanes
+            records.append((from_ + start, to + start, min(pixels - start, count * b.lanes), first + at))
+    longest = max(-(-r[2] // b.lanes) for r in records)
+    read = max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + int((taps.offsets % taps.channel).max())
+    b.overrun = max(b.overrun, read)
+    return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest)
+
+
+def _masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
+    """One word per vector: bit i is set where lane i is a pixel and not a zero beside it."""
+    at = start + np.arange(-(-pixels // lanes) * lanes)
+    real = (at % pitch < width) & (at // pitch < height)
+    return [int(word) for word in real.reshape(-1, lanes) @ (1 << np.arange(lanes))]
+
+
+def _pieces(total: int, most: int) -> list[tuple[int, int]]:
+    sizes = _even(total, most)
+    return list(zip(np.cumsum([0, *sizes[:-1]]).tolist(), sizes))
+
+
+def _even(total: int, most: int) -> list[int]:
+    """`total` cut into as few and as even pieces of at most `most` as possible, the larger first."""
+    count = -(-total // most)
+    return [total // count + (i < total % count) for i in range(count)]
+
+
+def _vectors_for(lanes: int, outputs: int) -> int:
+    """As `vectors_for` in native/kernels/conv_dense.inl."""
+    registers = 32 if lanes == 16 else 16
+    return min(max((registers - 1) // (outputs + 1), 1), 12)
+
+
+def _entries(row: np.ndarray, offset: np.ndarray, weight: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    entries = np.empty(len(row), dtype=ENTRY)
+    entries["offset"], entries["weight"] = offset, weight
+    return entries, np.searchsorted(row, np.arange(rows + 1)).astype(np.int64)
+
+
+def _planes(x: View, y: View, taps: Taps) -> dict[str, int]:
+    assert y.planes is not None
+    return {
+        "images": y.shape[0], "x_image": taps.x.strides[0], "x_channel": taps.channel,
+        "y_image": y.strides[0], "y_channel": y.strides[1], "lead": y.planes.lead,
+    }  # fmt: skip
+
+
+def _constants(b: Builder, epilogue: Epilogue, runs: Runs) -> dict[str, View | None]:
+    bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
+    return {"bias": bias, "residual": epilogue.residual, "runs": b.constant(runs.records), "masks": b.constant(runs.masks)}
+
+
+def _epilogue(epilogue: Epilogue) -> dict[str, float]:
+    residual = epilogue.residual
+    strides = {} if residual is None else {"r_image": residual.strides[0], "r_channel": residual.strides[1]}
+    return {**strides, **activation_fields(epilogue.activation)}
+
+
+def _reach(taps: np.ndarray, out: int, size: int) -> int:
+    """How far taps go beyond `size` pixels on either side, for `out` outputs."""
+    return max(0, -int(taps.min()), out - 1 + int(taps.max()) - (size - 1))

@@ -1,0 +1,74 @@
+"""The native module, if it was built, and what this CPU can run of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+from dovetail.errors import EngineError
+
+ISA_VARIABLE = "DOVETAIL_ISA"
+
+
+@dataclass(frozen=True)
+class NativeStatus:
+    """Whether the native engine can run here, for `doctor` and for messages."""
+
+    available: bool
+    isas: tuple[str, ...]
+    isa: str | None
+    reason: str
+
+
+@cache
+def native_module() -> ModuleType | None:
+    """`dovetail.engine._native`, or None where it was not built."""
+    try:
+        from dovetail.engine import _native
+    except ImportError:
+        return None
+    return _native  # type: ignore[no-any-return]
+
+
+def require_native() -> ModuleType:
+    """The native module; `EngineError` where it was not built."""
+    module = native_module()
+    if module is None:
+        raise EngineError("the native engine is not built here; reinstall Dovetail where a C++17 compiler is at hand")
+    return module
+
+
+def choose_isa(isa: str | None = None) -> str:
+    """The named ISA, else the one of `DOVETAIL_ISA`, else the best that this CPU runs.
+
+    Raises:
+        EngineError: the named ISA is unknown, was not built, or this CPU lacks it.
+    """
+    have = tuple(require_native().isas())
+    wanted = isa or os.environ.get(ISA_VARIABLE) or have[-1]
+    if wanted not in have:
+        raise EngineError(f"ISA {wanted!r} cannot run here; this build and CPU run {', '.join(have)}")
+    return wanted
+
+
+def native_status() -> NativeStatus:
+    """What the engine would use here."""
+    module = native_module()
+    if module is None:
+        return NativeStatus(False, (), None, "the native module is not built; programs run in numpy, slowly")
+    have = tuple(module.isas())
+    wanted = os.environ.get(ISA_VARIABLE) or have[-1]
+    if wanted not in have:
+        return NativeStatus(False, have, None, f"{ISA_VARIABLE}={wanted}, but this CPU runs {', '.join(have)}")
+    return NativeStatus(True, have, wanted, "native kernels")
+
+
+@cache
+def warn_without_native() -> None:
+    """Say once, loudly, that numpy does the work."""
+    logging.getLogger("dovetail").warning(
+        "dovetail: the native engine is not built; running the numpy reference, which is slow and only for checking"
+    )

@@ -1,0 +1,203 @@
+"""Which kernel runs each layer: chosen by timing on the real shapes, cached, saved and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from dovetail.engine.compile import compile_graph, weight_nodes
+from dovetail.engine.kernels import Candidate, candidate_named, candidates
+from dovetail.engine.native import require_native
+from dovetail.errors import EngineError
+from dovetail.program.program import Graph, Node, Program, Tensor
+
+SCHEDULE_VERSION = 1
+CACHE_VERSION = 1
+CACHE_VARIABLE = "DOVETAIL_CACHE"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Node → name of the kernel that runs it, for the nodes where there is a choice.
+
+    With a given schedule results do not depend on the number of threads.
+    """
+
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"version": SCHEDULE_VERSION, "choices": dict(self.choices)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of `to_json`; `EngineError` where the data is none."""
+        choices = data.get("choices") if isinstance(data, Mapping) else None
+        good = isinstance(choices, Mapping) and all(isinstance(n, str) and isinstance(k, str) for n, k in choices.items())
+        if not good or data.get("version") != SCHEDULE_VERSION:
+            raise EngineError(f"this is no schedule of version {SCHEDULE_VERSION}; make one with session.schedule.to_json()")
+        return cls(dict(choices or {}))
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, atomically."""
+        _write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote; `EngineError` where that fails."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text()))
+        except (OSError, ValueError) as error:
+            raise EngineError(f"cannot read the schedule {path}: {error}") from None
+
+
+def resolve(program: Program, graph: Graph, dims: Mapping[str, int], given: Schedule | None, isa: str, threads: int) -> dict[str, Candidate]:
+    """A candidate for every weight op: as given, else by timing.
+
+    Raises:
+        EngineError: the schedule names a node that does not exist or a kernel that cannot run it.
+    """
+    nodes = weight_nodes(graph)
+    choices = dict(given.choices) if given else {}
+    if unknown := set(choices) - {node.name for node in nodes}:
+        raise EngineError(f"the schedule names {', '.join(sorted(unknown))}, which this network does not have; it is of another one")
+    tuner = Tuner(program, graph, dims, isa, threads)
+    resolved = {}
+    for node in nodes:
+        packed = program.weights[node.weight or ""]
+        if node.name in choices:
+            resolved[node.name] = candidate_named(choices[node.name], node.op, packed, node.name)
+        else:
+            resolved[node.name] = tuner.best(node)
+    tuner.save()
+    return resolved
+
+
+@dataclass
+class Tuner:
+    """Times the candidates of single nodes; remembers what it found on disk."""
+
+    program: Program
+    graph: Graph
+    dims: Mapping[str, int]
+    isa: str
+    threads: int
+    runs: int = 12
+
+    def __post_init__(self) -> None:
+        self._cache = _load_cache()
+        self._changed = False
+
+    def best(self, node: Node) -> Candidate:
+        """The fastest candidate; the only one without timing."""
+        found = candidates(node.op, self.program.weights[node.weight or ""])
+        if len(found) == 1:
+            return found[0]
+        key = self._key(node)
+        names = {c.name: c for c in found}
+        times = self._cache.get(key)
+        if not isinstance(times, dict) or set(times) != set(names):
+            times = {c.name: self._time(node, c) for c in found}
+            self._cache[key] = times
+            self._changed = True
+        return names[min(times, key=lambda name: times[name])]
+
+    def save(self) -> None:
+        """Keep the findings; a cache that cannot be written is no error."""
+        if not self._changed:
+            return
+        try:
+            _write_json(_cache_file(), self._cache)
+        except (OSError, EngineError) as error:
+            _log.info("the tuning cache %s cannot be written: %s", _cache_file(), error)
+
+    def _time(self, node: Node, candidate: Candidate) -> float:
+        """Least seconds of the node alone, its inputs hot."""
+        graph = single_node_graph(self.graph, node)
+        compiled = compile_graph(self.program, graph, self.dims, {node.name: candidate}, isa=self.isa, threads=self.threads)
+        pool, arrays = _pool(self.threads), _slots(graph, self.dims)
+        slots = [array.ctypes.data for array in arrays]
+        best = float("inf")
+        for _ in range(self.runs):
+            times = compiled.plan.run_timed(pool, slots)
+            best = min(best, sum(t for t, step in zip(times, compiled.steps) if step.node))
+        return best * 1e-9
+
+    def _key(self, node: Node) -> str:
+        packed = self.program.weights[node.weight or ""]
+        shapes = self.graph.bind(**self.dims)
+        what = [
+            CACHE_VERSION, cpu_model(), self.isa, self.threads, node.op, [shapes[n] for n in node.reads()],
+            dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(), bool(node.epilogue),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def single_node_graph(graph: Graph, node: Node) -> Graph:
+    """The node alone, its operands as inputs."""
+    names = [name for name in dict.fromkeys(node.reads()) if name in graph.tensors]
+    tensors: dict[str, Tensor] = {name: graph.tensors[name] for name in (*names, node.output)}
+    return Graph(tuple(names), (node.output,), (node,), tensors)
+
+
+@cache
+def cpu_model() -> str:
+    """The CPU's name, as far as the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@cache
+def _pool(threads: int) -> Any:
+    return require_native().Pool(threads)
+
+
+def _slots(graph: Graph, dims: Mapping[str, int]) -> list[Any]:
+    import numpy as np
+
+    shapes = graph.bind(**dims)
+    random = np.random.default_rng(0)
+    inputs = [random.standard_normal(shapes[name], dtype=np.float32) for name in graph.inputs]
+    return inputs + [np.empty(shapes[name], dtype=np.float32) for name in graph.outputs]
+
+
+def _cache_file() -> Path:
+    folder = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
+    return Path(folder) / "tuning.json"
+
+
+def _load_cache() -> dict[str, Any]:
+    """What earlier compilations found; anything unreadable counts as nothing."""
+    try:
+        data = json.loads(_cache_file().read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        _log.warning("ignoring the tuning cache %s: %s", _cache_file(), error)
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write_json(path: Path, data: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            json.dump(data, file)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise EngineError(f"cannot write {path}: {error}; choose a folder that exists and has room") from None

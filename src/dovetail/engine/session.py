@@ -1,0 +1,200 @@
+"""A Program ready to run on this CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine.compile import Compiled, compile_graph
+from dovetail.engine.native import choose_isa, native_module, require_native, warn_without_native
+from dovetail.engine.schedule import Schedule, resolve
+from dovetail.errors import EngineError, InputError
+from dovetail.program import reference
+from dovetail.program.program import Program, format_shape
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Time of one node: median over the runs, seconds.
+
+    Attributes:
+        node: its name; "" for the copies at the border of the network.
+        kernel: what ran it, e.g. `conv2d_dense_f32__avx512`; several are joined by " + ".
+    """
+
+    node: str
+    kernel: str
+    seconds: float
+
+
+class Session:
+    """Runs a Program on numpy arrays (or anything with `__dlpack__`), allocating nothing but the results.
+
+    Args:
+        program: a `Program`, or the path of a `.dovetail` file.
+        threads: how many to use; by default all cores that this process may use.
+        isa: "portable", "avx2" or "avx512"; by default `DOVETAIL_ISA` or the best of this CPU.
+        schedule: which kernels to use; by default the fastest by timing.
+
+    Calls from several threads are served one after another; for more, make several sessions.
+
+    Raises:
+        EngineError: the ISA, thread count or schedule is impossible here.
+        ProgramError: the file is no valid Program.
+    """
+
+    def __init__(
+        self,
+        program: Program | str | Path,
+        threads: int | None = None,
+        isa: str | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        self.program = program if isinstance(program, Program) else _load(program)
+        self.threads = _check_threads(threads)
+        self._given = schedule
+        self._compiled: dict[tuple[tuple[str, int], ...], tuple[Compiled, dict[str, str]]] = {}
+        self._lock = threading.Lock()
+        if native_module() is None:
+            if isa or schedule:
+                require_native()
+            warn_without_native()
+            self.isa, self._pool = "reference", None
+        else:
+            self.isa = choose_isa(isa)
+            self._pool = require_native().Pool(self.threads)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The output of the network, a tuple where there are several; float32.
+
+        Raises:
+            InputError: an input has the wrong shape or type.
+        """
+        if self._pool is None:
+            return reference.run(self.program, *(_as_array(x, name) for x, name in zip(inputs, self._names(inputs))))
+        arrays = self._check(inputs)
+        with self._lock:
+            compiled, _ = self._compile(arrays)
+            outputs = tuple(np.empty(shape, dtype=np.float32) for shape in compiled.output_shapes)
+            compiled.plan.run(self._pool, [a.ctypes.data for a in (*arrays, *outputs)])
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def compile(self, *shapes: tuple[int, ...]) -> None:
+        """Choose kernels and plan memory for inputs of these shapes now, rather than at the first call."""
+        if self._pool is not None:
+            self._compile_for(self._dims(dict(zip(self.program.graph.inputs, shapes))))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The kernel of every layer of the latest compiled shape."""
+        if not self._compiled:
+            return self._given or Schedule()
+        return Schedule(list(self._compiled.values())[-1][1])
+
+    def kernels(self) -> dict[str, str]:
+        """Node → native kernels that run it, e.g. `conv2d_dense_f32__avx512`; of the latest compiled shape."""
+        if not self._compiled:
+            return {}
+        return _kernel_names(list(self._compiled.values())[-1][0], self.isa)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of the arena and of the weights in the layouts of the chosen kernels, over all compiled shapes."""
+        parts = [compiled for compiled, _ in self._compiled.values()]
+        return {"arena": sum(c.arena_bytes for c in parts), "weights": sum(c.constant_bytes for c in parts)}
+
+    def profile(self, *inputs: Any, runs: int = 20) -> list[LayerTime]:
+        """Time of every node, each measured on its own between barriers; they add up to a little more than a run."""
+        if self._pool is None:
+            raise EngineError("profiles need the native engine; it is not built here")
+        arrays = self._check(inputs)
+        with self._lock:
+            compiled, _ = self._compile(arrays)
+            outputs = [np.empty(shape, dtype=np.float32) for shape in compiled.output_shapes]
+            slots = [a.ctypes.data for a in (*arrays, *outputs)]
+            times = np.array([compiled.plan.run_timed(self._pool, slots) for _ in range(runs)])
+        names = _kernel_names(compiled, self.isa)
+        seconds: dict[str, float] = dict.fromkeys(names, 0.0)
+        for step, nanoseconds in zip(compiled.steps, np.median(times, axis=0)):
+            seconds[step.node] += float(nanoseconds) * 1e-9
+        return [LayerTime(node, kernel, seconds[node]) for node, kernel in names.items()]
+
+    def _names(self, inputs: tuple[Any, ...]) -> tuple[str, ...]:
+        names = self.program.graph.inputs
+        if len(inputs) != len(names):
+            raise InputError(f"{len(inputs)} inputs given; this network takes {len(names)}: {', '.join(names)}")
+        return names
+
+    def _check(self, inputs: tuple[Any, ...]) -> list[np.ndarray]:
+        return [_ready(_as_array(x, name), name) for x, name in zip(inputs, self._names(inputs))]
+
+    def _dims(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        return self.program.graph.dims_of(shapes)
+
+    def _compile(self, arrays: list[np.ndarray]) -> tuple[Compiled, dict[str, str]]:
+        shapes = {name: array.shape for name, array in zip(self.program.graph.inputs, arrays)}
+        return self._compile_for(self._dims(shapes))
+
+    def _compile_for(self, dims: dict[str, int]) -> tuple[Compiled, dict[str, str]]:
+        key = tuple(sorted(dims.items()))
+        if key not in self._compiled:
+            graph = self.program.graph
+            choices = resolve(self.program, graph, dims, self._given, self.isa, self.threads)
+            compiled = compile_graph(self.program, graph, dims, choices, isa=self.isa, threads=self.threads)
+            self._compiled[key] = compiled, {name: c.name for name, c in choices.items()}
+        return self._compiled[key]
+
+    def __repr__(self) -> str:
+        graph = self.program.graph
+        takes = ", ".join(format_shape(graph.tensors[name].shape) for name in graph.inputs)
+        return f"Session({takes}, threads={self.threads}, isa={self.isa!r})"
+
+
+def _kernel_names(compiled: Compiled, isa: str) -> dict[str, str]:
+    counts: dict[str, Counter[str]] = {}
+    for step in compiled.steps:
+        counts.setdefault(step.node, Counter())[f"{step.kernel}__{isa}"] += 1
+    return {node: " + ".join(k if n == 1 else f"{n} {k}" for k, n in c.items()) for node, c in counts.items()}
+
+
+def _check_threads(threads: int | None) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is None:
+        return cores
+    if not 1 <= threads <= cores:
+        raise EngineError(f"threads={threads} is not possible here; give 1 to {cores}")
+    return threads
+
+
+def _as_array(x: Any, name: str) -> np.ndarray:
+    """A numpy view of an array of any kind, without a copy where its owner allows."""
+    if isinstance(x, np.ndarray):
+        return x
+    try:
+        return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
+    except (TypeError, ValueError, BufferError, RuntimeError) as error:
+        raise InputError(f"input {name!r} of type {type(x).__name__} cannot be read as an array: {error}") from None
+
+
+def _ready(x: np.ndarray, name: str) -> np.ndarray:
+    if x.dtype.kind != "f":
+        raise InputError(f"input {name!r} has type {x.dtype}; give floating point numbers, normalised as in training")
+    if x.dtype != np.float32 or not x.flags.c_contiguous:
+        _log.debug("input %r (%s, strides %s) is copied", name, x.dtype, x.strides)
+        return np.ascontiguousarray(x, dtype=np.float32)
+    return x
+
+
+def _load(path: str | Path) -> Program:
+    from dovetail.program.store import load
+
+    return load(path)
