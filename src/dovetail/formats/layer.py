@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dovetail.errors import DovetailError, SpecError
+from dovetail.errors import DovetailError, InputError, SpecError
 from dovetail.formats.base import FORMATS, Packed, Shape, Spec, format_named
 
 Dense = TypeVar("Dense", nn.Conv2d, nn.Linear)
@@ -90,13 +90,20 @@ class FormatLayer(nn.Module, ABC):
         """Note the new channel counts."""
 
     def slice_channels(self, out_keep: Tensor | None = None, in_keep: Tensor | None = None) -> Self:
-        """A new layer with only these output and input channels (indices or booleans; None keeps all)."""
-        if getattr(self, "groups", 1) != 1:
-            raise SpecError(f"layer {self.name!r}: channels of a grouped convolution cannot be removed")
-        outputs, inputs = self.weight_shape[:2]
+        """A new layer with only these output and input channels (indices or booleans; None keeps all).
+
+        A depthwise convolution must keep the same channels on both sides; other groups cannot lose channels.
+        """
+        groups = getattr(self, "groups", 1)
+        outputs, inputs = self.weight_shape[0], self.weight_shape[1] * groups
         out, into = _indices(out_keep, outputs, self), _indices(in_keep, inputs, self)
         layer = copy.deepcopy(self)
-        layer._slice(out, into)
+        if groups > 1:
+            if len(out) == outputs and len(into) == inputs:
+                return layer
+            if not (groups == outputs == inputs and torch.equal(out, into)):
+                raise SpecError(f"layer {self.name!r}: its {groups} groups cannot lose single channels; keep them all")
+        layer._slice(out, into if groups == 1 else torch.zeros_like(into[:1]))
         if self.bias is not None:
             layer.bias = parameter(self.bias[out], self.bias)
         layer._resize(len(out), len(into))
@@ -166,6 +173,7 @@ class FormatConv2d(FormatLayer):
 
     def _resize(self, outputs: int, inputs: int) -> None:
         self.out_channels, self.in_channels = outputs, inputs
+        self.groups = outputs if self.groups > 1 else 1
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
@@ -261,14 +269,6 @@ def swap(model: nn.Module, name: str, layer: nn.Module) -> None:
         layer.name = name
 
 
-def name_layers(model: nn.Module) -> nn.Module:
-    """Tell every format layer its present name in `model`; lowering starts with it, since a layer may have moved."""
-    for name, module in model.named_modules():
-        if isinstance(module, FormatLayer):
-            module.name = name
-    return model
-
-
 def numpy(tensor: Tensor) -> np.ndarray:
     """A float32 copy on the host."""
     return tensor.detach().to("cpu", torch.float32).numpy().copy()
@@ -310,6 +310,8 @@ def _opaque_meta(  # noqa: PLR0917 - the signature of the op
 ) -> Tensor:
     if len(tail) == 1:
         return x.new_empty((*x.shape[:-1], tail[0]))
+    if x.dim() != 4:
+        raise InputError(f"layer {layer!r} takes images of shape (N, C, H, W), not {tuple(x.shape)}")
     spatial = [
         (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (tail[1 + i] - 1) - 1) // stride[i] + 1 for i in range(2)
     ]

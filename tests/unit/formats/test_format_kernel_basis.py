@@ -222,10 +222,21 @@ def test_a_sliced_layer_keeps_mask_bias_name_and_trainability(layer):
     assert (thin.bases.requires_grad, thin.coefficients.requires_grad) == (False, True)
 
 
-def test_channels_of_groups_stay():
-    conv = KernelBasisConv2d.from_dense(nn.Conv2d(4, 4, 3, groups=2), KernelBasisSpec(bases=2))
-    with pytest.raises(SpecError, match="grouped"):
-        conv.slice_channels(torch.tensor([0]))
+@pytest.mark.parametrize("groups, out, into", [(2, [0, 1], [0, 1]), (4, [0, 1], [0, 2]), (4, [0, 1], None)])
+def test_channels_of_groups_stay(groups, out, into):
+    conv = KernelBasisConv2d.from_dense(nn.Conv2d(4, 4, 3, groups=groups), KernelBasisSpec(bases=2))
+    with pytest.raises(SpecError, match=f"{groups} groups"):
+        conv.slice_channels(torch.tensor(out), None if into is None else torch.tensor(into))
+    whole = conv.slice_channels(torch.arange(4))
+    assert (whole.groups, whole.weight_shape) == (groups, conv.weight_shape)
+
+
+def test_depthwise_channels_leave_in_pairs():
+    conv = KernelBasisConv2d.from_dense(nn.Conv2d(4, 4, 3, groups=4), KernelBasisSpec(bases=2))
+    keep, x = torch.tensor([1, 3]), torch.randn(2, 4, 6, 6)
+    thin = conv.slice_channels(keep, keep)
+    assert (thin.groups, thin.in_channels, thin.weight_shape) == (2, 2, (2, 1, 3, 3))
+    assert torch.allclose(thin(x[:, keep]), conv(x)[:, keep], atol=1e-6)
 
 
 def test_factored_form_is_channel_major():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dovetail.formats
-from dovetail.errors import DovetailError, SpecError
+from dovetail.errors import DovetailError, InputError, SpecError
 from dovetail.formats import FORMATS, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
 from dovetail.formats import layer as layers
 
@@ -92,6 +92,11 @@ def test_an_opaque_layer_has_no_numbers(model):
     assert shape == (2, 2)
 
 
+def test_an_opaque_convolution_wants_a_batch(model):
+    with layers.appear("opaque"), pytest.raises(InputError, match="'0'"):
+        model[0].to("meta")(torch.empty(3, 9, 11, device="meta"))
+
+
 def test_factored_graph_has_only_standard_ops(model):
     x = torch.randn(2, 3, 9, 11)
     with layers.appear("factored"):
@@ -100,13 +105,6 @@ def test_factored_graph_has_only_standard_ops(model):
     assert all(target.startswith("aten.") for target in targets)
     assert sum("conv2d" in target for target in targets) == 2 + 3 + 2
     assert torch.allclose(program.module()(torch.cat([x, x]))[:2], model(x), atol=1e-5)
-
-
-def test_layers_in_a_new_model_are_named_anew(model):
-    bigger = layers.name_layers(nn.ModuleDict({"body": model}))
-    assert [m.name for m in bigger.modules() if isinstance(m, layers.FormatLayer)] == [
-        f"body.{i}" for i in (0, 2, 3, 6)
-    ]
 
 
 def test_linear_layers_take_sequences():
