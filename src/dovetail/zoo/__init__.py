@@ -5,7 +5,7 @@ The library itself never needs this room: only the command line, tests, examples
 
 from dovetail.zoo import mobilenet, resnet, resnet_cifar, squeezenet, vgg  # noqa: F401 - they enter the registry
 from dovetail.zoo.normalisation import Normalisation
-from dovetail.zoo.registry import NETWORKS, Network, Weights, build, network
+from dovetail.zoo.registry import NETWORKS, Network, Weights, build, find, network
 from dovetail.zoo.root import data_root
 from dovetail.zoo.weights import load_weights, normalisation, pretrained, weights_path
 
@@ -16,6 +16,7 @@ __all__ = [
     "Weights",
     "build",
     "data_root",
+    "find",
     "load_weights",
     "network",
     "normalisation",

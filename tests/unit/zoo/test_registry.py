@@ -20,8 +20,8 @@ def test_spelling_is_forgiven(name):
 
 
 def test_torchvision_spellings_are_found():
-    assert zoo.NETWORKS["mobilenetv2"].builder is zoo.registry.find("mobilenet_v2").builder
-    assert zoo.NETWORKS["squeezenet10"].builder is zoo.registry.find("squeezenet1_0").builder
+    assert zoo.NETWORKS["mobilenetv2"].builder is zoo.find("mobilenet_v2").builder
+    assert zoo.NETWORKS["squeezenet10"].builder is zoo.find("squeezenet1_0").builder
 
 
 def test_an_unknown_option_lists_the_known_ones():
