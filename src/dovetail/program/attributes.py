@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 _DIM: Final = re.compile(r"([1-9][0-9]{0,8}\*)?[A-Za-z_][A-Za-z0-9_]*")
+
+
+LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 class _Required:
@@ -53,11 +57,11 @@ def pairs(low: int) -> Attribute:
 
 
 def number(default: Any = REQUIRED, *, positive: bool = False) -> Attribute:
-    """A finite number."""
+    """A number that is finite in float32."""
 
     def accepts(value: Any) -> bool:
         plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return plain and math.isfinite(value) and (value > 0 or not positive)
+        return plain and abs(value) <= LARGEST and (value > 0 or not positive)
 
     return Attribute("a positive number" if positive else "a finite number", accepts, default)
 

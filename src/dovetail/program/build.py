@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 import numpy as np
@@ -90,7 +91,7 @@ class Builder:
         stem = weight or (self.call.layer if op == "affine" else "") or self.call.name
         name, output = _fresh(stem, {n.name for n in self.nodes}), _fresh(self.call.name, {*self.tensors, *self.arrays})
         node = complete(
-            Node(op, name, inputs, output, weight, attributes, epilogue or Epilogue(), source=self.call.source)
+            Node(op, name, inputs, output, weight, attributes, epilogue or Epilogue(), source=_short(self.call.source))
         )
         try:
             shape = check_node(node, self._known(node), self.weights[weight].shape if weight else None)
@@ -158,6 +159,11 @@ class Builder:
     def _known(self, node: Node) -> dict[str, Shape]:
         names = [n for n in (*node.reads(), node.epilogue.scale, node.epilogue.bias) if n is not None]
         return {n: self.tensors[n].shape if n in self.tensors else self.arrays[n].shape for n in names}
+
+
+def _short(source: str) -> str:
+    """The last folder, file and line: files travel, folders of one machine do not."""
+    return "/".join(PurePath(source).parts[-2:])
 
 
 def _fresh(name: str, taken: Any) -> str:

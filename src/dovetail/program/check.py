@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from dovetail.errors import DovetailError, ProgramError
-from dovetail.formats.base import FORMATS
+from dovetail.formats.base import Packed, format_named
 from dovetail.program.attributes import is_dim
 from dovetail.program.ops import check_node
-from dovetail.program.program import Graph, Node, Program, Shape, Tensor, format_shape
+from dovetail.program.program import Graph, Node, Program, Shape, Tensor, format_shape, split_dim
+
+LARGEST_TENSOR = 1 << 40  # numbers per image
 
 
 def check(program: Program) -> None:
@@ -52,13 +55,14 @@ def check_array(name: str, array: np.ndarray) -> None:
         raise ProgramError(f"array {name!r} has NaN or Inf; check the checkpoint it came from")
 
 
-def _check_weight(name: str, packed: object) -> None:
+def _check_weight(name: str, packed: Packed) -> None:
     try:
-        if packed.spec.format not in FORMATS:  # type: ignore[attr-defined]
-            raise ProgramError(f"unknown format {packed.spec.format!r}")  # type: ignore[attr-defined]
-        packed.validate()  # type: ignore[attr-defined]
+        format_named(packed.spec.format)
+        packed.validate()
     except DovetailError as error:
         raise ProgramError(f"weight {name!r}: {error}") from None
+    except (TypeError, ValueError, IndexError, OverflowError, MemoryError) as error:
+        raise ProgramError(f"weight {name!r}: its arrays do not fit its spec {packed.spec} ({error})") from error
 
 
 def _check_inputs(graph: Graph, arrays: Mapping[str, Shape]) -> None:
@@ -81,6 +85,8 @@ def _check_inputs(graph: Graph, arrays: Mapping[str, Shape]) -> None:
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if tensor.name != name or not all(is_dim(d) for d in tensor.shape):
         raise ProgramError(f"tensor {name!r} is entered as {tensor.name!r} with shape {format_shape(tensor.shape)}")
+    if math.prod(split_dim(d)[0] for d in tensor.shape) > LARGEST_TENSOR:
+        raise ProgramError(f"tensor {name!r} of shape {format_shape(tensor.shape)} is larger than any machine's memory")
     if tensor.dtype != "float32" or tensor.scale is not None or tensor.zero is not None:
         raise ProgramError(
             f"tensor {name!r} has type {tensor.dtype}; this version holds float32 tensors without a scale"

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from dovetail.errors import ProgramError
+from dovetail.program.attributes import LARGEST
 from dovetail.program.ops import FULL, OPS, check_node
 from dovetail.program.program import Epilogue, Graph, Node, Program, Shape
 
-LARGEST: Final = float(np.finfo(np.float32).max)
 _NOT_NEGATIVE: Final = ("relu", "sigmoid")
 
 

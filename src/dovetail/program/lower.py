@@ -25,8 +25,7 @@ from dovetail.program.program import BATCH, Dim, Program, Shape
 from dovetail.program.rules import RULES
 from dovetail.program.rules.table import Rule
 
-_TORCH: Final = Path(torch.__file__).parent
-_ROOM: Final = Path(__file__).parent.parent
+_FOREIGN: Final = (Path(torch.__file__).parent, Path(__file__).parent, Path(__file__).parent.parent / "formats")
 _SILENT: Final = ("sym_size", "sym_constrain", "_assert", "_guards")
 
 
@@ -250,7 +249,7 @@ def _user_line(error: BaseException) -> str:
 
 
 def _foreign(path: str) -> bool:
-    return path.startswith("<") or Path(path).is_relative_to(_TORCH) or Path(path).is_relative_to(_ROOM)
+    return path.startswith("<") or any(Path(path).is_relative_to(folder) for folder in _FOREIGN)
 
 
 def _pack(model: nn.Module, name: str) -> tuple[Packed, int]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.program.attributes import LARGEST
 from dovetail.program.build import Builder, Const, Var
-from dovetail.program.rules.table import LARGEST, Value, affine, channel_axis, rule, size
+from dovetail.program.rules.table import Value, affine, channel_axis, rule, size
 
 
 @rule("add")

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.program.attributes import LARGEST
 from dovetail.program.build import Builder, Const, Var
-from dovetail.program.rules.table import LARGEST, Value, axis_of, cut, rule, size
+from dovetail.program.rules.table import Value, axis_of, cut, rule, size
 
 _WHOLE = 2**31
 

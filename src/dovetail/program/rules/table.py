@@ -22,7 +22,6 @@ Pads = tuple[int, int, int, int]
 Rule = Callable[..., Any]
 Named = TypeVar("Named", bound=Rule)
 RULES: Final[dict[str, Rule]] = {}
-LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 def rule(*names: str) -> Callable[[Named], Named]:

@@ -1,0 +1,167 @@
+"""Parameters, multiply-accumulates and bits of a Program, layer by layer, beside those of its dense equivalent.
+
+Three counts, always the same. *Params* are the stored numbers: weights (bases and factors included), scales, biases,
+norms, classifier. *MACs* are the work per image in the cheaper exact order, with what does not multiply listed apart as
+*additions*. *Bits* are the payload of the file: values, indices, masks, scales and code books.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dovetail.errors import ProgramError
+from dovetail.formats.base import Geometry, Packed
+from dovetail.program.program import BATCH, Graph, Node, Program
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One use of a packed weight, or one matmul.
+
+    Attributes:
+        name: of the node.
+        format: of its weight; empty for a matmul.
+        params: stored numbers of the weight; 0 where an earlier row has counted the same weight.
+        macs: multiply-accumulates per image.
+        additions: per image, beyond those.
+        bits: of the weight in the file; 0 where an earlier row has counted it.
+        nonzeros: stored numbers of the weight that are not zero; 0 where an earlier row has counted it.
+        dense_params: numbers of the dense weight; 0 where an earlier row has counted it.
+        dense_macs: multiply-accumulates per image of the dense weight.
+        source: where the model makes it.
+    """
+
+    name: str
+    op: str
+    format: str
+    params: int
+    macs: int
+    additions: int
+    bits: int
+    nonzeros: int
+    dense_params: int
+    dense_macs: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows in order of execution, and the numbers in arrays: scales, biases, norms, constant operands."""
+
+    rows: tuple[Row, ...]
+    extra_params: int
+    extra_bits: int
+
+    @property
+    def params(self) -> int:
+        """All stored numbers."""
+        return sum(row.params for row in self.rows) + self.extra_params
+
+    @property
+    def macs(self) -> int:
+        """Per image."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def additions(self) -> int:
+        """Per image, beyond those in the multiply-accumulates."""
+        return sum(row.additions for row in self.rows)
+
+    @property
+    def bits(self) -> int:
+        """Payload of the file."""
+        return sum(row.bits for row in self.rows) + self.extra_bits
+
+    @property
+    def nonzeros(self) -> int:
+        """Stored numbers that are not zero; all numbers in arrays count."""
+        return sum(row.nonzeros for row in self.rows) + self.extra_params
+
+    @property
+    def dense_params(self) -> int:
+        """Of the same network with dense weights."""
+        return sum(row.dense_params for row in self.rows) + self.extra_params
+
+    @property
+    def dense_macs(self) -> int:
+        """Of the same network with dense weights."""
+        return sum(row.dense_macs for row in self.rows)
+
+    def dense_bits(self, bits: int = 32) -> int:
+        """Payload with dense weights of so many bits each (8: one float32 scale per output is not counted)."""
+        return sum(row.dense_params for row in self.rows) * bits + self.extra_bits
+
+
+def count(program: Program, graph: str = "main") -> Counts:
+    """Count one graph of a program, for one image.
+
+    A weight that several layers share is stored, and counted in params and bits, once; its work counts every time.
+    """
+    if graph not in program.graphs:
+        raise ProgramError(f"the program has no graph {graph!r}; it has {', '.join(program.graphs)}")
+    counted = program.graphs[graph]
+    shapes = counted.bind(**{BATCH: 1})
+    seen: set[str] = set()
+    rows = tuple(
+        _row(node, program, shapes, seen) for node in counted.nodes if node.weight is not None or node.op == "matmul"
+    )
+    named = _constants(counted) & set(program.arrays)
+    sizes = [program.arrays[name].size for name in named]
+    return Counts(rows, sum(sizes), sum(program.arrays[name].nbytes * 8 for name in named))
+
+
+def geometry(node: Node, shapes: Shapes) -> Geometry:
+    """Positions that a weight op reads and writes per image, and its groups.
+
+    A linear layer has one position for every row it is applied to.
+    """
+    source, target = shapes[node.inputs[0]], shapes[node.output]
+    if node.op == "linear":
+        return Geometry(math.prod(source[:-1]), math.prod(target[:-1]))
+    return Geometry(math.prod(source[2:]), math.prod(target[2:]), int(node.attributes["groups"]))
+
+
+def _row(node: Node, program: Program, shapes: Shapes, seen: set[str]) -> Row:
+    if node.weight is None:
+        macs = math.prod(shapes[node.output]) * _shape(node.inputs[0], program, shapes)[-1]
+        return Row(node.name, node.op, "", 0, macs, 0, 0, 0, 0, macs, node.source)
+    packed, at = program.weights[node.weight], geometry(node, shapes)
+    stored = (0, 0, 0, 0) if node.weight in seen else _stored(packed)
+    seen.add(node.weight)
+    params, bits, nonzeros, dense = stored
+    work = (packed.macs(at), packed.additions(at))
+    format = packed.spec.format
+    return Row(
+        node.name,
+        node.op,
+        format,
+        params,
+        *work,
+        bits,
+        nonzeros,
+        dense,
+        math.prod(packed.shape) * at.outputs,
+        node.source,
+    )
+
+
+def _stored(packed: Packed) -> tuple[int, int, int, int]:
+    return packed.params(), packed.bits(), packed.nonzeros(), math.prod(packed.shape)
+
+
+def _shape(name: str, program: Program, shapes: Shapes) -> tuple[int, ...]:
+    return shapes[name] if name in shapes else program.arrays[name].shape
+
+
+def _constants(graph: Graph) -> set[str]:
+    """Names that a graph reads; those of arrays are among them."""
+    return {
+        name
+        for node in graph.nodes
+        for name in (*node.inputs, node.epilogue.scale, node.epilogue.bias)
+        if name is not None
+    }
