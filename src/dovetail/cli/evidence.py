@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.errors import DataError, RecipeError
+from dovetail.errors import RecipeError
+from dovetail.program import atomic
 
 if TYPE_CHECKING:
     from dovetail.program.program import Program
@@ -56,8 +56,8 @@ def ratios(dense: Program, compressed: Program) -> Ratios:
     return Ratios(
         params_ratio=round(before.params / after.params, 3),
         macs_ratio=round(before.macs / after.macs, 3),
-        bits_ratio=round(32 * before.params / after.bits, 3),
-        bits_ratio_int8=round(8 * before.params / after.bits, 3),
+        bits_ratio=round(before.dense_bits(32) / after.bits, 3),
+        bits_ratio_int8=round(before.dense_bits(8) / after.bits, 3),
     )
 
 
@@ -99,14 +99,7 @@ def sha256(path: Path) -> str:
 
 def write(data: Mapping[str, Any], path: Path) -> None:
     """Write JSON, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(data, indent=1) + "\n")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror}; check permissions and disk space") from None
+    atomic.write(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
 def read(path: Path) -> dict[str, Any]:

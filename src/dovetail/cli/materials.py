@@ -72,14 +72,26 @@ def open_sets(data: Data, network: str, root: Path | None, seed: int = 0) -> Set
     )
 
 
-def build_network(network: Network, root: Path | None, like: Sets | None = None) -> nn.Module:
-    """The network with its weights; without weights it is freshly initialised. `like` fills channels and classes in."""
+def build_network(network: Network, root: Path | None) -> nn.Module:
+    """The network with its weights; without weights it is freshly initialised."""
     from dovetail import zoo
 
-    model = zoo.build(network.name, **(_fitting(network, like) | network.options))
+    model = zoo.build(network.name, **network.options)
     if network.weights is not None:
         zoo.load_weights(model, weights_file(network.weights, root))
     return model
+
+
+def fitted(network: Network, sets: Sets) -> Network:
+    """A zoo network with the options `in_channels` and `classes` that suit the data, unless it says them itself."""
+    from dovetail import zoo
+
+    if ":" in network.name:
+        return network
+    test, known = sets.test.data, zoo.registry.find(network.name).options()
+    suits = {"in_channels": test.images.shape[3], "classes": test.classes}
+    options = {name: value for name, value in suits.items() if name in known} | network.options
+    return network.model_copy(update={"options": options})
 
 
 def weights_file(name: str, root: Path | None) -> Path:
@@ -95,14 +107,14 @@ def weights_file(name: str, root: Path | None) -> Path:
     return zoo.weights_path(name, root)
 
 
-def build_method(method: Method, root: Path | None, like: Sets | None = None) -> TrainingMethod:
+def build_method(method: Method, root: Path | None, sets: Sets) -> TrainingMethod:
     """The method with its parameters, distilling from its teacher where it has one."""
     from dovetail.methods import METHODS
 
     if method.name not in METHODS:
         raise RecipeError(f"method.name: there is no method {method.name!r}; {suggest(method.name, METHODS)}")
     built = _called(METHODS[method.name], method.parameters)
-    return built if method.teacher is None else _distilled(built, method.teacher, root, like)
+    return built if method.teacher is None else _distilled(built, method.teacher, root, sets)
 
 
 def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
@@ -129,18 +141,6 @@ def _normalisation(network: str, data: Data, name: str) -> tuple[tuple[float, ..
     return tuple(data.mean or own.mean), tuple(data.std or own.std)
 
 
-def _fitting(network: Network, like: Sets | None) -> dict[str, Any]:
-    """The options `in_channels` and `classes` that suit the data, where a zoo network has them."""
-    from dovetail import zoo
-
-    row = zoo.NETWORKS.get(network.name)
-    if like is None or row is None:
-        return {}
-    test = like.test.data
-    suits = {"in_channels": test.images.shape[3], "classes": test.classes}
-    return {name: value for name, value in suits.items() if name in row.options()}
-
-
 def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> TrainingMethod:
     known = [name for name in inspect.signature(kind).parameters if name != "plan"]
     for name in parameters:
@@ -153,9 +153,9 @@ def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> Traini
         raise RecipeError(f"method.parameters: {error}") from None
 
 
-def _distilled(method: TrainingMethod, teacher: Teacher, root: Path | None, like: Sets | None) -> TrainingMethod:
+def _distilled(method: TrainingMethod, teacher: Teacher, root: Path | None, sets: Sets) -> TrainingMethod:
     from dovetail.methods import Distill
 
-    model = build_network(teacher.network, root, like)
+    model = build_network(fitted(teacher.network, sets), root)
     options = teacher.model_dump(exclude={"network"})
     return Distill(method, model, **options)

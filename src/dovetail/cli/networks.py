@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dovetail.cli.materials import Sets, open_sets
 from dovetail.cli.schema import Data, Network
-from dovetail.errors import RecipeError
+from dovetail.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
     from dovetail.program.program import Program
@@ -36,16 +36,19 @@ def sets_of(program: Program, on: str | None, root: Path | None) -> Sets:
     return open_sets(Data(name=name, held_out=0, **normalised), network, root)
 
 
-def original_of(program: Program, given: str | None, weights: str | None) -> Network:
+def original_of(program: Program, given: str | None = None, weights: str | None = None) -> Network:
     """The dense network that a packed one stands for: named by the user, or as the file says."""
-    if given is not None:
-        options: dict[str, Any] = {}
-        recorded = program.metadata.get("original")
-        if recorded is not None and recorded["name"] == given:
-            options = recorded["options"]
-            weights = weights or recorded["weights"]
-        return Network.model_construct(name=given, options=options, weights=weights)
     recorded = program.metadata.get("original")
-    if recorded is None:
+    if recorded is None and given is None:
         raise RecipeError("the file does not say what it was made from; name the dense network with --original")
-    return Network.model_construct(**{**recorded, "weights": weights or recorded["weights"]})
+    known = dict(recorded) if recorded is not None and given in (None, recorded["name"]) else {"name": given}
+    network = Network.model_validate(known)
+    return network if weights is None else network.model_copy(update={"weights": weights})
+
+
+def input_shape(program: Program) -> tuple[int, ...]:
+    """Of one image."""
+    graph = program.graph
+    if len(graph.inputs) != 1:
+        raise InputError(f"this verb takes networks with one input; this one has {', '.join(graph.inputs)}")
+    return graph.bind(batch=1)[graph.inputs[0]]

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say
-from dovetail.cli.materials import build_network, open_sets
+from dovetail.cli.materials import build_network, fitted, open_sets
 from dovetail.cli.options import DataFolder, Out, Set, Weights, writable
 from dovetail.cli.pipeline import describe
 from dovetail.errors import RecipeError
@@ -38,11 +38,13 @@ def pack(
     target = writable(out or Path(f"{network.rpartition(':')[2]}.dovetail"))
     recipe = adhoc(network, on or "none", weights=weights, overrides=overrides)
     sets = None if on is None else open_sets(recipe.data, recipe.network.name, data)
-    model = build_network(recipe.network, data, sets).eval()
     if sets is None:
-        program = lower(model, _image(input), metadata={"network": recipe.network.model_dump(mode="json")})
+        network, example = recipe.network, _image(input)
+        metadata = {"network": network.model_dump(mode="json"), "original": network.model_dump(mode="json")}
     else:
-        program = lower(model, sets.example(), metadata=describe(recipe, "", sets))
+        network, example = fitted(recipe.network, sets), sets.example()
+        metadata = describe(recipe, "", sets)
+    program = lower(build_network(network, data).eval(), example, metadata=metadata)
     program.save(target)
     say(f"wrote {target}: {len(program.graph.nodes)} ops, {target.stat().st_size / 1e6:.2f} MB")
 

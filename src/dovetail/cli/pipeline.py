@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dovetail.cli.materials import Sets, build_method, build_network, open_sets, settings
-from dovetail.cli.schema import Network, Recipe
+from dovetail.cli.materials import Sets, build_method, build_network, fitted, open_sets, settings
+from dovetail.cli.schema import Recipe
 from dovetail.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from dovetail.methods.base import Plan
     from dovetail.program.program import Program
     from dovetail.training.metrics import History
-
-log = logging.getLogger("dovetail.cli")
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def train(recipe: Recipe, name: str, seed: int, root: Path | None) -> Trained:
 
     torch.manual_seed(seed)
     sets = open_sets(recipe.data, recipe.dense.name, root, seed)
-    model = build_network(recipe.network, root, sets)
+    model = build_network(fitted(recipe.network, sets), root)
     done = compress(
         model,
         build_method(recipe.method, root, sets),
@@ -65,14 +62,22 @@ def pack(model: nn.Module, sets: Sets, metadata: Mapping[str, Any]) -> Program:
     return lower(model.eval(), sets.example(), metadata=dict(metadata))
 
 
-def pack_dense(network: Network, sets: Sets, root: Path | None) -> Program:
-    """The dense original, packed; with random weights where its own are not at hand (sizes and times are the same)."""
+def dense_like(program: Program, root: Path | None) -> Program:
+    """The dense original of a packed network, packed; with random weights where its own are not at hand.
+
+    Sizes and times do not depend on the weights.
+    """
+    import torch
+
+    from dovetail.cli.networks import input_shape, original_of
+    from dovetail.program.lower import lower
+
+    network = original_of(program)
     try:
-        model = build_network(network, root, sets)
-    except DataError as error:
-        log.info("%s; counting with random weights", error)
-        model = build_network(network.model_copy(update={"weights": None}), root, sets)
-    return pack(model, sets, {"network": network.model_dump()})
+        model = build_network(network, root)
+    except DataError:
+        model = build_network(network.model_copy(update={"weights": None}), root)
+    return lower(model.eval(), torch.zeros(input_shape(program)), metadata={"network": network.model_dump(mode="json")})
 
 
 def given_plan(layers: Mapping[str, Mapping[str, Any] | str]) -> Plan | None:
@@ -94,8 +99,8 @@ def describe(recipe: Recipe, name: str, sets: Sets, plan: Plan | None = None) ->
         "recipe": name,
         "case": recipe.case,
         "method": recipe.method.name,
-        "network": recipe.network.model_dump(mode="json"),
-        "original": recipe.dense.model_dump(mode="json"),
+        "network": fitted(recipe.network, sets).model_dump(mode="json"),
+        "original": fitted(recipe.dense, sets).model_dump(mode="json"),
         "data": sets.name,
         "mean": list(sets.mean),
         "std": list(sets.std),

@@ -15,9 +15,9 @@ from cyclopts import App, Parameter
 from dovetail.cli import evidence, networks, recipes, score
 from dovetail.cli.app import Failed
 from dovetail.cli.console import say, table
-from dovetail.cli.materials import Sets, build_network
+from dovetail.cli.materials import Sets, build_network, fitted
 from dovetail.cli.options import DataFolder, Set, Threads
-from dovetail.cli.pipeline import pack_dense, pack_trained, train
+from dovetail.cli.pipeline import dense_like, pack_trained, train
 from dovetail.cli.schema import Recipe, read
 from dovetail.errors import DataError, RecipeError
 
@@ -60,7 +60,7 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
         seeds=recipe.settings.seeds,
         dense_accuracy=_dense_accuracy(recipe, path, measured, data),
         accuracy=[one.accuracy for one in measured],
-        ratios=evidence.ratios(pack_dense(recipe.dense, sets, data), program),
+        ratios=evidence.ratios(dense_like(program, data), program),
         epochs=measured[0].epochs,
         hours=[one.hours for one in measured],
         where=_where(),
@@ -83,7 +83,7 @@ def verify(name: Name, /, *, threads: Threads = None, data: DataFolder = None) -
     program = networks.load(str(evidence.program_file(committed, target)))
     sets = networks.sets_of(program, None, data)
     found = {"accuracy": score.through_engine(program, sets.test, threads).accuracy}
-    found |= vars(evidence.ratios(pack_dense(recipe.dense, sets, data), program))
+    found |= vars(evidence.ratios(dense_like(program, data), program))
     _compare(path.stem, committed, found, 100 * DIFFERING / len(sets.test.data))
 
 
@@ -116,7 +116,7 @@ def _dense_accuracy(recipe: Recipe, path: Path, measured: list[Measured], root: 
     found = []
     if recipe.dense.weights is not None:
         sets = measured[0].sets
-        found.append(score.through_torch(build_network(recipe.dense, root, sets), sets.test).accuracy)
+        found.append(score.through_torch(build_network(fitted(recipe.dense, sets), root), sets.test).accuracy)
     if recipe.control is not None and (control := recipes.control_accuracy(path, recipe.control)) is not None:
         found.append(control)
     elif recipe.control is not None:

@@ -48,7 +48,7 @@ def run(
 
 
 def _read(path: Path | None, program: Program) -> np.ndarray:
-    shape = program.graph.bind(batch=1)[program.graph.inputs[0]]
+    shape = networks.input_shape(program)
     if path is None:
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     if not path.is_file():

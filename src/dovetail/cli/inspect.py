@@ -1,0 +1,61 @@
+"""`dovetail inspect`: the layers of a packed network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from dovetail.cli import layers, networks
+from dovetail.cli.console import say, table
+from dovetail.cli.options import Threads
+from dovetail.report import numbers
+
+if TYPE_CHECKING:
+    from dovetail.program.program import Program
+
+
+def inspect(
+    program: Annotated[Path, Parameter(help="A .dovetail file.")],
+    /,
+    *,
+    time: Annotated[bool, Parameter(help="Time every layer on the engine.")] = True,
+    threads: Threads = None,
+) -> None:
+    """Print format, ranks or density, parameters, size, MACs, kernel and share of time of every layer."""
+    from dovetail.program.counts import count
+
+    loaded = networks.load(str(program))
+    rows = layers.rows(loaded, timed=time, threads=threads)
+    total = sum(row.seconds or 0.0 for row in rows)
+    time = total > 0
+    columns = ["layer", "format", "", "params", "bytes", "MACs", *(["kernel", "time", "share"] if time else [])]
+    table(str(program), columns, [_cells(row, total, timed=time) for row in rows], left=3)
+    counts = count(loaded)
+    figures = (
+        f"{numbers.count(counts.params)} parameters, {numbers.count(counts.macs)} MACs, {numbers.size(counts.bits / 8)}"
+    )
+    say(f"all in all: {figures}" + (f", {numbers.milliseconds(total * 1e3)} per image" if time else ""))
+    _provenance(loaded)
+
+
+def _cells(row: layers.Row, total: float, *, timed: bool) -> Sequence[str]:
+    sizes = (
+        (numbers.count(row.params), numbers.size(row.bits / 8), numbers.count(row.macs)) if row.format else ("",) * 3
+    )
+    cells = (row.name, row.format, row.detail, *sizes)
+    if not timed:
+        return cells
+    if row.seconds is None:
+        return (*cells, "", "", "")
+    return (*cells, row.kernel, numbers.milliseconds(row.seconds * 1e3), f"{row.seconds / total:.1%}")
+
+
+def _provenance(program: Program) -> None:
+    known = {key: program.metadata.get(key) for key in ("recipe", "method", "data")}
+    if told := [f"{key} {value}" for key, value in known.items() if value]:
+        say(f"from: {', '.join(told)}")
+    for layer, reason in program.metadata.get("left", {}).items():
+        say(f"left dense: {layer}: {reason}")

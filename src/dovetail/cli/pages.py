@@ -1,0 +1,196 @@
+"""From packed networks and races to the plain data of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dovetail.cli import layers
+from dovetail.report import Layer, Left, Page, Point, Ratio, Section, Variant
+
+if TYPE_CHECKING:
+    from dovetail.program.program import Program
+
+OURS, OURS_DENSE, SAME, SELF = "dovetail", "dovetail-dense", "-same", "_self"
+ORIENTATION = ("torch-eager",)
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network of a report.
+
+    Attributes:
+        accuracy: percent on the test set, the mean over seeds.
+        races: the JSON of its races; the plain one first.
+        thin: a dense network, one point of the curve that compressed ones must beat.
+    """
+
+    name: str
+    program: Program
+    accuracy: float | None
+    races: Sequence[Json] = ()
+    note: str = ""
+    thin: bool = False
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a report is made from; `dense` is the original, `entries` what became of it."""
+
+    title: str
+    dense: Entry
+    entries: Sequence[Entry]
+    split: str
+    command: str
+    timed: bool = True
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def build(material: Material) -> Page:
+    """The report's plain data."""
+    entries, races = material.entries, [race for entry in material.entries for race in entry.races]
+    before = layers.rows(material.dense.program, timed=material.timed)
+    return Page(
+        title=material.title,
+        variants=(_dense_variant(material.dense, races), *(_variant(entry) for entry in entries)),
+        ratios=tuple(ratio for entry in entries for ratio in _ratios(entry)),
+        points=tuple(_points(material.dense, entries)),
+        sections=tuple(_section(entry, before, timed=material.timed) for entry in entries if not entry.thin),
+        left=tuple(left for entry in entries if not entry.thin for left in _left(entry)),
+        split=material.split,
+        machine=_machine(races),
+        versions=_versions(races),
+        command=material.command,
+        date=str(races[0]["date"]).partition("T")[0] if races else "",
+        notes=(*material.notes, *_noise(races), *_absent(races)),
+    )
+
+
+def rows_of(race: Json) -> list[Json]:
+    """The rows of a race at the better thread count of each target."""
+    return [row for row in race["rows"] if row["case"] == race["rows"][0]["case"]]
+
+
+def fastest(race: Json, dtype: str, *, same: bool = False) -> Json | None:
+    """The fastest peer's row of a type: of the original network or, with `same`, of ours in standard ops."""
+    found = [
+        row
+        for row in rows_of(race)
+        if row["dtype"] == dtype
+        and row["target"].endswith(SAME) == same
+        and not row["target"].startswith(OURS)
+        and row["target"] not in ORIENTATION
+    ]
+    return min(found, key=lambda row: row["median_ms"], default=None)
+
+
+def latency(race: Json, target: str) -> float | None:
+    """Median milliseconds of a target, if it ran."""
+    return next((float(row["median_ms"]) for row in rows_of(race) if row["target"] == target), None)
+
+
+def _variant(entry: Entry) -> Variant:
+    return _counted(entry, latency(entry.races[0], OURS) if entry.races else None)
+
+
+def _dense_variant(dense: Entry, races: Sequence[Json]) -> Variant:
+    times = [time for race in races if not _is_self(race) and (time := latency(race, OURS_DENSE)) is not None]
+    return _counted(dense, times[0] if times else None)
+
+
+def _counted(entry: Entry, milliseconds: float | None) -> Variant:
+    from dovetail.program.counts import count
+
+    counts = count(entry.program)
+    return Variant(entry.name, entry.accuracy, counts.params, counts.macs, counts.bits // 8, milliseconds, entry.note)
+
+
+def _ratios(entry: Entry) -> Iterable[Ratio]:
+    for race in entry.races:
+        if not _is_self(race):
+            for ratio in race["ratios"]:
+                yield Ratio(entry.name, ratio["case"].rpartition("/")[2], ratio["value"], ratio["peer"])
+
+
+def _points(dense: Entry, entries: Sequence[Entry]) -> Iterable[Point]:
+    """Ours, the dense original at its best in f32 and int8, and the thinner dense networks at theirs."""
+    for entry in entries:
+        for race in entry.races:
+            yield from _points_of(entry, race)
+    race = next((race for entry in entries for race in entry.races if not _is_self(race)), None)
+    if race is not None:
+        yield from _peer_points(dense.name, dense.accuracy, race, "dense")
+
+
+def _points_of(entry: Entry, race: Json) -> Iterable[Point]:
+    if _is_self(race):
+        yield from _peer_points(entry.name, entry.accuracy, race, "thin")
+    elif entry.accuracy is not None and (ours := latency(race, OURS)) is not None:
+        yield Point(entry.name, "ours", ours, entry.accuracy)
+
+
+def _peer_points(name: str, accuracy: float | None, race: Json, group: Any) -> Iterable[Point]:
+    if accuracy is not None and (best := fastest(race, "f32")) is not None:
+        yield Point(name, group, best["median_ms"], accuracy)
+    if (int8 := fastest(race, "int8")) is not None and int8.get("accuracy") is not None:
+        yield Point(f"{name} int8", "int8", int8["median_ms"], int8["accuracy"])
+
+
+def _section(entry: Entry, before: Sequence[layers.Row], *, timed: bool) -> Section:
+    dense = {row.name: row for row in before}
+    after = layers.rows(entry.program, timed=timed)
+    return Section(entry.name, tuple(_layer(row, dense.get(row.name)) for row in after))
+
+
+def _layer(row: layers.Row, dense: layers.Row | None) -> Layer:
+    return Layer(
+        name=row.name,
+        format=row.format,
+        detail=row.detail,
+        seconds=row.seconds,
+        dense_seconds=None if dense is None else dense.seconds,
+        bits=row.bits,
+        dense_bits=0 if dense is None else dense.bits,
+        kernel=row.kernel,
+    )
+
+
+def _left(entry: Entry) -> Iterable[Left]:
+    for layer, reason in entry.program.metadata.get("left", {}).items():
+        yield Left(entry.name, layer, reason)
+
+
+def _is_self(race: Json) -> bool:
+    return bool(race["rows"]) and str(race["rows"][0]["case"]).endswith(SELF)
+
+
+def _machine(races: Sequence[Json]) -> dict[str, str]:
+    if not races:
+        from dovetail.peers.machine import machine
+
+        here, more = machine(), {}
+    else:
+        here = races[0]["machine"]
+        more = {
+            "threads": "the better of " + " and ".join(map(str, races[0]["threads"])),
+            "batch": str(races[0]["batch"]),
+        }
+    told = {"processor": here["cpu"], "cores": str(here["cores"]), "instructions": ", ".join(here["isa"])}
+    return told | more
+
+
+def _versions(races: Sequence[Json]) -> dict[str, str]:
+    found = {name: text for race in races for name, text in race["versions"].items()}
+    return {name: text for name, text in found.items() if not text.startswith("not run")}
+
+
+def _noise(races: Sequence[Json]) -> list[str]:
+    found = [abs(noise["median"] - 1.0) for race in races for noise in race.get("noise", ())]
+    return [f"The same network raced against itself differed by at most {max(found):.1%}."] if found else []
+
+
+def _absent(races: Sequence[Json]) -> list[str]:
+    found = {name: text for race in races for name, text in race["versions"].items() if text.startswith("not run")}
+    return [f"{name}: {text}" for name, text in found.items()]

@@ -1,0 +1,109 @@
+"""`dovetail report`: one page from committed results."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from dovetail.cli import evidence, networks, pages, recipes
+from dovetail.cli.console import say
+from dovetail.cli.options import DataFolder, writable
+from dovetail.cli.pipeline import dense_like
+from dovetail.cli.schema import Recipe, read
+from dovetail.errors import DataError, RecipeError
+
+log = logging.getLogger("dovetail.cli")
+ORDER = ("penni", "tucker", "magnitude", "thin")
+Found = list[tuple[Path, Recipe, dict[str, Any]]]
+
+
+def report(
+    *,
+    network: Annotated[str | None, Parameter(help="Which network's results, such as resnet56_cifar.")] = None,
+    bench: Annotated[Path, Parameter(help="Folder of race results.")] = Path("benchmarks/results"),
+    time: Annotated[bool, Parameter(help="Time every layer on this machine.")] = True,
+    data: DataFolder = None,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="The page.")] = Path("report.html"),
+) -> None:
+    """Make one HTML page from recipes/results and benchmarks/results: nothing is trained, nothing leaves the page."""
+    from dovetail.report import write
+
+    target = writable(out)
+    chosen, found = _choose(network)
+    races = _races(bench)
+    entries = [_entry(path, recipe, result, races) for path, recipe, result in found]
+    name, accuracy = found[0][1].dense.name, found[0][2]["dense_accuracy"]
+    data_set = found[0][2]["dataset"]
+    dense = pages.Entry(name, dense_like(entries[0].program, data), accuracy)
+    material = pages.Material(
+        title=f"{name} on {data_set}, compressed",
+        dense=dense,
+        entries=entries,
+        split=f"the test images of {data_set}",
+        command=f"dovetail report --network {chosen}",
+        timed=time,
+        notes=() if races else ("No race has been run yet: `dovetail bench` adds times against other runtimes.",),
+    )
+    write(pages.build(material), target)
+    say(f"wrote {target}: {len(entries)} networks beside the dense {name}")
+
+
+def _choose(network: str | None) -> tuple[str, Found]:
+    """The network with most results, or the named one; its compressed variants in the order of a claim."""
+    found = [(path, recipe, evidence.read(target)) for path, recipe, target in _results()]
+    cases = Counter(recipe.case.partition("/")[0] for _, recipe, _ in found if recipe.case)
+    if not cases:
+        raise RecipeError(f"no recipe in {recipes.folder()} has a result; run one, or see `dovetail demo`")
+    chosen = network or cases.most_common(1)[0][0]
+    if chosen not in cases:
+        raise RecipeError(f"there are no results of {chosen!r}; there are results of {', '.join(cases)}")
+    mine = [f for f in found if f[1].case and f[1].case.partition("/")[0] == chosen and f[1].case != f"{chosen}/dense"]
+    if not mine:
+        raise RecipeError(f"only the dense control of {chosen!r} has a result; run a recipe that compresses")
+    return chosen, sorted(mine, key=_rank)
+
+
+def _results() -> list[tuple[Path, Recipe, Path]]:
+    found = []
+    for path in recipes.listed():
+        recipe = read(path)
+        target = recipes.result_path(path, recipe.evidence)
+        if target.is_file():
+            found.append((path, recipe, target))
+    return found
+
+
+def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, str]:
+    method = found[1].method.name
+    return (ORDER.index(method) if method in ORDER else len(ORDER), found[0].stem)
+
+
+def _entry(path: Path, recipe: Recipe, result: dict[str, Any], races: dict[str, dict[str, Any]]) -> pages.Entry:
+    file = evidence.program_file(result, recipes.result_path(path, recipe.evidence))
+    variant = (recipe.case or "/").partition("/")[2]
+    return pages.Entry(
+        name=variant,
+        program=networks.load(str(file)),
+        accuracy=statistics.fmean(result["accuracy"]),
+        races=[races[case] for case in (recipe.case, f"{recipe.case}{pages.SELF}") if case in races],
+        note=recipe.network.name if recipe.network != recipe.dense else "",
+        thin=recipe.method.name == "thin",
+    )
+
+
+def _races(folder: Path) -> dict[str, dict[str, Any]]:
+    """Races by case."""
+    races = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            race = json.loads(path.read_text())
+            races[race["rows"][0]["case"]] = race
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise DataError(f"{path} is no race result ({error!r}); restore it or run `dovetail bench` again") from None
+    return races
