@@ -296,6 +296,7 @@ class Run:
             "position": [self.phase, self.epoch, self.batch, self.step],
             "structure": self.structure.describe(self.model),
             "model": self.model.state_dict(),
+            "frozen": [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad],
             "optimizer": None if self.optimizer is None else self.optimizer.state_dict(),
             "method": self.hooks.state_dict(),
             "random": random_state(),
@@ -309,6 +310,8 @@ class Run:
         self._require_same(state["fingerprint"])
         self.structure.rebuild(self.model, state["structure"])
         self.model.load_state_dict(state["model"])
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in state["frozen"])
         self.hooks.load_state_dict(state["method"])
         self.phase, self.epoch, self.batch, self.step = state["position"]
         self.history = History.from_json(state["history"])
