@@ -5,14 +5,16 @@ from typing import Final
 from dovetail.methods.base import Kept, Method, Phase, Plan
 from dovetail.methods.distill import Distill
 from dovetail.methods.magnitude import Magnitude
+from dovetail.methods.penni import Penni
 from dovetail.methods.thin import Thin
 from dovetail.methods.tucker import Tucker
 
 METHODS: Final[dict[str, type[Method]]] = {
     "magnitude": Magnitude,
+    "penni": Penni,
     "thin": Thin,
     "tucker": Tucker,
 }
 """Name in a recipe → method; `Distill` is an option of all of them."""
 
-__all__ = ["METHODS", "Distill", "Kept", "Magnitude", "Method", "Phase", "Plan", "Thin", "Tucker"]
+__all__ = ["METHODS", "Distill", "Kept", "Magnitude", "Method", "Penni", "Phase", "Plan", "Thin", "Tucker"]

@@ -1,0 +1,59 @@
+"""Kernel bases as methods use them: how many, how they start, what they cost."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from dovetail.errors import SpecError
+from dovetail.formats.base import Geometry
+from dovetail.formats.kernel_basis import KernelBasisSpec, PackedKernelBasis
+from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.kernel_basis.packed import decompose
+from dovetail.formats.layer import numpy
+
+Init = Literal["svd", "pca_nomean", "pca_mean"]
+Bases = int | float
+
+
+def bases_for(weight: np.ndarray, wanted: Bases) -> int:
+    """`wanted` itself, or for a fraction the smallest d whose bases hold that share of the kernels' energy.
+
+    The energy of d bases is the sum of the d largest squared singular values of the (K C, R S) matrix of kernels.
+    """
+    if isinstance(wanted, int) and wanted >= 1:
+        return wanted
+    if not 0 < wanted < 1:
+        raise SpecError(f"penni bases {wanted!r} must be a whole number from 1 or a fraction between 0 and 1")
+    kernels = weight.reshape(-1, weight.shape[2] * weight.shape[3]).astype(np.float64)
+    energies = np.linalg.svd(kernels, compute_uv=False) ** 2
+    return min(int(np.searchsorted(np.cumsum(energies), wanted * energies.sum())) + 1, len(energies))
+
+
+def decomposed(layer: Any, spec: Any, init: Init = "svd") -> KernelBasisConv2d:
+    """An `nn.Conv2d` as a kernel basis of `spec.bases` shared kernels, the mean among them for `"pca_mean"`."""
+    if init == "svd" or layer.kernel_size == (1, 1):
+        made = KernelBasisConv2d.from_dense(layer, spec)
+    else:
+        weight = numpy(layer.weight)
+        bases, coefficients = decompose(weight, spec.bases - (init == "pca_mean"), "pca_nomean")
+        if init == "pca_mean":
+            bases = np.concatenate([bases, weight.mean(axis=(0, 1), dtype=np.float64)[None]])
+            coefficients = np.concatenate([coefficients, np.ones((*weight.shape[:2], 1))], axis=2)
+        made = KernelBasisConv2d(layer, PackedKernelBasis.from_factors(bases, coefficients, spec))
+    return made.train(layer.training)
+
+
+def soften(values: Tensor, threshold: float) -> None:
+    """sign(a) max(|a| - threshold, 0), in place."""
+    values.copy_(values.sign() * (values.abs() - threshold).clamp_min(0))
+
+
+def basis_macs(bases: np.ndarray, coefficients: np.ndarray, at: Geometry) -> int:
+    """Of a convolution with these factors, zeros and the bases that only they use left out."""
+    used = (coefficients != 0).any(axis=(0, 1))
+    used[0] |= not used.any()
+    spec = KernelBasisSpec(bases=int(used.sum()), coefficients="sparse")
+    return PackedKernelBasis.from_factors(bases[used], coefficients[:, :, used], spec).macs(at)
