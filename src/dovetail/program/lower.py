@@ -43,8 +43,8 @@ def lower(model: nn.Module, example: Any, *, metadata: Mapping[str, Any] | None 
         UnsupportedOp: names the operation, the layer and the line of the model.
         ProgramError: a weight has NaN or Inf.
     """
-    examples = _examples(example)
-    copied = _evaluation_copy(model)
+    examples = example_inputs(example)
+    copied = evaluation_copy(model)
     traced = _trace(copied, examples)
     builder = Builder(lambda name: _pack(copied, name))
     outputs = _Lowering(builder, traced).run()
@@ -180,7 +180,7 @@ def tensor_key(tensor: Tensor) -> tuple[Any, ...]:
     return (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
 
 
-def _examples(example: Any) -> tuple[Tensor, ...]:
+def example_inputs(example: Any) -> tuple[Tensor, ...]:
     """The inputs on the host, with at least two images each: a batch of one would be taken for a fixed size."""
     given = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     if not given or not all(isinstance(x, Tensor) and x.ndim >= 2 and x.is_floating_point() for x in given):
@@ -190,7 +190,8 @@ def _examples(example: Any) -> tuple[Tensor, ...]:
     return tuple((torch.cat([x, x]) if x.shape[0] == 1 else x).detach().to("cpu", torch.float32) for x in given)
 
 
-def _evaluation_copy(model: nn.Module) -> nn.Module:
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """A float32 copy on the host, in evaluation mode, whose format layers know their names."""
     copied = copy.deepcopy(model).to("cpu").float().eval()
     for name, module in copied.named_modules():
         if isinstance(module, FormatLayer):
@@ -198,27 +199,29 @@ def _evaluation_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _trace(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
+def dynamic_batch(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
+    """`dynamic_shapes` for `torch.export`: the first axis of every input is the batch."""
     batch = torch.export.Dim(BATCH, min=1)
     shapes = tuple({0: batch} for _ in examples)
-    with warnings.catch_warnings(), appear("opaque"), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            traced = torch.export.export(model, examples, dynamic_shapes=_as_arguments(model, shapes), strict=False)
-            return traced.run_decompositions({})
-        except DovetailError:
-            raise
-        except Exception as error:
-            raise _explain(error) from error
-
-
-def _as_arguments(model: nn.Module, shapes: tuple[Any, ...]) -> Any:
-    """`dynamic_shapes` for a model that may take `*args`."""
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     return (shapes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else shapes
 
 
-def _explain(error: Exception) -> UnsupportedOp:
+def _trace(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
+    shapes = dynamic_batch(model, examples)
+    with warnings.catch_warnings(), appear("opaque"), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            traced = torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
+            return traced.run_decompositions({})
+        except DovetailError:
+            raise
+        except Exception as error:
+            raise explain(error) from error
+
+
+def explain(error: Exception) -> UnsupportedOp:
+    """What torch.export could not trace, in a paragraph."""
     text = " ".join(str(error).split())
     if "onstraint" in text or "specializ" in text or "inferred to be a constant" in text:
         return UnsupportedOp(_specialised(_user_line(error) or text[:400]))

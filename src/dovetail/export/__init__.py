@@ -1,0 +1,1 @@
+"""Out of Dovetail: ONNX with standard ops, and back to torch."""

@@ -1,0 +1,113 @@
+"""A model as an ONNX file of standard ops: format layers appear as the convolutions and products they factor into."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dovetail.errors import DovetailError, UnsupportedOp
+from dovetail.formats.layer import appear
+from dovetail.program import atomic
+from dovetail.program.lower import dynamic_batch, evaluation_copy, example_inputs, explain
+
+STANDARD = ("", "ai.onnx")
+_LIMIT = 2**31 - 1  # bytes in one protobuf message
+
+
+def export_onnx(model: nn.Module, example: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a model as ONNX, in evaluation mode, with any batch size; the model itself is not changed.
+
+    Args:
+        model: any module, with or without format layers.
+        example: an input, or a tuple of inputs, that it takes.
+        path: of the file, written atomically.
+
+    Raises:
+        UnsupportedOp: the model cannot be traced, or needs ops outside the ONNX standard.
+        DovetailError: the exporter is not installed, the network is too large for one file, or it cannot be written.
+    """
+    return atomic.write(path, onnx_bytes(model, example))
+
+
+def onnx_bytes(model: nn.Module, example: Any) -> bytes:
+    """The ONNX file of a model, in memory."""
+    _require_exporter()
+    copied, examples = evaluation_copy(model), example_inputs(example)
+    with _quiet(), appear("factored"), torch.no_grad():
+        try:
+            made = torch.onnx.export(
+                copied,
+                examples,
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+                dynamic_shapes=dynamic_batch(copied, examples),
+            )
+        except Exception as error:
+            raise _reason(error) from error
+    if made is None:
+        raise UnsupportedOp("torch's ONNX exporter gave no program; check the model with dovetail.lower first")
+    return _checked(made.model_proto)
+
+
+def _checked(proto: Any) -> bytes:
+    if foreign := sorted({node.op_type for node in _nodes(proto) if node.domain not in STANDARD}):
+        raise UnsupportedOp(
+            f"the ONNX file would need ops outside the standard: {', '.join(foreign)}; rewrite that part"
+        )
+    if proto.ByteSize() > _LIMIT:
+        raise DovetailError(
+            "the network is larger than the 2 GB that one ONNX file can hold; save it as .dovetail instead"
+        )
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def _nodes(proto: Any) -> Iterator[Any]:
+    """Every node, those of functions included."""
+    yield from proto.graph.node
+    for function in proto.functions:
+        yield from function.node
+
+
+def _reason(error: Exception) -> DovetailError:
+    """The exporter's error, or the tracing error behind it."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, DovetailError):
+        return cause
+    return explain(cause if isinstance(cause, Exception) else error)
+
+
+def _require_exporter() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise DovetailError(
+            f"ONNX export needs {error.name}; install it with: pip install 'dovetail[export]'"
+        ) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns about its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
