@@ -128,9 +128,10 @@ class Run:
             optimizer = None
             while self.epoch < phase.epochs:
                 self._run_epoch(phase)
-                if self.epoch == phase.epochs:
-                    break
-                self._end_epoch(phase)
+                if self.epoch < phase.epochs:
+                    self._record(phase)
+                self._save()
+                self._stop_if_asked()
             self._end_phase(phase)
 
     def _begin(self, phase: Phase, optimizer: Mapping[str, Any] | None) -> None:
@@ -148,11 +149,9 @@ class Run:
         for batch in self._open_epoch():
             self._run_step(phase, batch)
             self.report.step()
-            if self.interrupt.asked:
+            if self.interrupt.asked or time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes:
                 self._save()
-                self._stop()
-            if time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes:
-                self._save()
+            self._stop_if_asked()
         self._check(self.meter.flush())
         self.hooks.after_epoch(self.epoch)
         self.epoch, self.batch = self.epoch + 1, 0
@@ -171,12 +170,6 @@ class Run:
         self.batch, self.step = self.batch + 1, self.step + 1
         self._check(self.meter.add(loss, len(labels)))
 
-    def _end_epoch(self, phase: Phase) -> None:
-        self._record(phase)
-        self._save()
-        if self.interrupt.asked:
-            self._stop()
-
     def _end_phase(self, phase: Phase) -> None:
         """The hard projection; the last epoch's record is of the network after it."""
         self.hooks.end(phase, self.model)
@@ -184,8 +177,8 @@ class Run:
         self.phase, self.epoch, self.optimizer = self.phase + 1, 0, None
         self.finished = self.phase == len(self.phases)
         self._save()
-        if self.interrupt.asked and not self.finished:
-            self._stop()
+        if not self.finished:
+            self._stop_if_asked()
 
     def _open_epoch(self) -> Iterator[Batch]:
         """Batches of the epoch; in its middle, drawn with the random numbers of its beginning, then with today's."""
@@ -229,7 +222,9 @@ class Run:
             f"batch {self.batch - ago}; {self._kept()}. Lower the learning rate, add warm-up, or check the data"
         )
 
-    def _stop(self) -> None:
+    def _stop_if_asked(self) -> None:
+        if not self.interrupt.asked:
+            return
         resume = "; resume with the same command" if self.checkpoints else ""
         where = f"phase {self._phase_name()!r}, epoch {self.epoch + 1}, batch {self.batch}"
         raise TrainingError(f"interrupted in {where}; {self._kept()}{resume}")
@@ -302,6 +297,7 @@ class Run:
             "random": random_state(),
             "epoch_random": self.epoch_random if self.batch else None,
             "meter": [self.meter.total, self.meter.images],
+            "rate": self.rate,
             "history": self.history.to_json(),
             "seconds": self._seconds(),
         }
@@ -316,6 +312,7 @@ class Run:
         self.phase, self.epoch, self.batch, self.step = state["position"]
         self.history = History.from_json(state["history"])
         self.meter.reset(*state["meter"])
+        self.rate = state["rate"]
         self.epoch_random, self.finished, self.earlier = state["epoch_random"], state["finished"], state["seconds"]
         set_random_state(state["random"])
         log.info(

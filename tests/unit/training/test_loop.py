@@ -141,7 +141,9 @@ def test_weights_that_are_not_finite_are_never_saved(logged, build, data, tmp_pa
 
     with pytest.raises(TrainingError, match=r"'5.bias' has NaN or Inf in phase 'p'"):
         train(build(), Breaking(Phase("p", 1, 0.1)), data, settings=Settings(run=tmp_path))
-    assert Checkpoints(tmp_path).files() == []
+    state = Checkpoints(tmp_path).load()
+    assert state["position"] == [0, 1, 0, 6]
+    assert state["model"]["5.bias"].isfinite().all()
 
 
 class Killed(Exception):
@@ -192,6 +194,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one(logged, build, data, tmp_path
     assert same(weights(model), weights(whole))
     assert hooks.calls.count("loss") == 24 - max(step - 1, 0)
     assert [(r.loss, r.accuracy) for r in history.records] == [(r.loss, r.accuracy) for r in expected.records]
+
+
+def test_a_run_that_dies_in_the_hard_projection_resumes_before_it(logged, build, data, tmp_path):
+    class Dying(logged):
+        def end(self, phase, model):
+            raise Killed
+
+    phases, whole = (Phase("a", 2, 0.1), Phase("b", 1, 0.1)), build()
+    expected = train(whole, logged(*phases), data, data)
+    with pytest.raises(Killed):
+        train(build(), Dying(*phases), data, data, Settings(run=tmp_path))
+    model, hooks = build(), logged(*phases)
+    history = train(model, hooks, data, data, Settings(run=tmp_path))
+    assert hooks.calls[:3] == ["begin a", "end a", "begin b"]
+    assert same(weights(model), weights(whole))
+    timeless = [[{**record, "seconds": 0} for record in done.to_json()] for done in (history, expected)]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_truncated_checkpoint_costs_one_step_and_no_more(logged, build, data, tmp_path, caplog):
+    whole, settings = build(), Settings(run=tmp_path, checkpoint_minutes=0)
+    train(whole, logged(*PHASES), data)
+    with pytest.raises(Killed):
+        train(build(), killed_at(logged, 10)(*PHASES), data, settings=settings)
+    newest = Checkpoints(tmp_path).files()[-1]
+    os.truncate(newest, newest.stat().st_size // 2)
+    model, hooks = build(), logged(*PHASES)
+    train(model, hooks, data, settings=settings)
+    assert "is damaged" in caplog.text
+    assert hooks.calls.count("loss") == 24 - 8
+    assert same(weights(model), weights(whole))
 
 
 def test_a_loader_with_epochs_is_entered_at_the_right_place(logged, build, data, tmp_path):
