@@ -214,12 +214,12 @@ def test_a_sliced_layer_keeps_mask_bias_name_and_trainability(layer):
     mask = torch.rand(6, 4, 5) < 0.5
     layer.prune(mask)
     layer.name = "stage.conv"
-    layer.bases.requires_grad_(False)
+    layer.coefficients.requires_grad_(False)
     thin = layer.slice_channels(torch.tensor([5, 0]), torch.tensor([True, False, True, True]))
     assert (thin.out_channels, thin.in_channels, thin.name) == (2, 3, "stage.conv")
     assert torch.equal(thin.mask, mask[[5, 0]][:, [0, 2, 3]])
     assert torch.equal(thin.bias, layer.bias[[5, 0]])
-    assert (thin.bases.requires_grad, thin.coefficients.requires_grad) == (False, True)
+    assert (thin.bases.requires_grad, thin.coefficients.requires_grad) == (True, False)
 
 
 @pytest.mark.parametrize("groups, out, into", [(2, [0, 1], [0, 1]), (4, [0, 1], [0, 2]), (4, [0, 1], None)])

@@ -70,6 +70,13 @@ def test_sparse_keeps_the_largest_and_of_equals_the_first(density, kept):
     assert packed.params() == packed.nonzeros() == kept
 
 
+def test_ties_in_a_large_weight_go_to_the_lower_index():
+    weight = np.tile(np.float32([1, -1, 2, 1]), 500).reshape(40, 50)
+    kept = PackedSparse.from_dense(weight, SparseSpec(density=0.5)).indices()
+    ones = np.flatnonzero(np.abs(weight) == 1)[:500]
+    assert kept.tolist() == sorted([*np.flatnonzero(weight == 2), *ones])
+
+
 def test_sparse_counts_and_bits():
     weight = np.zeros((40, 30, 3, 3), np.float32)
     weight.ravel()[[0, 300, 10799]] = [1, 2, 3]
