@@ -263,6 +263,10 @@ def weight_shape(layer: nn.Module) -> Shape:
 
 def swap(model: nn.Module, name: str, layer: nn.Module) -> None:
     """Replace the submodule called `name` in place; a format layer learns its name."""
+    if not name:
+        raise SpecError("a model that is a single layer cannot be changed in place; put it into an nn.Sequential")
+    if name not in dict(model.named_modules(remove_duplicate=False)):
+        raise SpecError(f"the model has no layer {name!r} to replace")
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, layer)
     if isinstance(layer, FormatLayer):

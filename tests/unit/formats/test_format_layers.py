@@ -107,6 +107,16 @@ def test_factored_graph_has_only_standard_ops(model):
     assert torch.allclose(program.module()(torch.cat([x, x]))[:2], model(x), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name, message", [("", "nn.Sequential"), ("9", "no layer '9'"), ("body.0", "no layer 'body.0'")]
+)
+def test_swapping_needs_a_layer_of_that_name(model, name, message):
+    before = list(model.modules())
+    with pytest.raises(SpecError, match=message):
+        layers.swap(model, name, nn.Identity())
+    assert all(a is b for a, b in zip(before, model.modules(), strict=True))
+
+
 def test_linear_layers_take_sequences():
     dense = nn.Linear(5, 4)
     x = torch.randn(2, 7, 5)
