@@ -35,6 +35,10 @@ class TrainingError(DovetailError):
     """Training cannot go on (a loss that is not a number, a checkpoint of another run)."""
 
 
+class Interrupted(TrainingError):
+    """Training was stopped by Ctrl-C; the message says what is kept."""
+
+
 class EngineError(DovetailError):
     """The engine cannot run this (a missing kernel or ISA, a bad thread count, no native module)."""
 

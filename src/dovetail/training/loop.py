@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dovetail.errors import TrainingError
+from dovetail.errors import Interrupted, TrainingError
 from dovetail.training.batches import Batch, Batches, to
 from dovetail.training.checkpoint import Checkpoints, random_state, seed_all, set_random_state
 from dovetail.training.hooks import FixedStructure, Hooks, Structure
@@ -227,7 +227,7 @@ class Run:
             return
         resume = "; resume with the same command" if self.checkpoints else ""
         where = f"phase {self._phase_name()!r}, epoch {self.epoch + 1}, batch {self.batch}"
-        raise TrainingError(f"interrupted in {where}; {self._kept()}{resume}")
+        raise Interrupted(f"interrupted in {where}; {self._kept()}{resume}")
 
     def _kept(self) -> str:
         if self.checkpoints is None:
