@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError
 
 from dovetail import __version__
 from dovetail.cli.console import error_width, log_to_stderr
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, Interrupted
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -35,6 +35,9 @@ ALIASES = {"pack": "lower", "bench": "race"}
 
 class Failed(DovetailError):
     """The command ran and the answer is no (a verification that does not hold): exit status 1."""
+
+
+_STATUS = {Failed: FAILED, Interrupted: INTERRUPTED}
 
 
 def build() -> App:
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         _say(_message(error))
-        return FAILED if isinstance(error, Failed) else REFUSED
+        return _STATUS.get(type(error), REFUSED)
 
 
 def _status(result: object) -> int:

@@ -68,14 +68,14 @@ def _race(
     blocks: int,
     root: Path | None,
 ) -> Race:
-    from dovetail.export.module import to_module
+    from dovetail.export.torch_module import to_torch
     from dovetail.peers.peer import DEFAULT
     from dovetail.peers.race import race
 
     program = networks.load(str(path))
     sets = _sets(program, root)
     network, variant = _case(program, path, batch, itself=original == ITSELF)
-    ours = to_module(program)
+    ours = to_torch(program)
     dense = ours if original == ITSELF else build_network(networks.original_of(program, original, weights), root)
     return race(
         program,

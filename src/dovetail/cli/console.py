@@ -29,7 +29,8 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, note: str | None = None
 ) -> None:
     """Print rows under a title; the first `left` columns are text, the others numbers."""
-    shown = Table(title=Text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, caption=note)
+    shown = Table(title=Text(title) if title else None, box=None, pad_edge=False, caption=note)
+    shown.title_justify, shown.title_style, shown.show_header = "left", "bold", any(columns)
     shown.caption_justify = "left"
     for position, column in enumerate(columns):
         shown.add_column(Text(column), justify="left" if position < left else "right", no_wrap=position > 0)

@@ -31,8 +31,9 @@ def inspect(
     rows = layers.rows(loaded, timed=time, threads=threads)
     total = sum(row.seconds or 0.0 for row in rows)
     time = total > 0
-    columns = ["layer", "format", "", "params", "bytes", "MACs", *(["kernel", "time", "share"] if time else [])]
-    table(str(program), columns, [_cells(row, total, timed=time) for row in rows], left=3)
+    named = ["layer", "format", "", *(["kernel"] if time else [])]
+    columns = [*named, "params", "bytes", "MACs", *(["time", "share"] if time else [])]
+    table(str(program), columns, [_cells(row, total, timed=time) for row in rows], left=len(named))
     counts = count(loaded)
     figures = (
         f"{numbers.count(counts.params)} parameters, {numbers.count(counts.macs)} MACs, {numbers.size(counts.bits / 8)}"
@@ -42,15 +43,13 @@ def inspect(
 
 
 def _cells(row: layers.Row, total: float, *, timed: bool) -> Sequence[str]:
-    sizes = (
-        (numbers.count(row.params), numbers.size(row.bits / 8), numbers.count(row.macs)) if row.format else ("",) * 3
-    )
-    cells = (row.name, row.format, row.detail, *sizes)
+    sizes = (numbers.count(row.params), numbers.size(row.bits / 8), numbers.count(row.macs))
+    stored = sizes if row.format else ("", "", "")
     if not timed:
-        return cells
-    if row.seconds is None:
-        return (*cells, "", "", "")
-    return (*cells, row.kernel, numbers.milliseconds(row.seconds * 1e3), f"{row.seconds / total:.1%}")
+        return (row.name, row.format, row.detail, *stored)
+    share = "" if row.seconds is None else f"{row.seconds / total:.1%}"
+    spent = "" if row.seconds is None else numbers.milliseconds(row.seconds * 1e3)
+    return (row.name, row.format, row.detail, row.kernel, *stored, spent, share)
 
 
 def _provenance(program: Program) -> None:

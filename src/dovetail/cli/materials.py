@@ -134,6 +134,19 @@ def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
+def image_of(shape: str) -> Tensor:
+    """One image of zeros, from a shape such as `3x32x32`."""
+    import torch
+
+    try:
+        sizes = [int(part) for part in shape.split("x")]
+    except ValueError:
+        raise RecipeError(f"--input {shape!r}: write the shape of one image as 3x32x32") from None
+    if len(sizes) not in (1, 2, 3) or min(sizes) < 1:
+        raise RecipeError(f"--input {shape!r}: write the shape of one image as 3x32x32")
+    return torch.zeros(1, *sizes)
+
+
 def _normalisation(network: str, data: Data, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     from dovetail import zoo
 
@@ -142,7 +155,7 @@ def _normalisation(network: str, data: Data, name: str) -> tuple[tuple[float, ..
 
 
 def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> TrainingMethod:
-    known = [name for name in inspect.signature(kind).parameters if name != "plan"]
+    known = _parameters(kind)
     for name in parameters:
         if name not in known:
             advice = suggest(name, known, prefix=("method", "parameters"))
@@ -151,6 +164,19 @@ def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> Traini
         return kind(**parameters)
     except TypeError as error:
         raise RecipeError(f"method.parameters: {error}") from None
+
+
+def _parameters(kind: type[TrainingMethod]) -> list[str]:
+    """What a method's constructor takes by name; where it passes keywords on, what its bases take too."""
+    names: list[str] = []
+    for each in kind.__mro__:
+        if "__init__" not in vars(each):
+            continue
+        taken = list(inspect.signature(each.__init__).parameters.values())[1:]
+        names += [p.name for p in taken if p.kind is not p.VAR_KEYWORD]
+        if not any(p.kind is p.VAR_KEYWORD for p in taken):
+            break
+    return names
 
 
 def _distilled(method: TrainingMethod, teacher: Teacher, root: Path | None, sets: Sets) -> TrainingMethod:

@@ -9,13 +9,12 @@ from cyclopts import Parameter
 
 from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say
-from dovetail.cli.materials import build_network, fitted, open_sets
+from dovetail.cli.materials import build_network, fitted, image_of, open_sets
 from dovetail.cli.options import DataFolder, Out, Set, Weights, writable
 from dovetail.cli.pipeline import describe
-from dovetail.errors import RecipeError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def pack(
@@ -39,23 +38,11 @@ def pack(
     recipe = adhoc(network, on or "none", weights=weights, overrides=overrides)
     sets = None if on is None else open_sets(recipe.data, recipe.network.name, data)
     if sets is None:
-        network, example = recipe.network, _image(input)
+        network, example = recipe.network, image_of(input)
         metadata = {"network": network.model_dump(mode="json"), "original": network.model_dump(mode="json")}
     else:
         network, example = fitted(recipe.network, sets), sets.example()
-        metadata = describe(recipe, "", sets)
+        metadata = describe(recipe, "", sets) | {"recipe": None, "method": None}
     program = lower(build_network(network, data).eval(), example, metadata=metadata)
     program.save(target)
     say(f"wrote {target}: {len(program.graph.nodes)} ops, {target.stat().st_size / 1e6:.2f} MB")
-
-
-def _image(shape: str) -> Tensor:
-    import torch
-
-    try:
-        sizes = [int(part) for part in shape.split("x")]
-    except ValueError:
-        raise RecipeError(f"--input {shape!r}: write the shape of one image as 3x32x32") from None
-    if len(sizes) not in (1, 2, 3) or min(sizes) < 1:
-        raise RecipeError(f"--input {shape!r}: write the shape of one image as 3x32x32")
-    return torch.zeros(1, *sizes)
