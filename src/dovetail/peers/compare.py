@@ -1,7 +1,7 @@
 """The fair race: start everybody, check that they compute the same, time them in turn, form the ratios.
 
-The rules (one process per target, blocks in turn, A/A pair, the smaller ratio is the claim) stand in the docs page on
-measuring. Whoever fails leaves the race with its reason; only when our own engine fails is there no race.
+Whoever fails leaves the race with its reason; only when our own engine fails is there no race. The rules stand in
+`benchmarks/README.md`.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class Entry:
             return
         same = Source(self.compressed, self._tensor(), name="compressed")
         for peer in peers:
-            if peer.dtype == dtype and not peer.orientation:
+            if peer.dtype == dtype and peer.same:
                 yield f"{peer.name}{SAME}", partial(peer.target, same, folder, suffix=SAME)
 
     def _tensor(self) -> Tensor:

@@ -84,6 +84,8 @@ class Peer:
     Attributes:
         needs: the distributions that must be installed, the runtime itself first.
         orientation: shown beside the others but never a baseline (eager torch: beating it is worth nothing).
+        same: also runs our own network for `vs_same`; not torch.compile, which takes longest to build and, at twice
+            the time of the others on decomposed networks, would never be the best.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Peer:
     module: str
     needs: tuple[str, ...]
     orientation: bool = False
+    same: bool = True
 
     def target(self, source: Source, folder: Path, *, suffix: str = "") -> Target:
         """Export the source's network into `folder`; `PeerError` says why this peer cannot take part."""
@@ -117,8 +120,8 @@ PEERS: Final[dict[str, Peer]] = {
         Peer("openvino-f32", "f32", "dovetail.peers.open_vino", _OPENVINO),
         Peer("openvino-bf16", "bf16", "dovetail.peers.open_vino", _OPENVINO),
         Peer("openvino-int8", "int8", "dovetail.peers.open_vino", (*_OPENVINO, "nncf")),
-        Peer("torch-compile", "f32", "dovetail.peers.torch_compile", ("torch",)),
-        Peer("torch-eager", "f32", "dovetail.peers.torch_eager", ("torch",), orientation=True),
+        Peer("torch-compile", "f32", "dovetail.peers.torch_compile", ("torch",), same=False),
+        Peer("torch-eager", "f32", "dovetail.peers.torch_eager", ("torch",), orientation=True, same=False),
     )
 }
 DEFAULT: Final[Sequence[str]] = tuple(name for name, peer in PEERS.items() if not peer.orientation)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dovetail.errors import DataError
+from dovetail.program import atomic
 
 
 @dataclass(frozen=True)
@@ -108,27 +107,20 @@ class Race:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the JSON; the file is whole or not there."""
-        write_atomically(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
+        """Write the JSON, making its folder; the file is whole or not there.
+
+        Raises:
+            DovetailError: the place cannot be written.
+        """
+        target = Path(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot write {target}: {error.strerror}; choose another folder") from None
+        atomic.write(target, (json.dumps(self.to_json(), indent=1) + "\n").encode())
 
     def table(self) -> Any:
         """For people, a `rich.table.Table`: every target at its better thread count, the ratios, and who was absent."""
         from dovetail.peers.table import table
 
         return table(self)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside the file, then rename; `DataError` where the folder cannot be written."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".race-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        os.chmod(temporary, 0o644)  # noqa: PTH101 - the temporary file is private, the result need not be
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror}; choose another place") from None

@@ -11,7 +11,11 @@ def table(race: Race) -> Any:
     """A `rich` table: a line per target at its better thread count; ratios, noise and absent peers beneath."""
     from rich.table import Table
 
-    shown = Table(title=f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}", caption=_caption(race))
+    shown = Table(
+        title=f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}",
+        caption=_caption(race),
+        caption_justify="left",
+    )
     for name in ("target", "dtype"):
         shown.add_column(name)
     for name in ("threads", "median ms", "p10", "p90", "error", "accuracy", "time / ours"):
