@@ -33,9 +33,10 @@ def require_same(method: str, run: Path) -> None:
     assert outcome[0] == outcome[1]
 
 
-@pytest.mark.parametrize(
-    ("method", "steps"), [("two-phases", 8), ("magnitude", 7), pytest.param("two-phases", 3, marks=pytest.mark.slow)]
-)
+EARLY = pytest.param("two-phases", 3, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("method", "steps"), [("two-phases", 8), ("magnitude", 7), ("penni", 18), EARLY])
 def test_killed_in_mid_epoch(method, steps, tmp_path):
     child = start(method, tmp_path, steps)
     errors = child.communicate(timeout=100)[1]
@@ -44,7 +45,7 @@ def test_killed_in_mid_epoch(method, steps, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["two-phases", "magnitude", "thin"])
+@pytest.mark.parametrize("method", ["two-phases", "magnitude", "penni", "thin"])
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1])
 def test_killed_at_any_moment(method, delay, tmp_path):
     child = start(method, tmp_path, -1)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from dovetail.errors import SpecError, TrainingError
 from dovetail.methods.base import Batch, Criterion, Method, ParamGroups, Phase, Plan
+from dovetail.training.metrics import autocast
 
 
 class Distill(Method):
@@ -124,10 +125,9 @@ class Distill(Method):
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> Tensor:
-        if self.precision == "f32":
-            return self.teacher(images).float()
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return self.teacher(images).float()
+        with autocast(images.device, self.precision):
+            logits: Tensor = self.teacher(images)
+        return logits.float()
 
 
 def divergence(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

@@ -70,7 +70,7 @@ class Magnitude(SinglePhase):
             _require_global(name, spec)
         if not any(self._plan.specs()):
             raise SpecError("magnitude finds no layer to prune: everything=True prunes the first and linear layers too")
-        self._step, self._dropped = 0, {}
+        self._step, self._dropped = 0, dict[str, Tensor]()
         return self._plan
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:

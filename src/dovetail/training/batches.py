@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any
 
@@ -29,7 +29,7 @@ class Batches:
                 "give a list of batches, a DataLoader or another object that starts anew for each epoch"
             )
         self.loader = loader
-        self.count = len(loader) if hasattr(loader, "__len__") else sum(1 for _ in loader)
+        self.count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
         if self.count == 0:
             raise TrainingError("the training data has no batch; check the data set, the batch size and drop_last")
 
@@ -51,7 +51,8 @@ class Batches:
     def _first(self) -> Batch | None:
         """None where looking would draw random numbers."""
         if hasattr(self.loader, "epoch"):
-            return next(iter(self.loader.epoch(0, 0)))
+            first: Batch = next(iter(self.loader.epoch(0, 0)))
+            return first
         return self.loader[0] if isinstance(self.loader, Sequence) else None
 
 

@@ -204,8 +204,8 @@ class Run:
             epochs=phase.epochs,
             step=self.step,
             loss=self.meter.mean if phase.epochs else None,
-            accuracy=score and score.accuracy,
-            validation_loss=score and score.loss,
+            accuracy=score.accuracy if score else None,
+            validation_loss=score.loss if score else None,
             learning_rate=self.rate if phase.epochs else 0.0,
             seconds=self._seconds(),
         )
@@ -267,7 +267,8 @@ class Run:
             "method": dict(identity),
             "model": shapes,
         }
-        return json.loads(json.dumps(parts))
+        plain: dict[str, Any] = json.loads(json.dumps(parts))
+        return plain
 
     def _save(self) -> None:
         """Write a checkpoint, unless there is nowhere to; never of weights that are not finite."""
