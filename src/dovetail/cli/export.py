@@ -25,7 +25,7 @@ def export(
     data: DataFolder = None,
     out: Out = None,
 ) -> None:
-    """Write ONNX that any runtime reads: a Tucker layer becomes three convolutions, a kernel basis two, sparse dense."""
+    """Write ONNX that any runtime reads: Tucker becomes three convolutions, a kernel basis two."""
     from dovetail.export.onnx import export_onnx
 
     target = writable(out or Path(Path(network.rpartition(":")[2]).stem + ".onnx"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail.cli.materials import Sets, build_method, build_network, fitted, open_sets, settings
-from dovetail.cli.schema import Recipe
+from dovetail.cli.schema import Network, Recipe
 from dovetail.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Trained:
     sets: Sets
 
 
-def train(recipe: Recipe, name: str, seed: int, root: Path | None) -> Trained:
-    """Train with one seed in `<runs>/<name>-s<seed>`, resuming what is there."""
+def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool = True) -> Trained:
+    """Train with one seed; with `keep` in `<runs>/<name>-s<seed>`, resuming what is there."""
     import torch
 
     from dovetail.api import compress
@@ -45,7 +45,7 @@ def train(recipe: Recipe, name: str, seed: int, root: Path | None) -> Trained:
         validate=sets.held_out,
         example=sets.example(),
         plan=given_plan(recipe.method.plan),
-        settings=settings(recipe, seed, Path(recipe.runs) / f"{name}-s{seed}"),
+        settings=settings(recipe, seed, Path(recipe.runs) / f"{name}-s{seed}" if keep else None),
     )
     return Trained(model, done.plan, done.history, sets)
 
@@ -99,11 +99,17 @@ def describe(recipe: Recipe, name: str, sets: Sets, plan: Plan | None = None) ->
         "recipe": name,
         "case": recipe.case,
         "method": recipe.method.name,
-        "network": fitted(recipe.network, sets).model_dump(mode="json"),
-        "original": fitted(recipe.dense, sets).model_dump(mode="json"),
+        "network": _named(fitted(recipe.network, sets)),
+        "original": _named(fitted(recipe.dense, sets)),
         "data": sets.name,
         "mean": list(sets.mean),
         "std": list(sets.std),
         "classes": list(sets.classes),
         "left": {layer: what.reason for layer, what in layers.items() if isinstance(what, Kept)},
     }
+
+
+def _named(network: Network) -> dict[str, Any]:
+    """A network as plain data; its weights by file name, for paths mean nothing elsewhere."""
+    weights = None if network.weights is None else Path(network.weights).name
+    return network.model_copy(update={"weights": weights}).model_dump(mode="json")
