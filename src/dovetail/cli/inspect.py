@@ -10,7 +10,6 @@ from cyclopts import Parameter
 
 from dovetail.cli import layers, networks
 from dovetail.cli.console import say, table
-from dovetail.cli.options import Threads
 from dovetail.report import numbers
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def inspect(
     /,
     *,
     time: Annotated[bool, Parameter(help="Time every layer on the engine.")] = True,
-    threads: Threads = None,
+    threads: Annotated[int, Parameter(help="Threads of the engine while timing.")] = 1,
 ) -> None:
     """Print format, ranks or density, parameters, size, MACs, kernel and share of time of every layer."""
     from dovetail.program.counts import count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dovetail.cli import layers
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 OURS, OURS_DENSE, SAME, SELF = "dovetail", "dovetail-dense", "-same", "_self"
 ORIENTATION = ("torch-eager",)
+MOVES = ("halo", "copy")
 Json = Mapping[str, Any]
 
 
@@ -51,7 +52,7 @@ class Material:
 def build(material: Material) -> Page:
     """The report's plain data."""
     entries, races = material.entries, [race for entry in material.entries for race in entry.races]
-    before = layers.rows(material.dense.program, timed=material.timed)
+    before = layers.rows(material.dense.program, timed=material.timed, threads=1)
     return Page(
         title=material.title,
         variants=(_dense_variant(material.dense, races), *(_variant(entry) for entry in entries)),
@@ -92,7 +93,8 @@ def latency(race: Json, target: str) -> float | None:
 
 
 def _variant(entry: Entry) -> Variant:
-    return _counted(entry, latency(entry.races[0], OURS) if entry.races else None)
+    own = next((ratio.value for ratio in _ratios(entry) if ratio.name == "vs_own_dense"), None)
+    return replace(_counted(entry, latency(entry.races[0], OURS) if entry.races else None), speedup=own)
 
 
 def _dense_variant(dense: Entry, races: Sequence[Json]) -> Variant:
@@ -104,7 +106,15 @@ def _counted(entry: Entry, milliseconds: float | None) -> Variant:
     from dovetail.program.counts import count
 
     counts = count(entry.program)
-    return Variant(entry.name, entry.accuracy, counts.params, counts.macs, counts.bits // 8, milliseconds, entry.note)
+    return Variant(
+        name=entry.name,
+        accuracy=entry.accuracy,
+        params=counts.params,
+        macs=counts.macs,
+        bytes=counts.bits // 8,
+        latency_ms=milliseconds,
+        note=entry.note,
+    )
 
 
 def _ratios(entry: Entry) -> Iterable[Ratio]:
@@ -140,7 +150,7 @@ def _peer_points(name: str, accuracy: float | None, race: Json, group: Any) -> I
 
 def _section(entry: Entry, before: Sequence[layers.Row], *, timed: bool) -> Section:
     dense = {row.name: row for row in before}
-    after = layers.rows(entry.program, timed=timed)
+    after = layers.rows(entry.program, timed=timed, threads=1)
     return Section(entry.name, tuple(_layer(row, dense.get(row.name)) for row in after))
 
 
@@ -153,8 +163,14 @@ def _layer(row: layers.Row, dense: layers.Row | None) -> Layer:
         dense_seconds=None if dense is None else dense.seconds,
         bits=row.bits,
         dense_bits=0 if dense is None else dense.bits,
-        kernel=row.kernel,
+        kernel=_main_kernel(row.kernel),
     )
+
+
+def _main_kernel(names: str) -> str:
+    """The kernel of the product alone, without the copies into its layout and without the ISA."""
+    parts = [part.split()[-1].partition("__")[0] for part in names.split(" + ") if part]
+    return next((part for part in parts if not part.startswith(MOVES)), parts[0] if parts else "")
 
 
 def _left(entry: Entry) -> Iterable[Left]:

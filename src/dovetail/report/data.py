@@ -18,6 +18,8 @@ class Variant:
         params, macs: by the counting rules, norms, biases, bases and classifier included.
         bytes: payload of the packed file.
         latency_ms: on our engine, batch 1.
+        speedup: against the dense original on our engine, timed in the same run (times of different runs are never
+            divided by each other).
     """
 
     name: str
@@ -26,6 +28,7 @@ class Variant:
     macs: int | None = None
     bytes: int | None = None
     latency_ms: float | None = None
+    speedup: float | None = None
     note: str = ""
 
 
