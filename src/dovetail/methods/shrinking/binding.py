@@ -120,8 +120,8 @@ def _unbound(model: nn.Module, name: str, coupling: Coupling, watched: _Watched)
         return "its weight is not held by an nn.Conv2d, nn.Linear or format layer"
     if watched.calls.get(name, 0) != 1 or _aliases(model, module) != 1:
         return "the layer is used more than once"
-    if site.depthwise and isinstance(module, FormatLayer):
-        return "a depthwise convolution in a format keeps its groups"
+    if site.depthwise and isinstance(module, FormatLayer) and len(site.outputs) != len(site.inputs):
+        return "a depthwise convolution in a format, with several outputs per group, keeps its groups"
     followed = name in watched.source.values()
     if (site.scale is not None and not followed) or (site.biased and module.bias is None and not followed):
         return "numbers per channel follow it that are not held by a batch norm or bias"

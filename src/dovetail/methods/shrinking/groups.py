@@ -43,7 +43,7 @@ class ChannelGroups:
             _part(model, name, side, numbers)
             for side, layers in sides
             for name, numbers in layers
-            if isinstance(model.get_submodule(name), KernelBasisConv2d) and (numbers >= 0).any()
+            if (numbers >= 0).any() and isinstance(model.get_submodule(name), KernelBasisConv2d)
         ]
         self.roots = self._sums([torch.ones_like(c) for c in self._coefficients(model)]).sqrt()
 

@@ -41,8 +41,10 @@ def rebuild(model: nn.Module, bound: Bound, removed: Bools, mode: Mode) -> Rebui
     constants = _constants(model, bound, removed) if mode == "exact" else {}
     layers: dict[str, Channels] = {}
     before: dict[str, nn.Module] = {}
+    modules = dict(model.named_modules())
     for name, site in bound.coupling.sites.items():
-        layers[name] = _channels(removed, site)
+        if name in modules:  # a weight that no module holds is whole: its channels are pinned
+            layers[name] = _channels(removed, site)
     for name, atoms in bound.norms.items():
         kept = tuple(np.flatnonzero(~removed[atoms]).tolist())
         layers[name] = Channels(kept, kept, (len(atoms), len(atoms)))

@@ -99,9 +99,11 @@ def least_macs(coupling: Coupling) -> int:
 def silence(model: nn.Module, coupling: Coupling, removed: Bools) -> None:
     """Zero the rows that produce these channels and the columns that read them."""
     for site in producers(coupling):
-        _weights(model, site.name)[_at(removed, site.outputs)] = 0.0
+        if removed[site.outputs].any():
+            _weights(model, site.name)[_at(removed, site.outputs)] = 0.0
     for site in readers(coupling):
-        _weights(model, site.name)[:, _at(removed, site.inputs)] = 0.0
+        if removed[site.inputs].any():
+            _weights(model, site.name)[:, _at(removed, site.inputs)] = 0.0
 
 
 def _weights(model: nn.Module, name: str) -> Tensor:
