@@ -86,7 +86,7 @@ class Entry:
     @cached_property
     def test_truth(self) -> tuple[np.ndarray, ...]:
         """The original's outputs on the padded test images; empty without any."""
-        return () if self.test is None else _outputs(self.original, padded(self.test.images, self.batch), self.batch)
+        return () if self.test is None else _outputs(self.original, padded(self.test.images, self.batch))
 
     @property
     def dense_accuracy(self) -> float | None:
@@ -103,7 +103,7 @@ class Entry:
         check = padded(np.concatenate(some)[: max(CHECKED, self.batch)], self.batch)
         ours = run(self.program, check)
         truth = {
-            "original": _outputs(self.original, check, self.batch),
+            "original": _outputs(self.original, check),
             "compressed": ours if isinstance(ours, tuple) else (ours,),
         }
         if self.test is None:
@@ -176,7 +176,7 @@ def _images(program: Program, calibration: Samples | None) -> Images:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-def _outputs(model: nn.Module, images: Images, batch: int) -> tuple[np.ndarray, ...]:
+def _outputs(model: nn.Module, images: Images, batch: int = 100) -> tuple[np.ndarray, ...]:
     import torch
 
     parts = []

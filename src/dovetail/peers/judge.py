@@ -32,7 +32,7 @@ class Judge:
     def rows(self) -> tuple[Row, ...]:
         """The better thread count of every target (the plain case), then each thread count by itself (`_t<n>`)."""
         names = [name for name in self.outcome.targets if self.outcome.best(name) is not None]
-        plain = [self._row(self.outcome.best(name), self.case) for name in names]
+        plain = [self._row(self._best(name), self.case) for name in names]
         if len({threads for _, threads in self.outcome.times}) == 1:
             return tuple(plain)
         detail = [self._row(key, f"{self.case}_t{key[1]}") for key in self.outcome.times if key[0] != AGAIN]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,10 +46,10 @@ def load(threads: int, path: str) -> Runner:
 class TorchRunner:
     """A torch callable on a bound tensor; compiles, where it does, while binding."""
 
-    def __init__(self, module: object) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
-        self.x: object = None
-        self.y: object = None
+        self.x: Any = None
+        self.y: Any = None
 
     def bind(self, x: Images) -> None:
         """Take the input without a copy and run once."""
