@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dovetail.program.ops import ACTIVATIONS, OPS
 from torch.nn import functional as F
+
+from dovetail.program.ops import ACTIVATIONS, OPS
 
 CONV = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
 

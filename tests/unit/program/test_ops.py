@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from dovetail.errors import ProgramError
 from dovetail.program.ops import OPS, check_node, complete
 from dovetail.program.program import Activation, Epilogue, Node, bind_shape

@@ -1,0 +1,97 @@
+"""A Program back in torch: the same function, and layers that train."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dovetail.errors import InputError
+from dovetail.export.torch_module import ACTIVATION_FUNCTIONS, FUNCTIONS, to_torch
+from dovetail.formats import KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
+from dovetail.formats.layer import FormatLayer, from_dense, swap
+from dovetail.program.lower import lower
+from dovetail.program.ops import ACTIVATIONS, OPS
+from dovetail.program.reference import run
+
+SPECS = {
+    "tucker": TuckerSpec(rank_in=2, rank_out=3),
+    "kernel_basis": KernelBasisSpec(bases=2),
+    "sparse": SparseSpec(density=0.3),
+    "svd": SvdSpec(rank=2),
+}
+
+
+class Every(nn.Module):
+    """Uses every op of the table."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, padding="same")
+        self.even = nn.Conv2d(4, 6, (2, 3), padding="same")
+        self.norm, self.rows, self.linear = nn.BatchNorm2d(6), nn.LayerNorm(6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        y = F.hardswish(self.norm(self.conv(x) + self.even(x))) * torch.sigmoid(x.mean((1, 2, 3), keepdim=True))
+        y = F.max_pool2d(F.pad(y, (0, 1, 1, 0), value=2.0), 3, 2, 1, ceil_mode=True)
+        z = F.avg_pool2d(F.interpolate(y, scale_factor=2), 2, 2, 1, count_include_pad=False)
+        pools = F.adaptive_avg_pool2d(z, (3, 2)) + F.adaptive_max_pool2d(z, (3, 2))
+        y = torch.cat([pools, z[:, :, 1:4, 1:5:2]], 2).flatten(2).transpose(1, 2)
+        y = self.rows(F.gelu(y)) + F.leaky_relu(y)
+        return self.linear(F.scaled_dot_product_attention(y, y, F.silu(y))).tanh(), F.relu6(x)
+
+
+def test_every_op_has_its_function():
+    assert set(FUNCTIONS) == {name for name, op in OPS.items() if not op.weight}
+    assert set(ACTIVATION_FUNCTIONS) == set(ACTIVATIONS)
+
+
+def test_it_agrees_with_the_reference_and_the_model():
+    model, x = Every().eval(), torch.randn(3, 4, 9, 7)
+    program = lower(model, x[:1])
+    assert {node.op for node in program.graph.nodes} >= set(OPS) - {"affine", "activation", "concat"}
+    with torch.no_grad():
+        for want, got, reference in zip(model(x), to_torch(program)(x), run(program, x.numpy()), strict=True):
+            np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(got.numpy(), reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_formats_come_back_as_layers_that_train(name):
+    model = nn.Sequential(nn.Linear(6, 5) if name == "svd" else nn.Conv2d(4, 5, 3, 2, 1))
+    swap(model, "0", from_dense(model[0], SPECS[name]))
+    x = torch.randn(2, 6) if name == "svd" else torch.randn(2, 4, 9, 7)
+    program = lower(model, x)
+    module = to_torch(program)
+    np.testing.assert_allclose(module(x).detach().numpy(), run(program, x.numpy()), rtol=1e-4, atol=1e-5)
+    (layer,) = module.layers.values()
+    assert isinstance(layer, FormatLayer)
+    module(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_a_shared_weight_stays_shared():
+    conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x):
+            return F.conv2d(self.conv(x), self.conv.weight, stride=2)
+
+    x = torch.randn(2, 4, 9, 7)
+    module = to_torch(lower(Twice(), x))
+    assert len(list(module.parameters())) == 1
+    np.testing.assert_allclose(module(x).detach().numpy(), Twice()(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_wrong_input_is_refused():
+    module = to_torch(lower(nn.ReLU(), torch.randn(2, 3)))
+    with pytest.raises(InputError, match="shape"):
+        module(torch.randn(2, 4))
+    with pytest.raises(InputError, match="inputs given"):
+        module()

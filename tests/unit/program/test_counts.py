@@ -1,0 +1,75 @@
+"""Counts by hand: shared weights once in storage and every time in work, norms and biases included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from program_nets import every_format
+from torch import nn
+
+from dovetail.errors import ProgramError
+from dovetail.formats import TuckerSpec
+from dovetail.formats.layer import from_dense, swap
+from dovetail.program.counts import count
+from dovetail.program.lower import lower
+
+
+def test_a_network_by_hand():
+    layers = [nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 1)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    counts = count(lower(model, torch.randn(1, 4, 9, 7)))
+    grouped, pointwise, classifier = 6 * 2 * 9, 8 * 6, 10 * 8
+    pixels = 5 * 4
+    assert [row.macs for row in counts.rows] == [grouped * pixels, pointwise * pixels, classifier]
+    assert [row.name for row in counts.rows] == ["0", "3", "6"]
+    norm, biases = 2 * 6, 8 + 10  # the first convolution's bias is absorbed by the norm
+    assert counts.params == counts.dense_params == counts.nonzeros == grouped + pointwise + classifier + norm + biases
+    assert counts.bits == counts.dense_bits() == 32 * counts.params
+    assert counts.dense_bits(8) == 8 * (grouped + pointwise + classifier) + 32 * (norm + biases)
+    assert counts.additions == 0
+
+
+def test_tucker_counts_its_three_stages_beside_the_dense_ones():
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, bias=False))
+    swap(model, "0", from_dense(model[0], TuckerSpec(rank_in=2, rank_out=3)))
+    counts = count(lower(model, torch.randn(1, 4, 9, 7)))
+    assert counts.rows[0].format == "tucker"
+    assert counts.params == 4 * 2 + 9 * 2 * 3 + 3 * 6
+    assert counts.macs == 4 * 2 * 9 * 7 + (9 * 2 * 3 + 3 * 6) * 4 * 3
+    assert counts.dense_params == 6 * 4 * 9
+    assert counts.dense_macs == 6 * 4 * 9 * 4 * 3
+
+
+def test_a_shared_weight_is_stored_once_and_works_twice():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    counts = count(lower(nn.Sequential(conv, nn.ReLU(), conv), torch.randn(1, 4, 5, 5)))
+    assert counts.params == 4 * 4 * 9 + 4
+    assert counts.macs == 2 * 4 * 4 * 9 * 25
+
+
+def test_linear_on_rows_and_matmul():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(7, 5, bias=False)
+
+        def forward(self, x):
+            y = self.linear(x)
+            return y @ y.transpose(1, 2)
+
+    counts = count(lower(Rows(), torch.randn(2, 3, 7)))
+    assert [(row.op, row.macs) for row in counts.rows] == [("linear", 3 * 7 * 5), ("matmul", 3 * 3 * 5)]
+    assert counts.params == 35
+
+
+def test_bits_are_the_payload_of_the_file(tmp_path):
+    from safetensors.numpy import load_file
+
+    program = every_format()
+    program.save(tmp_path / "net.dovetail")
+    assert count(program).bits == 8 * sum(array.nbytes for array in load_file(tmp_path / "net.dovetail").values())
+
+
+def test_unknown_graph():
+    with pytest.raises(ProgramError, match="no graph 'early'"):
+        count(every_format(), "early")
