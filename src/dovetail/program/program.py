@@ -94,6 +94,10 @@ class Graph:
     nodes: tuple[Node, ...]
     tensors: Mapping[str, Tensor]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        """Itself: a graph never changes (and a module that runs one must be copyable)."""
+        return self
+
     def node(self, name: str) -> Node:
         """The node called `name`."""
         for node in self.nodes:
