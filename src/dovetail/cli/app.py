@@ -14,7 +14,7 @@ from dovetail import __version__
 from dovetail.cli.console import error_width, log_to_stderr
 from dovetail.errors import DovetailError, Interrupted
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+FAILED, REFUSED, DEFECT, INTERRUPTED = 1, 2, 70, 130
 
 VERBS = {
     "demo": ("demo:demo", "Train, compress, pack and race a small network; writes report.html."),
@@ -71,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say(_message(error))
         return _STATUS.get(type(error), REFUSED)
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"this is a defect of Dovetail: {type(error).__name__}: {error}; please report it with what --debug shows")
+        return DEFECT
 
 
 def _status(result: object) -> int:
@@ -92,4 +97,7 @@ def _verb(error: CycloptsError) -> str:
 
 def _say(message: str) -> None:
     paragraph = " ".join(message.split())
-    print(textwrap.fill(f"dovetail: {paragraph}", error_width(), break_long_words=False), file=sys.stderr)
+    print(
+        textwrap.fill(f"dovetail: {paragraph}", error_width(), break_long_words=False, break_on_hyphens=False),
+        file=sys.stderr,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +37,10 @@ def writable(path: Path) -> Path:
         raise RecipeError(f"--out {path} is a folder; name a file in it")
     if not folder.is_dir():
         raise RecipeError(f"--out {path}: there is no folder {folder}; make it or choose another place")
-    if not os.access(folder, os.W_OK):
-        raise RecipeError(f"--out {path}: the folder {folder} cannot be written; choose another place")
-    return path
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return path
+    except OSError as error:
+        raise RecipeError(
+            f"--out {path}: {folder} cannot be written ({error.strerror}); choose another place"
+        ) from None

@@ -31,17 +31,18 @@ def train(
 
     Accuracy is reported on held-out training images; `dovetail eval` measures on the test set.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from dovetail.cli import pipeline
     from dovetail.cli.adhoc import adhoc
+    from dovetail.program import atomic
 
     target = writable(out or Path(f"{_stem(network)}-{_stem(on)}.safetensors"))
     parameters = {"epochs": epochs, "learning_rate": learning_rate}
     how = {"batch": batch, "precision": precision, "runs": runs}
     recipe = adhoc(network, on, "thin", parameters, weights=weights, overrides=overrides, **how)
     done = pipeline.train(recipe, target.stem, seed, data)
-    save_file({name: tensor.contiguous() for name, tensor in done.model.state_dict().items()}, target)
+    atomic.write(target, save({name: tensor.contiguous() for name, tensor in done.model.state_dict().items()}))
     accuracy = done.history.accuracy
     say(f"wrote {target}" + ("" if accuracy is None else f"; {accuracy:.2f} % on the held-out images"))
 
