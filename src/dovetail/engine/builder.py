@@ -99,9 +99,10 @@ class Builder:
 
         Args:
             kernel: name without the ISA.
-            reads, writes: pointer field → view; None stays a null pointer.
+            reads: pointer field → view; None stays a null pointer.
+            writes: pointer field → view.
             disjoint: it writes other elements than the steps since the last barrier did.
-            fields: numbers.
+            **fields: numbers.
         """
         reading = {v.buffer for v in reads.values() if v is not None}
         writing = {v.buffer for v in writes.values()}
@@ -118,12 +119,12 @@ class Builder:
         self.steps.append(Step(kernel, self.node, pointers, fields, barrier, self._stage))
 
     def copy(self, x: View, y: View, *, disjoint: bool = False) -> None:
-        """y = x, elementwise; both of one shape."""
+        """Copy `x` to `y` of the same shape."""
         size, (x_stride, y_stride) = nest(x.shape, x.strides, y.strides)
         self.emit("copy_f32", {"x": x}, {"y": y}, disjoint=disjoint, size=size, x_stride=x_stride, y_stride=y_stride)
 
     def fill(self, y: View, value: float, *, disjoint: bool = False) -> None:
-        """y = value."""
+        """Set every element of `y`."""
         size, (y_stride,) = nest(y.shape, y.strides)
         self.emit("fill_f32", {}, {"y": y}, disjoint=disjoint, size=size, y_stride=y_stride, value=value)
 

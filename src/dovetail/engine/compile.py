@@ -209,5 +209,3 @@ def _arena(size: int) -> tuple[Any, int]:
 def weight_nodes(graph: Graph) -> list[Node]:
     """The nodes that carry a packed weight, defaults of their attributes filled in."""
     return [complete(node) for node in graph.nodes if node.weight is not None]
-
-

@@ -1,7 +1,7 @@
 """Convolutions: inputs as padded planes, one phase per residue of the stride; weights packed for the kernels.
 
-Every convolution becomes one of unit stride: where the stride is larger, the input is dealt into phase planes, and a tap
-is then an address offset into one of them.
+Every convolution becomes one of unit stride: where the stride is larger, the input is dealt into phase planes, and a
+tap is then an address offset into one of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Geometry:
         """Row and column of each tap relative to the stride's grid, both `(R, S)`."""
         rows = np.arange(kernel[0]) * self.dilation[0] - self.padding[0]
         columns = np.arange(kernel[1]) * self.dilation[1] - self.padding[2]
-        return np.meshgrid(rows, columns, indexing="ij")  # type: ignore[return-value]
+        row, column = np.meshgrid(rows, columns, indexing="ij")
+        return row, column
 
     def halo(self, kernel: Sequence[int], size: Sequence[int], out: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of zeros that the input of `size` needs around it, per phase."""
@@ -62,7 +63,7 @@ class Taps:
 
 
 def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
-    """y = activation(conv(x, weight) + bias + residual) with weights `(K, C/groups, R, S)`."""
+    """Writes activation(conv(x, weight) + bias + residual) to `y`; the weight is `(K, C/groups, R, S)`."""
     taps = prepare(b, x, weight.shape, y, at)
     outputs = weight.shape[0] // at.groups
     sizes = _even(outputs, 8 if b.lanes == 16 else 6)
@@ -108,7 +109,9 @@ def conv_kernel_basis(
     runs = _runs(b, y, taps, vectors, 1)
     map_stride = runs.longest * b.lanes
     b.scratch = max(b.scratch, maps * map_stride)
-    entries, starts = _entries(k, (index * len(bases) + basis) * map_stride, coefficients[k, c, basis], coefficients.shape[0])
+    entries, starts = _entries(
+        k, (index * len(bases) + basis) * map_stride, coefficients[k, c, basis], coefficients.shape[0]
+    )
     b.emit(
         "conv2d_kernel_basis_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts),
@@ -129,7 +132,7 @@ def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geome
     if at.stride == (1, 1):
         planes = x.planes
         if planes is None or not planes.holds(*halo):
-            planes = Planes.of(*size, *halo)
+            planes = Planes.of(size[0], size[1], *halo)
         x = b.as_planar(x, planes)
         return Taps(x, x.strides[1], planes.pitch, rows * planes.pitch + columns)
     return _phases(b, x, rows, columns, halo, y, at)
@@ -200,7 +203,8 @@ def _runs(b: Builder, y: View, taps: Taps, vectors: int, blocks: int) -> Runs:
     total = sum(-(-pixels // b.lanes) for _, _, pixels in spans)
     wanted = -(-4 * b.threads // (y.shape[0] * blocks))
     vectors = max(1, min(vectors, -(-total // wanted)))
-    records, masks = [], []
+    records: list[tuple[int, int, int, int]] = []
+    masks: list[int] = []
     for from_, to, pixels in spans:
         first = len(masks)
         masks.extend(_masks(to, pixels, out.pitch, height, width, b.lanes))
@@ -253,7 +257,12 @@ def _planes(x: View, y: View, taps: Taps) -> dict[str, int]:
 
 def _constants(b: Builder, epilogue: Epilogue, runs: Runs) -> dict[str, View | None]:
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
-    return {"bias": bias, "residual": epilogue.residual, "runs": b.constant(runs.records), "masks": b.constant(runs.masks)}
+    return {
+        "bias": bias,
+        "residual": epilogue.residual,
+        "runs": b.constant(runs.records),
+        "masks": b.constant(runs.masks),
+    }
 
 
 def _epilogue(epilogue: Epilogue) -> dict[str, float]:

@@ -45,9 +45,11 @@ class Call:
 
     @property
     def activation(self) -> Activation | None:
+        """Of the epilogue."""
         return self.node.epilogue.activation
 
     def attribute(self, name: str) -> Any:
+        """Of the node."""
         return self.node.attributes[name]
 
 
@@ -84,10 +86,8 @@ def linear(b: Builder, call: Call) -> View:
     return y
 
 
-def pointwise(
-    b: Builder, call: Call, x: View, r: View | None = None, *, multiply: bool = False, axis: int = 0
-) -> View:
-    """y = activation(scale x + bias + r), or activation(x r), any strides; one loop nest."""
+def pointwise(b: Builder, call: Call, x: View, r: View | None = None, *, multiply: bool = False, axis: int = 0) -> View:
+    """The tensor activation(scale x + bias + r), or activation(x r): any strides, one loop nest."""
     y = output(b, call)
     zero = (0,) * len(call.shape)
     channel = tuple(int(i == axis) for i in range(len(call.shape)))
@@ -199,7 +199,7 @@ def concat(b: Builder, call: Call) -> View:
     return y
 
 
-def slice_(b: Builder, call: Call) -> View:  # noqa: ARG001
+def slice_(b: Builder, call: Call) -> View:
     """A view."""
     return call.inputs[0].sliced(*(call.attribute(name) for name in ("axis", "start", "stop", "step")))
 
@@ -209,7 +209,7 @@ def reshape(b: Builder, call: Call) -> View:
     return b.as_rows(call.inputs[0]).reshaped(call.shape)
 
 
-def permute(b: Builder, call: Call) -> View:  # noqa: ARG001
+def permute(b: Builder, call: Call) -> View:
     """A view."""
     return call.inputs[0].permuted(call.attribute("order"))
 
@@ -229,7 +229,7 @@ def pad(b: Builder, call: Call) -> View:
 def matrix_product(b: Builder, call: Call) -> View:
     """Batched matrix product."""
     y = b.rows(call.shape)
-    matmul(b, *call.inputs, y)
+    matmul(b, call.inputs[0], call.inputs[1], y)
     return y
 
 
@@ -302,5 +302,7 @@ EMITTERS: dict[str, Emitter] = {
     "layer_norm": layer_norm,
     "upsample_nearest": upsample_nearest,
 }
-IMAGE_OPS = frozenset({"conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest"})
+IMAGE_OPS = frozenset(
+    {"conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest"}
+)
 ANY_LAYOUT_OPS = frozenset({"affine", "activation", "add", "mul", "concat", "pad"})

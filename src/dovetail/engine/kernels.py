@@ -146,7 +146,7 @@ def _is(*formats: str) -> Callable[[Packed], bool]:
     return lambda packed: packed.spec.format in formats
 
 
-def _any(packed: Packed) -> bool:  # noqa: ARG001
+def _any(packed: Packed) -> bool:
     return True
 
 

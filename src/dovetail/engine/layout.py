@@ -111,7 +111,9 @@ class View:
 
     def permuted(self, order: Sequence[int]) -> View:
         """The view with its dimensions in another order."""
-        return View(self.buffer, tuple(self.shape[i] for i in order), tuple(self.strides[i] for i in order), self.offset)
+        return View(
+            self.buffer, tuple(self.shape[i] for i in order), tuple(self.strides[i] for i in order), self.offset
+        )
 
     def sliced(self, axis: int, start: int, stop: int, step: int) -> View:
         """Elements start, start + step, … below stop of one dimension."""
@@ -129,7 +131,12 @@ class View:
         """Repeated along dimensions of size one, and along new leading ones, as numpy does."""
         missing = len(shape) - len(self.shape)
         own, strides = (1,) * missing + self.shape, (0,) * missing + self.strides
-        return View(self.buffer, shape, tuple(0 if n == 1 and m != 1 else s for n, m, s in zip(own, shape, strides)), self.offset)
+        return View(
+            self.buffer,
+            shape,
+            tuple(0 if n == 1 and m != 1 else s for n, m, s in zip(own, shape, strides)),
+            self.offset,
+        )
 
 
 def contiguous_strides(shape: Shape) -> Shape:

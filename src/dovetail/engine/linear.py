@@ -12,15 +12,15 @@ from dovetail.engine.layout import View
 
 
 def linear_dense(b: Builder, x: View, weight: np.ndarray, y: View, epilogue: Epilogue) -> None:
-    """y = activation(x weight^T + bias + residual); x `(…, C)` and y `(…, K)` C-ordered, weight `(K, C)`."""
+    """Writes activation(x weight^T + bias + residual) to `y`: `(…, C)` and `(…, K)`, C-ordered; weight `(K, C)`."""
     outputs, inner = weight.shape
     rows, width = math.prod(x.shape[:-1]), 4 * b.lanes
     blocks = [weight[first : first + width].T for first in range(0, outputs, width)]
     packed = np.concatenate([np.pad(block, ((0, 0), (0, width - block.shape[1]))).ravel() for block in blocks])
-    residual = epilogue.residual
+    bias = _bias(b, epilogue, len(blocks) * width)
     b.emit(
         "linear_dense_f32",
-        {"x": x, "w": b.constant(packed.astype(np.float32)), "bias": _bias(b, epilogue, len(blocks) * width), "residual": residual},
+        {"x": x, "w": b.constant(packed.astype(np.float32)), "bias": bias, "residual": epilogue.residual},
         {"y": y}, disjoint=True, batch=1, rows=rows, inner=inner, columns=outputs, x_row=inner, w_row=width,
         w_block=0, w_block_stride=inner * width, y_row=outputs, r_row=outputs, **activation_fields(epilogue.activation),
     )  # fmt: skip
@@ -37,13 +37,13 @@ def linear_sparse(b: Builder, x: View, weight: np.ndarray, y: View, epilogue: Ep
         "linear_sparse_f32",
         {"x": x, "entries": b.constant(entries), "starts": b.constant(starts), "bias": _bias(b, epilogue, outputs),
          "residual": epilogue.residual},
-        {"y": y}, disjoint=True, rows=math.prod(x.shape[:-1]), columns=outputs, x_row=inner, y_row=outputs, r_row=outputs,
-        **activation_fields(epilogue.activation),
+        {"y": y}, disjoint=True, rows=math.prod(x.shape[:-1]), columns=outputs, x_row=inner, y_row=outputs,
+        r_row=outputs, **activation_fields(epilogue.activation),
     )  # fmt: skip
 
 
 def matmul(b: Builder, x: View, w: View, y: View) -> None:
-    """y = x w over the last two axes, the others broadcast as numpy does; y C-ordered."""
+    """Writes the product over the last two axes to `y` (C-ordered); the others broadcast as in numpy."""
     lead = y.shape[:-2]
     x, w = (_batched(b, operand, lead) for operand in (x, w))
     (rows, inner), columns = x.shape[-2:], w.shape[-1]

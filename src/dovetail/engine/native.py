@@ -27,7 +27,7 @@ class NativeStatus:
 def native_module() -> ModuleType | None:
     """`dovetail.engine._native`, or None where it was not built."""
     try:
-        from dovetail.engine import _native
+        from dovetail.engine import _native  # type: ignore[attr-defined]
     except ImportError:
         return None
     return _native  # type: ignore[no-any-return]

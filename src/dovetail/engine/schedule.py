@@ -43,9 +43,13 @@ class Schedule:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Inverse of `to_json`; `EngineError` where the data is none."""
         choices = data.get("choices") if isinstance(data, Mapping) else None
-        good = isinstance(choices, Mapping) and all(isinstance(n, str) and isinstance(k, str) for n, k in choices.items())
+        good = isinstance(choices, Mapping) and all(
+            isinstance(n, str) and isinstance(k, str) for n, k in choices.items()
+        )
         if not good or data.get("version") != SCHEDULE_VERSION:
-            raise EngineError(f"this is no schedule of version {SCHEDULE_VERSION}; make one with session.schedule.to_json()")
+            raise EngineError(
+                f"this is no schedule of version {SCHEDULE_VERSION}; make one with session.schedule.to_json()"
+            )
         return cls(dict(choices or {}))
 
     def save(self, path: str | Path) -> None:
@@ -61,7 +65,9 @@ class Schedule:
             raise EngineError(f"cannot read the schedule {path}: {error}") from None
 
 
-def resolve(program: Program, graph: Graph, dims: Mapping[str, int], given: Schedule | None, isa: str, threads: int) -> dict[str, Candidate]:
+def resolve(
+    program: Program, graph: Graph, dims: Mapping[str, int], given: Schedule | None, isa: str, threads: int
+) -> dict[str, Candidate]:
     """A candidate for every weight op: as given, else by timing.
 
     Raises:
@@ -70,7 +76,9 @@ def resolve(program: Program, graph: Graph, dims: Mapping[str, int], given: Sche
     nodes = weight_nodes(graph)
     choices = dict(given.choices) if given else {}
     if unknown := set(choices) - {node.name for node in nodes}:
-        raise EngineError(f"the schedule names {', '.join(sorted(unknown))}, which this network does not have; it is of another one")
+        raise EngineError(
+            f"the schedule names {', '.join(sorted(unknown))}, which this network does not have; it is of another one"
+        )
     tuner = Tuner(program, graph, dims, isa, threads)
     resolved = {}
     for node in nodes:
@@ -124,7 +132,9 @@ class Tuner:
     def _time(self, node: Node, candidate: Candidate) -> float:
         """Least seconds of the node alone, its inputs hot."""
         graph = single_node_graph(self.graph, node)
-        compiled = compile_graph(self.program, graph, self.dims, {node.name: candidate}, isa=self.isa, threads=self.threads)
+        compiled = compile_graph(
+            self.program, graph, self.dims, {node.name: candidate}, isa=self.isa, threads=self.threads
+        )
         pool, arrays = _pool(self.threads), _slots(graph, self.dims)
         slots = [array.ctypes.data for array in arrays]
         best = float("inf")
@@ -177,7 +187,9 @@ def _slots(graph: Graph, dims: Mapping[str, int]) -> list[Any]:
 
 
 def _cache_file() -> Path:
-    folder = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
+    folder = (
+        os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
+    )
     return Path(folder) / "tuning.json"
 
 

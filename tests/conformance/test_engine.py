@@ -1,0 +1,223 @@
+"""Every kernel of the engine, forced by name on every ISA, against the reference; bit-equal for any thread count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dovetail.engine import Schedule, Session, native_status
+from dovetail.engine.kernels import CANDIDATES, candidates
+from dovetail.formats import FORMATS
+from dovetail.program import reference
+from dovetail.program.ops import OPS
+from dovetail.program.program import Activation
+from programs import Sketch, close, random_packed
+
+pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
+ISAS = native_status().isas
+
+
+@dataclass(frozen=True)
+class Case:
+    """A weight op: `(K, C/groups, R, S)` or `(K, C)` applied to an input of `size`."""
+
+    id: str
+    weight: tuple[int, ...]
+    size: tuple[int, ...]
+    batch: int = 2
+    attributes: dict[str, Any] = field(default_factory=dict)
+    epilogue: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+FULL = {"scaled": True, "biased": True, "activation": Activation("relu")}
+CONVS = (
+    Case("3x3 same", (11, 5, 3, 3), (7, 9), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("3x3 wide", (9, 4, 3, 3), (20, 37), attributes={"padding": (1, 1, 1, 1)}),
+    Case("3x3 valid", (6, 3, 3, 3), (6, 11), epilogue={"biased": True}),
+    Case("3x3 stride 2", (17, 6, 3, 3), (9, 8), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}, epilogue=FULL),
+    Case("1x1 stride 2", (5, 7, 1, 1), (7, 7), attributes={"stride": (2, 2)}),
+    Case("1x1", (13, 18, 1, 1), (5, 6), epilogue=FULL),
+    Case("1x1 of one pixel", (70, 19, 1, 1), (1, 1), batch=3, epilogue=FULL),
+    Case("5x5 dilated", (4, 3, 5, 5), (16, 15), attributes={"padding": (4, 4, 4, 4), "dilation": (2, 2)}),
+    Case("uneven padding", (6, 5, 3, 3), (8, 8), attributes={"padding": (0, 1, 0, 1), "stride": (2, 2)}, epilogue=FULL),
+    Case("7x7 stride 2", (8, 3, 7, 7), (23, 21), attributes={"padding": (3, 3, 3, 3), "stride": (2, 2)}),
+    Case("1x3 stride 3x1", (4, 2, 1, 3), (10, 8), attributes={"stride": (3, 1), "padding": (0, 0, 1, 1)}),
+    Case("groups", (6, 4, 3, 3), (7, 5), attributes={"padding": (1, 1, 1, 1), "groups": 2}, epilogue=FULL),
+    Case("depthwise", (10, 1, 3, 3), (9, 9), attributes={"padding": (1, 1, 1, 1), "groups": 10}, epilogue=FULL),
+    Case("one row, stride 2", (3, 2, 3, 3), (1, 5), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}),
+    Case("kernel of the whole image", (5, 6, 4, 3), (4, 3), epilogue=FULL),
+    Case("many channels", (40, 33, 3, 3), (4, 4), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+)
+LINEARS = (
+    Case("linear", (10, 33), (), epilogue=FULL),
+    Case("wide linear", (130, 17), (), batch=7, epilogue={"biased": True}),
+    Case("linear on a sequence", (65, 12), (5,), epilogue={"activation": Activation("gelu")}),
+)
+
+
+def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
+    """Parameters of the format for this weight; None where it cannot hold it."""
+    k, c, *kernel = case.weight
+    taps = int(np.prod(kernel)) if kernel else 1
+    match format_name:
+        case "tucker":
+            return (
+                {"rank_in": max(1, c // 2), "rank_out": max(1, k // 2)}
+                if kernel and case.attributes.get("groups", 1) == 1
+                else None
+            )
+        case "svd":
+            return {"rank": max(1, min(k, c) // 2)} if taps == 1 and case.attributes.get("groups", 1) == 1 else None
+        case "kernel_basis":
+            return {"bases": min(6, taps), "coefficients": "sparse"} if taps > 1 else None
+        case "sparse":
+            return {"density": 0.3}
+    return {}
+
+
+def forced() -> list[Any]:
+    """Every (format, case, kernel) that the registries allow."""
+    found = []
+    for format_name in FORMATS:
+        for case in (*CONVS, *LINEARS):
+            fields = spec_fields(format_name, case)
+            if fields is None:
+                continue
+            packed = random_packed(format_name, case.weight, np.random.default_rng(1), **fields)
+            op = "conv2d" if len(case.weight) == 4 else "linear"
+            found += [
+                pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
+                for c in candidates(op, packed)
+            ]
+    return found
+
+
+def sketch_of(format_name: str, case: Case) -> Sketch:
+    sketch = Sketch(3)
+    fields = spec_fields(format_name, case) or {}
+    packed = random_packed(format_name, case.weight, sketch.random, **fields)
+    if len(case.weight) == 4:
+        x = sketch.input("batch", case.weight[1] * case.attributes.get("groups", 1), *case.size)
+        sketch.add("conv2d", x, packed=packed, **case.attributes, **case.epilogue)
+    else:
+        x = sketch.input("batch", *case.size, case.weight[1])
+        sketch.add("linear", x, packed=packed, **case.epilogue)
+    return sketch
+
+
+@pytest.mark.parametrize(("format_name", "case", "kernel"), forced())
+def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: str):
+    sketch = sketch_of(format_name, case)
+    node = sketch.nodes[0]
+    program = sketch.program(node.output)
+    x = sketch.random.standard_normal((case.batch, *sketch.tensors["x0"].shape[1:])).astype(np.float32)
+    want = reference.run(program, x)
+    for isa in ISAS:
+        results = []
+        for threads in (1, 2):
+            session = Session(program, threads=threads, isa=isa, schedule=Schedule({node.name: kernel}))
+            results.append(session(x))
+            assert session.schedule.choices[node.name] == kernel
+            assert all(name.endswith(f"__{isa}") for name in session.kernels()[node.name].split(" + "))
+        assert close(results[0], want), f"{isa}: {np.abs(results[0] - want).max()}"
+        assert np.array_equal(results[0], results[1]), f"{isa}: results depend on the number of threads"
+
+
+def test_every_kernel_is_forced_somewhere():
+    assert {c.name for c in CANDIDATES} == {parameters.values[2] for parameters in forced()}
+
+
+@pytest.mark.parametrize(
+    "activation", ["relu", "clamp", "leaky_relu", "sigmoid", "tanh", "hardswish", "silu", "gelu", "gelu_tanh"]
+)
+@pytest.mark.parametrize("isa", ISAS)
+def test_activations_after_products_and_alone(activation: str, isa: str):
+    args = {"clamp": (-0.5, 1.5), "leaky_relu": (0.1,)}.get(activation, ())
+    sketch = Sketch(4)
+    x = sketch.input("batch", 3, 5, 6)
+    act = Activation(activation, args)
+    y = sketch.add(
+        "conv2d",
+        x,
+        packed=random_packed("dense", (7, 3, 3, 3), sketch.random),
+        padding=(1, 1, 1, 1),
+        biased=True,
+        residual=None,
+        activation=act,
+    )
+    z = sketch.add("activation", y, activation=act)
+    w = sketch.add(
+        "linear",
+        sketch.add("reshape", z, shape=("batch", 210)),
+        packed=random_packed("dense", (9, 210), sketch.random),
+        activation=act,
+    )
+    program = sketch.program(y, z, w)
+    image = 4 * sketch.random.standard_normal((2, 3, 5, 6)).astype(np.float32)
+    for got, want in zip(Session(program, isa=isa)(image), reference.run(program, image, dtype=np.float64)):
+        assert close(got, want, 1e-5)
+
+
+def one_of_each(sketch: Sketch) -> dict[str, str]:
+    """A program's outputs, by op: every op that has no weight, on odd sizes."""
+    x = sketch.input("batch", 6, 9, 7)
+    s = sketch.input("batch", 4, 10)
+    relu = Activation("relu")
+    made = {
+        "affine": sketch.add("affine", x, axis=1, scaled=True, biased=True, residual=x, activation=relu),
+        "activation": sketch.add("activation", x, activation=Activation("sigmoid")),
+        "add": sketch.add("add", x, sketch.array(1, 6, 1, 1), activation=relu),
+        "mul": sketch.add("mul", x, sketch.add("mean", x, axes=(2, 3), keepdims=True)),
+        "max_pool2d": sketch.add("max_pool2d", x, kernel=(3, 2), stride=(2, 1), padding=(1, 1, 0, 1), dilation=(1, 1)),
+        "avg_pool2d": sketch.add(
+            "avg_pool2d", x, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1), include_pad=False
+        ),
+        "adaptive_avg_pool2d": sketch.add("adaptive_avg_pool2d", x, output=(4, 3)),
+        "adaptive_max_pool2d": sketch.add("adaptive_max_pool2d", x, output=(2, 5)),
+        "mean": sketch.add("mean", s, axes=(1,), keepdims=False),
+        "slice": sketch.add("slice", x, axis=2, start=1, stop=8, step=2),
+        "reshape": sketch.add("reshape", x, shape=("batch", 54, 7)),
+        "permute": sketch.add("permute", x, order=(0, 2, 3, 1)),
+        "pad": sketch.add("pad", x, pads=((0, 0), (1, 2), (0, 1), (2, 0)), value=0.5),
+        "softmax": sketch.add("softmax", s, axis=1),
+        "layer_norm": sketch.add("layer_norm", s, sketch.array(10), sketch.array(10), axes=1, eps=1e-5),
+        "upsample_nearest": sketch.add("upsample_nearest", x, scale=(2, 3)),
+    }
+    made["concat"] = sketch.add("concat", x, made["affine"], made["activation"], axis=1)
+    made["matmul"] = sketch.add("matmul", s, sketch.add("permute", s, order=(0, 2, 1)))
+    return made
+
+
+def test_the_program_of_all_ops_has_them_all():
+    assert set(one_of_each(Sketch())) == set(OPS) - {"conv2d", "linear"}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ops_without_weights(isa: str, threads: int):
+    sketch = Sketch(5)
+    made = one_of_each(sketch)
+    program = sketch.program(*made.values())
+    inputs = [
+        sketch.random.standard_normal((3, *sketch.tensors[name].shape[1:])).astype(np.float32) for name in sketch.inputs
+    ]
+    results = Session(program, threads=threads, isa=isa)(*inputs)
+    for op, got, want in zip(made, results, reference.run(program, *inputs)):
+        assert close(got, want, 1e-5), op
+
+
+def test_softmax_over_the_last_axis_and_constants_as_matrices():
+    sketch = Sketch(6)
+    x = sketch.input("batch", 2, 5, 19)
+    y = sketch.add("softmax", x, axis=3)
+    z = sketch.add("matmul", y, sketch.array(19, 70))
+    program = sketch.program(y, z)
+    image = 10 * sketch.random.standard_normal((3, 2, 5, 19)).astype(np.float32)
+    for got, want in zip(Session(program)(image), reference.run(program, image)):
+        assert close(got, want, 1e-5)

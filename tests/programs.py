@@ -1,0 +1,88 @@
+"""Small Programs made by hand, for tests of targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dovetail.formats import FORMATS
+from dovetail.formats.base import Packed
+from dovetail.program.ops import check_node, complete
+from dovetail.program.program import Activation, Epilogue, Graph, Node, Program, Tensor
+
+
+class Sketch:
+    """Appends nodes one by one; `sketch.program(*outputs)` is the result."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.random = np.random.default_rng(seed)
+        self.inputs: list[str] = []
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.weights: dict[str, Packed] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def input(self, *shape: int | str) -> str:
+        name = f"x{len(self.inputs)}"
+        self.inputs.append(name)
+        self.tensors[name] = Tensor(name, shape)
+        return name
+
+    def array(self, *shape: int) -> str:
+        name = f"a{len(self.arrays)}"
+        self.arrays[name] = self.random.standard_normal(shape).astype(np.float32)
+        return name
+
+    def add(
+        self,
+        op: str,
+        *inputs: str,
+        packed: Packed | None = None,
+        scaled: bool = False,
+        biased: bool = False,
+        residual: str | None = None,
+        activation: Activation | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Append a node; returns its output. `scaled` and `biased` draw random arrays of the output's channels."""
+        name = f"{op}{len(self.nodes)}"
+        if packed is not None:
+            self.weights[name] = packed
+        channels = packed.shape[0] if packed is not None else self.tensors[inputs[0]].shape[attributes.get("axis", 1)]
+        epilogue = Epilogue(
+            self.array(channels) if scaled else None, self.array(channels) if biased else None, residual, activation
+        )
+        node = complete(Node(op, name, inputs, name, name if packed is not None else None, attributes, epilogue))
+        known = {n: self.tensors[n].shape if n in self.tensors else self.arrays[n].shape for n in self._reads(node)}
+        self.tensors[name] = Tensor(name, check_node(node, known, packed.shape if packed is not None else None))
+        self.nodes.append(node)
+        return name
+
+    def program(self, *outputs: str) -> Program:
+        graph = Graph(tuple(self.inputs), outputs, tuple(self.nodes), self.tensors)
+        return Program({"main": graph}, self.weights, self.arrays)
+
+    @staticmethod
+    def _reads(node: Node) -> list[str]:
+        return [n for n in (*node.reads(), node.epilogue.scale, node.epilogue.bias) if n is not None]
+
+
+def random_packed(format_name: str, shape: tuple[int, ...], random: np.random.Generator, **fields: Any) -> Packed:
+    """A random weight in a format; sparse ones have real zeros."""
+    row = FORMATS[format_name]
+    spec = row.spec(**fields)
+    weight = random.standard_normal(shape).astype(np.float32)
+    packed = row.packed.from_dense(weight, spec)
+    if format_name == "kernel_basis" and fields.get("coefficients") == "sparse":
+        bases, coefficients = packed.factors()
+        keep = random.random(coefficients.shape) < 0.3
+        packed = row.packed.from_factors(bases, coefficients * keep, spec)
+    return packed
+
+
+def close(got: np.ndarray, want: np.ndarray, tolerance: float = 1e-4) -> bool:
+    """Whether two results agree to a part of the range of the wanted one."""
+    return got.shape == want.shape and float(np.abs(got - want).max()) <= tolerance * max(
+        float(np.abs(want).max()), 1e-6
+    )

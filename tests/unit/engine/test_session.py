@@ -1,0 +1,194 @@
+"""Session: what it takes, what it refuses, schedules, the tuning cache, life without the native module."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from dovetail.engine import Schedule, Session, native_status, schedule
+from dovetail.errors import EngineError, InputError
+from dovetail.program import reference
+from dovetail.program.program import Activation, Program
+from programs import Sketch, close, random_packed
+
+pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
+
+
+@pytest.fixture
+def program() -> Program:
+    sketch = Sketch(1)
+    x = sketch.input("batch", 3, 8, 8)
+    y = sketch.add(
+        "conv2d",
+        x,
+        packed=random_packed("sparse", (6, 3, 3, 3), sketch.random, density=0.4),
+        padding=(1, 1, 1, 1),
+        biased=True,
+    )
+    z = sketch.add("mean", sketch.add("activation", y, activation=Activation("relu")), axes=(2, 3), keepdims=False)
+    return sketch.program(sketch.add("linear", z, packed=random_packed("dense", (4, 6), sketch.random)))
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(schedule.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tuning.json"
+
+
+def test_inputs_of_all_kinds_give_the_same(program, image):
+    session = Session(program)
+    want = session(image)
+    assert close(want, reference.run(program, image))
+    strided = np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for x in (torch.from_numpy(image), image.astype(np.float64), strided):
+        assert np.array_equal(session(x), want)
+
+
+def test_each_call_returns_its_own_array(program, image):
+    session = Session(program)
+    first = session(image)
+    kept = first.copy()
+    session(image + 1)
+    assert np.array_equal(first, kept)
+
+
+def test_batches_agree_with_single_images(program, image):
+    session = Session(program)
+    both = session(image)
+    assert np.array_equal(both, np.concatenate([session(image[i : i + 1]) for i in range(2)]))
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (np.zeros((2, 3, 8, 9), np.float32), "takes (batch, 3, 8, 8)"),
+        (np.zeros((0, 3, 8, 8), np.float32), "at least one image"),
+        (np.zeros((2, 3, 8, 8), np.uint8), "floating point"),
+        (np.zeros((3, 8, 8), np.float32), "takes (batch, 3, 8, 8)"),
+    ],
+)
+def test_wrong_inputs(program, x, says):
+    with pytest.raises(InputError) as error:
+        Session(program)(x)
+    assert says in str(error.value)
+
+
+def test_wrong_number_of_inputs(program, image):
+    with pytest.raises(InputError, match="2 inputs given; this network takes 1"):
+        Session(program)(image, image)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_impossible_thread_counts(program, threads):
+    with pytest.raises(EngineError, match="threads="):
+        Session(program, threads=threads)
+
+
+def test_unknown_isa(program):
+    with pytest.raises(EngineError, match="avx1024"):
+        Session(program, isa="avx1024")
+
+
+def test_forced_isa_by_environment(program, image, monkeypatch):
+    monkeypatch.setenv("DOVETAIL_ISA", "portable")
+    session = Session(program)
+    session(image)
+    assert all(kernel.endswith("__portable") for kernel in session.kernels().values())
+
+
+def test_schedule_round_trip_and_forced_kernels(program, image, tmp_path):
+    forced = Schedule({"conv2d0": "conv2d_sparse"})
+    forced.save(tmp_path / "schedule.json")
+    session = Session(program, schedule=Schedule.load(tmp_path / "schedule.json"))
+    session(image)
+    assert session.schedule.choices == {"conv2d0": "conv2d_sparse", "linear3": "linear_dense"}
+    assert "conv2d_sparse_f32" in session.kernels()["conv2d0"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [({"nowhere": "conv2d_dense"}, "nowhere"), ({"conv2d0": "conv2d_tucker"}, "cannot run a sparse weight")],
+)
+def test_impossible_schedules(program, image, choices, says):
+    with pytest.raises(EngineError, match=says):
+        Session(program, schedule=Schedule(choices))(image)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"version": 99, "choices": {}}', '{"version": 1, "choices": {"a": 1}}'])
+def test_broken_schedule_files(tmp_path, content):
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(EngineError):
+        Schedule.load(tmp_path / "s.json")
+
+
+def test_tuning_is_cached_and_a_broken_cache_is_rebuilt(program, image, own_cache, caplog):
+    Session(program)(image)
+    found = json.loads(own_cache.read_text())
+    assert [set(times) for times in found.values()] == [{"conv2d_dense", "conv2d_sparse"}]
+    own_cache.write_text("{ not json")
+    Session(program)(image)
+    assert "ignoring the tuning cache" in caplog.text
+    assert set(json.loads(own_cache.read_text())) == set(found)
+
+
+def test_cached_times_decide(program, image, own_cache):
+    Session(program)(image)
+    found = json.loads(own_cache.read_text())
+    for slow, fast in (("conv2d_dense", "conv2d_sparse"), ("conv2d_sparse", "conv2d_dense")):
+        own_cache.write_text(json.dumps({key: {slow: 2.0, fast: 1.0} for key in found}))
+        session = Session(program)
+        session(image)
+        assert session.schedule.choices["conv2d0"] == fast
+
+
+def test_profile_names_every_node(program, image):
+    times = Session(program).profile(image, runs=3)
+    assert {t.node for t in times} >= {
+        node.name for node in program.graph.nodes if node.op in ("conv2d", "linear", "mean")
+    }
+    assert all(t.seconds >= 0 for t in times)
+
+
+def test_sessions_in_several_threads(program, image):
+    want = Session(program)(image)
+    sessions = [Session(program, threads=2), Session(program, threads=2)]
+    results: list[np.ndarray] = []
+    workers = [
+        threading.Thread(target=lambda s=s: results.extend(s(image) for _ in range(50)))
+        for s in (*sessions, sessions[0])
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 150
+    assert all(np.array_equal(r, want) for r in results)
+
+
+def test_without_the_native_module_numpy_runs_and_says_so():
+    code = """
+import sys
+sys.modules["dovetail.engine._native"] = None
+sys.path.insert(0, "tests")
+import numpy as np
+from programs import Sketch, random_packed
+from dovetail.engine import Session, native_status
+sketch = Sketch(0)
+x = sketch.input("batch", 5)
+program = sketch.program(sketch.add("linear", x, packed=random_packed("dense", (3, 5), sketch.random)))
+print(Session(program)(np.ones((2, 5), np.float32)).shape, native_status().available)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(2, 3) False"
+    assert "native engine is not built" in done.stderr
