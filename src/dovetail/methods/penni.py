@@ -1,6 +1,6 @@
 """PENNI: kernels as sparse combinations of a few shared ones, trained in turns, pruned, and the network shrunk.
 
-Source: Li et al., "PENNI: Pruned kernel sharing for efficient CNN inference" (ICML 2020), sections 3.1 to 3.4. Where
+Source: Li et al., "PENNI: Pruned kernel sharing for efficient CNN inference" (ICML 2020), section 3. Where
 the released code departs from the paper (it drops the mean of the kernels at the start, and its "frozen" tensors still
 move through momentum and weight decay), this follows the paper.
 """

@@ -31,7 +31,7 @@ def shrink(
     """Remove dead channels from `model` in place; batch norms in eval mode are part of what counts as dead.
 
     A channel is dead when no weight that matters reads it, or when it carries a constant whatever the input is (its
-    producer has only zero weights; PENNI, section 3.4). At least one channel of every layer stays.
+    producer has only zero weights; PENNI, section 3). At least one channel of every layer stays.
 
     Args:
         model: any network that `lower` can read; layers that lose channels are replaced by smaller ones.
