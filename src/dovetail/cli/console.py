@@ -52,7 +52,6 @@ def log_to_stderr(level: int) -> None:
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
-        logger.propagate = False
     logger.setLevel(level)
 
 

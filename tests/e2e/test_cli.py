@@ -1,0 +1,296 @@
+"""The command line as a person types it: the whole way on the digits, and what wrong input is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dovetail
+from dovetail.cli import main
+from dovetail.program.store import load
+
+pytest.importorskip("sklearn")
+TINY = """
+title: a minute is too long
+network: { name: resnet8, options: { width: 0.5 } }
+data: { name: digits, batch: 128, held_out: 200 }
+method: { name: magnitude, parameters: { density: 0.5, epochs: 1 } }
+control: dense-tiny
+case: tiny/magnitude
+"""
+DENSE = """
+title: the control
+network: { name: resnet8, options: { width: 0.5 } }
+data: { name: digits, batch: 128, held_out: 200 }
+method: { name: thin, parameters: { epochs: 1 } }
+case: tiny/dense
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet_logger():
+    """`main` sends log records to standard error; put the logger back for other tests."""
+    logger = logging.getLogger("dovetail")
+    before = (logger.level, list(logger.handlers))
+    yield
+    logger.setLevel(before[0])
+    logger.handlers[:] = before[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a trained network, its packed file, and two recipes that have been run."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "tiny.yaml").write_text(TINY)
+    (folder / "recipes" / "dense-tiny.yaml").write_text(DENSE)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert (
+            main(["train", "resnet8", "--epochs", "1", "--set", "network.options.width=0.5", "-o", "t.safetensors"])
+            == 0
+        )
+        pack = ["pack", "resnet8", "--on", "digits", "--weights", "t.safetensors", "-o", "t.dovetail"]
+        assert main([*pack, "--set", "network.options.width=0.5"]) == 0
+        assert main(["recipe", "run", "dense-tiny"]) == 0
+        assert main(["recipe", "run", "tiny"]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(home, tmp_path, monkeypatch):
+    """A copy of that folder to work in."""
+    shutil.copytree(home, tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
+def test_eval_is_the_same_through_engine_and_reference(here, capsys):
+    assert main(["eval", "t.dovetail"]) == 0
+    engine = capsys.readouterr().out
+    assert main(["eval", "t.dovetail", "--by", "reference"]) == 0
+    assert capsys.readouterr().out == engine
+    assert "test images of digits" in engine
+
+
+def test_inspect_lists_every_weight_layer(here, capsys):
+    assert main(["inspect", "t.dovetail", "--no-time"]) == 0
+    out = capsys.readouterr().out
+    weights = [node.name for node in load("t.dovetail").graph.nodes if node.weight is not None]
+    assert [name for name in weights if name not in out] == []
+
+
+def test_run_answers_an_array_and_an_image(here, capsys):
+    from PIL import Image
+
+    np.save("x.npy", np.zeros((2, 1, 8, 8), np.float32))
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save("x.png")
+    assert main(["run", "t.dovetail", "x.npy", "--out", "y.npy"]) == 0
+    assert np.load("y.npy").shape == (2, 10)
+    assert main(["run", "t.dovetail", "x.png"]) == 0
+    assert "probability" in capsys.readouterr().out
+
+
+def test_compress_writes_a_file_that_says_where_it_comes_from(here, capsys):
+    change = ["--set", "method.parameters.epochs=1", "--set", "method.parameters.ratio=0.5"]
+    assert main(["compress", "resnet8", "--method", "tucker", *change, "-o", "c.dovetail"]) == 0
+    metadata = load("c.dovetail").metadata
+    assert (metadata["method"], metadata["data"]) == ("tucker", "digits")
+    assert metadata["original"]["options"] == {"in_channels": 1, "classes": 10}
+    assert metadata["left"]
+    assert "held-out" in capsys.readouterr().out
+
+
+def test_a_recipe_leaves_exactly_the_evidence_that_the_design_names(here):
+    result = json.loads((here / "recipes/results/tiny.json").read_text())
+    assert set(result) == {
+        *("recipe", "command", "dataset", "split", "seeds", "dense_accuracy", "accuracy", "params_ratio", "macs_ratio"),
+        *("bits_ratio", "bits_ratio_int8", "epochs", "hours", "where", "program"),
+    }
+    control = json.loads((here / "recipes/results/dense-tiny.json").read_text())
+    assert result["dense_accuracy"] == control["accuracy"][0]
+    assert (result["split"], result["seeds"], result["epochs"]) == ("test", [0], 1)
+    assert result["command"] == "dovetail recipe run tiny"
+    assert result["macs_ratio"] > 1.2
+    assert control["macs_ratio"] == 1.0
+    assert control["bits_ratio"] == 1.0
+
+
+def test_verify_holds_for_what_was_run(here, capsys):
+    assert main(["recipe", "verify", "tiny"]) == 0
+    assert "differs" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy": [99.9]}, "accuracy differ"),
+        ({"macs_ratio": 9.0}, "macs_ratio differ"),
+    ],
+)
+def test_verify_fails_where_a_result_was_changed(here, capsys, change, message):
+    path = here / "recipes/results/tiny.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert main(["recipe", "verify", "tiny"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_verify_refuses_another_file(here, capsys):
+    shutil.copy("t.dovetail", "recipes/results/tiny.dovetail")
+    assert main(["recipe", "verify", "tiny"]) == 2
+    assert "sha256" in capsys.readouterr().err
+
+
+def test_list_shows_what_was_run(here, capsys):
+    assert main(["recipe", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "a minute is too long" in out
+    assert "not run yet" not in out
+
+
+def test_report_is_made_from_results_alone(here, monkeypatch):
+    monkeypatch.delenv("DOVETAIL_DATA", raising=False)
+    assert main(["report", "--no-time", "--out", "page.html"]) == 0
+    page = (here / "page.html").read_text()
+    result = json.loads((here / "recipes/results/tiny.json").read_text())
+    assert f"{result['accuracy'][0]:.2f} %" in page
+    assert "No race has been run yet" in page
+
+
+def test_doctor_and_version_always_answer(here, capsys):
+    assert main(["doctor"]) == 0
+    assert main(["--version"]) == 0
+    out = capsys.readouterr().out
+    assert "instructions" in out
+    assert "numpy" not in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], 'Did you mean "train"'),
+        (["train"], "NETWORK requires an argument"),
+        (["train", "resnet8", "--epoch", "3"], "Did you mean --epochs"),
+        (["train", "resnet9"], "unknown network 'resnet9'"),
+        (["train", "resnet8", "--on", "cifar10"], "DOVETAIL_DATA"),
+        (["train", "resnet8", "--out", "missing/x.safetensors"], "there is no folder missing"),
+        (["train", "resnet8", "--out", "."], "is a folder"),
+        (["train", "resnet8", "--set", "data.btch=3"], "did you mean 'data.batch'"),
+        (["compress", "resnet8"], "--method penni, tucker, magnitude or thin"),
+        (["compress", "resnet8", "--method", "peni"], "did you mean 'penni'"),
+        (
+            ["compress", "resnet8", "--method", "penni", "--set", "method.parameters.basis=3"],
+            "'method.parameters.bases'",
+        ),
+        (
+            ["compress", "resnet8", "--method", "tucker", "--set", "method.plan={layer9: {format: tucker}}"],
+            "spec is incomplete",
+        ),
+        (["eval", "missing.dovetail"], "there is no file missing.dovetail"),
+        (["eval", "broken.dovetail"], "truncated"),
+        (["eval", "resnet8"], "give its data and weights"),
+        (["run", "t.dovetail", "missing.png"], "there is no file missing.png"),
+        (["run", "t.dovetail", "t.dovetail"], "not an image"),
+        (["run", "t.dovetail", "wrong.npy"], "shape"),
+        (["run", "t.dovetail", "words.npy"], "no .npy file of numbers"),
+        (["bench"], "at least one .dovetail file"),
+        (["bench", "t.dovetail", "--against", "nobody"], "unknown peer 'nobody'"),
+        (["recipe", "run", "tny"], "did you mean 'tiny'"),
+        (["recipe", "run", "broken.yaml"], "unknown key 'netwrk'; did you mean 'network'"),
+        (["report", "--network", "nobody"], "there are results of tiny"),
+        (["pack", "resnet8", "--input", "3x"], "3x32x32"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)
+def test_wrong_input_gets_one_paragraph_and_status_2(here, capsys, monkeypatch, arguments, message):
+    monkeypatch.delenv("DOVETAIL_DATA", raising=False)
+    monkeypatch.setattr("dovetail.cli.console.error_width", lambda: 10_000)
+    monkeypatch.setattr("dovetail.cli.app.error_width", lambda: 10_000)
+    (here / "broken.dovetail").write_bytes((here / "t.dovetail").read_bytes()[:1000])
+    (here / "broken.yaml").write_text("netwrk: {}")
+    (here / "words.npy").write_text("words")
+    np.save("wrong.npy", np.zeros((1, 3, 8, 8), np.float32))
+    files = sorted(here.rglob("*"))
+    assert main(arguments) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert err[-1].startswith("dovetail: ")
+    assert message in err[-1]
+    assert "Traceback" not in "".join(err)
+    assert sorted(here.rglob("*")) == files
+
+
+def test_debug_shows_the_traceback(here):
+    from dovetail.errors import ProgramError
+
+    with pytest.raises(ProgramError):
+        main(["eval", "missing.dovetail", "--debug"])
+
+
+def test_an_unexpected_error_is_called_a_defect(here, capsys, monkeypatch):
+    monkeypatch.setattr("dovetail.cli.networks.load", lambda name: 1 / 0)
+    assert main(["inspect", "t.dovetail"]) == 70
+    assert "defect of Dovetail: ZeroDivisionError" in capsys.readouterr().err
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(dovetail.__file__).parents[1])}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dovetail", *arguments]
+
+
+def test_ctrl_c_in_training_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    arguments = command("train", "resnet8", "--epochs", "60", "--batch", "32")
+    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert first.startswith("thin 1/60"), first + process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130
+    last = " ".join(rest.split())
+    assert "interrupted in phase 'thin'" in last
+    assert "Traceback" not in rest
+    assert not (tmp_path / "resnet8-digits.safetensors").exists()
+    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as again:
+        assert again.stderr is not None
+        assert "resuming at step" in again.stderr.readline()
+        again.kill()
+
+
+def test_a_second_interpreter_runs_the_module(tmp_path):
+    done = subprocess.run(
+        command("--version"), cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_demo_prints_its_table_and_writes_its_page(here, capsys):
+    begun = time.monotonic()
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert [name for name in ("penni", "tucker", "magnitude") if name not in out] == []
+    assert "<svg" in (here / "report.html").read_text()
+    assert time.monotonic() - begun < 180
+
+
+def test_the_demo_in_a_hurry(here, capsys):
+    assert main(["demo", "--epochs", "0.1", "--no-race", "--out", "demo.html"]) == 0
+    assert "runs/demo/penni.dovetail" in capsys.readouterr().out
+    assert (here / "demo.html").is_file()
+    for name in ("dense", "penni", "tucker", "magnitude"):
+        assert load(f"runs/demo/{name}.dovetail").graph.nodes
