@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import nn
 from dovetail.errors import DovetailError, UnsupportedOp
 from dovetail.formats.layer import appear
 from dovetail.program import atomic
-from dovetail.program.lower import dynamic_batch, evaluation_copy, example_inputs, explain
+from dovetail.program.lower import dynamic_batch, evaluation_copy, example_inputs, explain, fixed_batch, watched
 
 STANDARD = ("", "ai.onnx")
 _LIMIT = 2**31 - 1  # bytes in one protobuf message
@@ -42,7 +41,7 @@ def onnx_bytes(model: nn.Module, example: Any) -> bytes:
     """The ONNX file of a model, in memory."""
     _require_exporter()
     copied, examples = evaluation_copy(model), example_inputs(example)
-    with _quiet(), appear("factored"), torch.no_grad():
+    with watched() as watch, _quiet(), appear("factored"), torch.no_grad():
         try:
             made = torch.onnx.export(
                 copied,
@@ -53,13 +52,16 @@ def onnx_bytes(model: nn.Module, example: Any) -> bytes:
                 dynamic_shapes=dynamic_batch(copied, examples),
             )
         except Exception as error:
-            raise _reason(error) from error
+            raise _reason(error, watch.line) from error
     if made is None:
         raise UnsupportedOp("torch's ONNX exporter gave no program; check the model with dovetail.lower first")
-    return _checked(made.model_proto)
+    return _checked(made.model_proto, watch.line)
 
 
-def _checked(proto: Any) -> bytes:
+def _checked(proto: Any, fixed_at: str) -> bytes:
+    ends = (*proto.graph.input, *proto.graph.output)
+    if fixed_at or not all(any(d.dim_param for d in end.type.tensor_type.shape.dim) for end in ends):
+        raise fixed_batch(f"at {fixed_at}" if fixed_at else "the exporter traced it with fixed sizes")
     if foreign := sorted({node.op_type for node in _nodes(proto) if node.domain not in STANDARD}):
         raise UnsupportedOp(
             f"the ONNX file would need ops outside the standard: {', '.join(foreign)}; rewrite that part"
@@ -79,14 +81,14 @@ def _nodes(proto: Any) -> Iterator[Any]:
         yield from function.node
 
 
-def _reason(error: Exception) -> DovetailError:
+def _reason(error: Exception, fixed_at: str) -> DovetailError:
     """The exporter's error, or the tracing error behind it."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, DovetailError):
         return cause
-    return explain(cause if isinstance(cause, Exception) else error)
+    return explain(cause if isinstance(cause, Exception) else error, fixed_at)
 
 
 def _require_exporter() -> None:
@@ -101,13 +103,12 @@ def _require_exporter() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and warns about its own internals."""
+    """The exporter prints and logs its progress."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)

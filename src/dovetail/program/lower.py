@@ -5,10 +5,15 @@ This is the only file of the room that sees torch.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import io
+import logging
+import re
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +31,8 @@ from dovetail.program.rules import RULES
 from dovetail.program.rules.table import Rule
 
 _FOREIGN: Final = (Path(torch.__file__).parent, Path(__file__).parent, Path(__file__).parent.parent / "formats")
+_PYTHON: Final = Path(logging.__file__).parent.parent
+_FIXED: Final = re.compile(r"set_replacement \w+ = \d+ ")  # a size became one number
 _SILENT: Final = ("sym_size", "sym_constrain", "_assert", "_guards")
 
 
@@ -82,7 +89,7 @@ class _Lowering:
             return self.constants[node.name]
         first = node.meta["val"].shape[0]
         if isinstance(first, int):
-            raise UnsupportedOp(_specialised(f"input {node.name!r} is taken with exactly {first} images"))
+            raise fixed_batch(f"input {node.name!r} is taken with exactly {first} images")
         self.symbol = self.symbol or str(first)
         return self.builder.input(node.name, self.shape(node))
 
@@ -209,32 +216,63 @@ def dynamic_batch(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
 
 def _trace(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
     shapes = dynamic_batch(model, examples)
-    with warnings.catch_warnings(), appear("opaque"), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with watched() as watch, appear("opaque"), torch.no_grad():
         try:
             traced = torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
             return traced.run_decompositions({})
         except DovetailError:
             raise
         except Exception as error:
-            raise explain(error) from error
+            raise explain(error, watch.line) from error
 
 
-def explain(error: Exception) -> UnsupportedOp:
-    """What torch.export could not trace, in a paragraph."""
-    text = " ".join(str(error).split())
+class Watch(logging.Handler):
+    """Listens to torch's reasoning about sizes; `line` is the user's line that fixed one, if any did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = ""
+        self.depth = len(traceback.extract_stack())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called in the middle of the trace: the user's line is on the stack, above the caller of `lower`."""
+        if not self.line and _FIXED.match(record.getMessage()):
+            model = [frame for frame in traceback.extract_stack()[self.depth :] if not _foreign(frame.filename)]
+            self.line = f"{model[-1].filename}:{model[-1].lineno}" if model else ""
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Watch]:
+    """A `Watch` during a trace, which otherwise stays silent: torch warns about its own internals."""
+    logger, watch = logging.getLogger("torch.fx.experimental.symbolic_shapes"), Watch()
+    before = (logger.handlers, logger.level, logger.propagate)
+    logger.handlers, logger.propagate = [watch], False
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield watch
+    finally:
+        logger.handlers, level, logger.propagate = before
+        logger.setLevel(level)
+
+
+def explain(error: Exception, fixed_at: str = "") -> UnsupportedOp:
+    """What torch.export could not trace, in a paragraph; `fixed_at` is the line that fixed the batch size."""
+    text = " ".join(str(error).split()).partition(" For more information")[0][:300]
+    line = fixed_at or _user_line(error)
     if "onstraint" in text or "specializ" in text or "inferred to be a constant" in text:
-        return UnsupportedOp(_specialised(_user_line(error) or text[:400]))
-    where = f" at {line}" if (line := _user_line(error)) else ""
-    kind = type(error).__name__
+        return fixed_batch(f"at {line}" if line else text)
+    where = f" at {line}" if line else ""
     return UnsupportedOp(
-        f"torch.export cannot trace the model{where}: {kind}: {text[:400]}; branches and loops "
-        "must not depend on the values of tensors"
+        f"torch.export cannot trace the model{where}: {type(error).__name__}: {text}; branches and loops must not "
+        "depend on the values of tensors"
     )
 
 
-def _specialised(where: str) -> str:
-    return (
+def fixed_batch(where: str) -> UnsupportedOp:
+    """The error for a model that works for one batch size only."""
+    return UnsupportedOp(
         f"the model fixes its batch size ({where}); use x.shape[0] or -1 in reshapes instead of a number, "
         "and no branch on the batch size"
     )
@@ -252,7 +290,9 @@ def _user_line(error: BaseException) -> str:
 
 
 def _foreign(path: str) -> bool:
-    return path.startswith("<") or any(Path(path).is_relative_to(folder) for folder in _FOREIGN)
+    """Whether a source file is Python's, torch's or ours, and so no line of the model."""
+    standard = Path(path).is_relative_to(_PYTHON) and "site-packages" not in path
+    return path.startswith("<") or standard or any(Path(path).is_relative_to(folder) for folder in _FOREIGN)
 
 
 def _pack(model: nn.Module, name: str) -> tuple[Packed, int]:

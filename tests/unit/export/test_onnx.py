@@ -64,6 +64,15 @@ def test_branches_on_values_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_fixed_batch_is_refused(tmp_path):
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x.view(2, -1)
+
+    with pytest.raises(UnsupportedOp, match="fixes its batch size"):
+        export_onnx(Fixed(), torch.randn(2, 3), tmp_path / "net.onnx")
+
+
 def test_a_missing_exporter_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(DovetailError, match=r"onnxscript.*dovetail\[export\]"):

@@ -275,9 +275,13 @@ def test_a_weight_that_is_no_number_is_refused_by_layer(part):
     assert ("1." if part == "running_var" else "0.") + part in message
 
 
-def test_a_fixed_batch_is_refused():
-    message = refused(Say(lambda m, x: x.view(2, -1)), torch.randn(2, 4, 3))
+@pytest.mark.parametrize(
+    "function", [lambda m, x: x.view(2, -1), lambda m, x: x * 2 if x.shape[0] == 2 else x], ids=["reshape", "branch"]
+)
+def test_a_fixed_batch_is_refused_with_its_line(function):
+    message = refused(Say(function), torch.randn(2, 4, 3))
     assert "fixes its batch size" in message
+    assert f"test_lower.py:{function.__code__.co_firstlineno}" in message
 
 
 def test_branches_on_values_are_refused():

@@ -68,7 +68,7 @@ def upsample(b: Builder, x: Var, **_: Any) -> Var:
     return b.emit("upsample_nearest", x, scale=tuple(q // p for p, q in zip(before, after)))
 
 
-def _pads(b: Builder, x: Var, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil: bool) -> Pads:  # noqa: PLR0917
+def _pads(b: Builder, x: Var, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil: bool) -> Pads:
     """Top, bottom, left, right; `ceil` lets the last window, which starts inside, reach beyond the image."""
     pads: list[int] = []
     for i in range(2):

@@ -41,7 +41,7 @@ def affine(b: Builder, x: Var, axis: int, scale: Any, shift: Any) -> Var:
     return b.emit("affine", x, epilogue=Epilogue(scale=names[0], bias=names[1]), axis=axis)
 
 
-def cut(b: Builder, x: Var, axis: int, start: int, stop: int, step: int = 1) -> Var:  # noqa: PLR0917
+def cut(b: Builder, x: Var, axis: int, start: int, stop: int, step: int = 1) -> Var:
     """A slice, unless it is the whole."""
     whole = (start, stop, step) == (0, x.shape[axis], 1)
     return x if whole else b.emit("slice", x, axis=axis, start=start, stop=stop, step=step)
