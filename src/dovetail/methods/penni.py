@@ -60,6 +60,7 @@ class Penni(Method):
         channel_density: the share of removable channels that is kept, the most important of the whole network.
         macs_target: the share of the dense network's multiply-accumulates that may remain; the least important channels
             go, one by one, until it is met. Both count after the coefficients are cut.
+        thrift: how much sooner dear channels go: importance is divided by their cost to this power, 0 to 1.
         shrink: remove dead channels physically: `"exact"` or `"paper"` as in `shrink`; True takes `"paper"` where
             retraining follows, else `"exact"`.
         finish: what decomposed layers become after shrinking: stay `"kernel_basis"`, `"dense"`, or `"auto"`: kernel
@@ -85,6 +86,7 @@ class Penni(Method):
     global_density: float | None = None
     channel_density: float | None = None
     macs_target: float | None = None
+    thrift: float = 0.0
     shrink: bool | Mode = True
     finish: Finish = "kernel_basis"
     break_even: float = 0.5
@@ -104,7 +106,7 @@ class Penni(Method):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise SpecError(f"penni {name} {value} must lie above 0 and not above 1")
-        for name in ("l1", "group_l1", "threshold", "interval"):
+        for name in ("l1", "group_l1", "threshold", "interval", "thrift"):
             if not getattr(self, name) >= 0:
                 raise SpecError(f"penni {name} {getattr(self, name)} must not be negative")
         if self.density is not None and self.global_density is not None:
@@ -325,7 +327,7 @@ class Penni(Method):
 
     def _remove_channels(self, model: nn.Module, bound: Bound) -> None:
         """Silence the channels that the targets give up, and shrink."""
-        coupling, score = bound.coupling, importance(bound.coupling)
+        coupling, score = bound.coupling, importance(bound.coupling, self.thrift)
         removed = dead(coupling, self._mode, foldable(model, bound))
         if self.channel_density is not None:
             removed = weakest(coupling, score, removed, round(self.channel_density * len(coupling.free)))

@@ -307,17 +307,17 @@ def test_channel_density_keeps_the_strongest(coupling):
         assert (~emptied[site.outputs]).any()
 
 
-def test_importance_by_hand(net, batch):
-    with torch.no_grad():
-        net.bn1.running_var.fill_(4.0 - net.bn1.eps)
-        net.bn1.weight.copy_(torch.arange(12.0))
-        net.bn2.running_var.fill_(1.0 - net.bn2.eps)
-    coupling = bind(net, batch[0]).coupling
-    rows = net.one.weight.detach().flatten(1).norm(dim=1) * torch.arange(12.0) / 2
+def test_importance_by_hand(net, coupling):
+    rows = net.one.weight.detach().flatten(1).norm(dim=1)
     columns = net.two.weight.detach().transpose(0, 1).flatten(1).norm(dim=1)
     expected = rows * columns / (rows * columns).mean()
-    got = importance(coupling)[coupling.sites["one"].outputs]
-    assert got == pytest.approx(expected.numpy(), rel=1e-4)
+    inner = coupling.sites["one"].outputs
+    assert importance(coupling)[inner] == pytest.approx(expected.numpy(), rel=1e-4)
+    saved = 36 * 9 * (8 + 8)  # one row of 8 kernels and one column of 8, at 36 positions
+    thrifty = importance(coupling, thrift=0.5)
+    assert thrifty[inner] == pytest.approx(expected.numpy() / saved**0.5, rel=1e-4)
+    stream = coupling.sites["stem"].outputs[0]
+    assert importance(coupling)[stream] / thrifty[stream] == pytest.approx((36 * 9 * (1 + 12 + 12) + 9 * 9 * 16) ** 0.5)
 
 
 def test_removal_stops_at_the_first_sufficient_channel(coupling):

@@ -53,8 +53,8 @@ def test_exact_on_every_network(name):
 def test_the_papers_reductions_of_resnet18():
     """ResNet-18 for CIFAR with 95.5 % of all coefficients cut: 97 % of the parameters and 92 % of the work are gone.
 
-    Source: the figures that the PENNI paper leads with (tolerances: 1 point of parameters, 3 of multiply-accumulates). The masks are of an untrained
-    network, so this says nothing of accuracy.
+    Source: the figures that the PENNI paper leads with. Tolerances are 1 point of parameters, 3 of work. The masks are
+    those of an untrained network, so this says nothing of accuracy.
     """
     model, x = zoo.build("resnet18", stem="cifar", classes=10), torch.randn(1, 3, 32, 32)
     method = Penni(pointwise=True, density=0.045, shrink=False, finish="kernel_basis")

@@ -123,7 +123,7 @@ def _unbound(model: nn.Module, name: str, coupling: Coupling, watched: _Watched)
     if site.depthwise and isinstance(module, FormatLayer) and len(site.outputs) != len(site.inputs):
         return "a depthwise convolution in a format, with several outputs per group, keeps its groups"
     followed = name in watched.source.values()
-    if (site.scale is not None and not followed) or (site.biased and module.bias is None and not followed):
+    if (site.scaled and not followed) or (site.biased and module.bias is None and not followed):
         return "numbers per channel follow it that are not held by a batch norm or bias"
     return ""
 

@@ -44,9 +44,8 @@ def linear(walk: Walk, node: Node) -> Track:
 
 
 def _record(walk: Walk, node: Node, x: Track, site: Site) -> Track:
-    follows = node.epilogue
-    scale = None if follows.scale is None else walk.program.arrays[follows.scale].astype(np.float64)
-    site = replace(site, name=node.name, scale=scale, biased=follows.bias is not None)
+    scaled, biased = node.epilogue.scale is not None, node.epilogue.bias is not None
+    site = replace(site, name=node.name, scaled=scaled, biased=biased)
     walk.sites.append(site)
     return Track(x.axis, site.outputs, *site.fan())
 

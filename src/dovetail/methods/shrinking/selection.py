@@ -33,22 +33,34 @@ def total_macs(coupling: Coupling, removed: Bools, costs: Costs = {}) -> int:  #
     return sum(_cost(site, removed, costs) for site in coupling.sites.values())
 
 
-def importance(coupling: Coupling) -> Floats:
+def importance(coupling: Coupling, thrift: float = 0.0) -> Floats:
     """`(count,)`: norm of the producer's row times norm of the consumer's column, over the mean of the layer.
 
-    Rows and columns are taken with the norm's scale behind them, so that a batch norm does not hide or fake importance.
-    Joined channels have the root of the sum of squares of all their rows, and of all their columns.
+    Joined channels have the root of the sum of squares of all their rows, and of all their columns. The score is then
+    divided by the channel's dense multiply-accumulates to the power `thrift`, so that dear channels go earlier.
     """
     rows, columns = np.zeros(coupling.count), np.zeros(coupling.count)
     for site in producers(coupling):
-        np.add.at(rows, site.outputs, np.square(site.effective).sum(axis=(1, 2)))
+        np.add.at(rows, site.outputs, site.energy.sum(axis=1))
     for site in readers(coupling):
-        np.add.at(columns, site.inputs, np.square(site.effective).sum(axis=(0, 2)))
+        np.add.at(columns, site.inputs, site.energy.sum(axis=0))
     score = np.sqrt(rows * columns)
     means = np.ones(coupling.count)
     for site in producers(coupling):
         means[site.outputs] = max(float(score[site.outputs].mean()), np.finfo(float).tiny)
-    return score / means
+    score = score / means
+    return score / savings(coupling) ** thrift if thrift else score
+
+
+def savings(coupling: Coupling) -> Floats:
+    """`(count,)`: dense multiply-accumulates that leave with each free channel alone; 1 for the others."""
+    saved, nothing, touching = np.ones(coupling.count), np.zeros(coupling.count, dtype=bool), _touching(coupling)
+    for atom in coupling.free.tolist():
+        alone = nothing.copy()
+        alone[atom] = True
+        sites = [coupling.sites[name] for name in touching[atom]]
+        saved[atom] = max(1, sum(_cost(site, nothing, {}) - _cost(site, alone, {}) for site in sites))
+    return saved
 
 
 def weakest(coupling: Coupling, score: Floats, removed: Bools, keep: int) -> Bools:

@@ -24,7 +24,7 @@ class Site:
         padded: whether zeros surround the input, so that a level does not stay uniform.
         groups: of the convolution.
         positions: `(inputs, outputs)` per image where the weight is applied.
-        scale: that follows, a norm's, `(K,)`; None where there is none.
+        scaled: whether a norm's scale follows.
         biased: whether a bias follows, the layer's own or a norm's.
     """
 
@@ -37,7 +37,7 @@ class Site:
     padded: bool = False
     groups: int = 1
     positions: tuple[int, int] = (1, 1)
-    scale: Floats | None = None
+    scaled: bool = False
     biased: bool = False
 
     @property
@@ -51,10 +51,9 @@ class Site:
         return self.groups == 1
 
     @property
-    def effective(self) -> Floats:
-        """`(K, C/groups, R S)`: the weight with the scale that follows it."""
-        kernels = _kernels(self.weight)
-        return kernels if self.scale is None else kernels * self.scale[:, None, None]
+    def energy(self) -> Floats:
+        """`(K, C/groups)`: sum of squares of every kernel."""
+        return np.square(_kernels(self.weight)).sum(axis=2)
 
     @cached_property
     def reads(self) -> Bools:
