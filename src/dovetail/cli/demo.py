@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dovetail.cli")
 NETWORK, DATA, CASE = "resnet8", "digits", "resnet8_digits"
+WIDER = ("network.options.width=2.0",)
 TRAINING = {"epochs": 12, "learning_rate": 0.1}
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "penni": (
@@ -138,7 +139,7 @@ def _cells(variant: Any, claim: str) -> tuple[str, ...]:
 
 
 def _recipe(method: str, parameters: Mapping[str, Any], weights: str | None) -> Recipe:
-    return adhoc(NETWORK, DATA, method, parameters, weights=weights, batch=64)
+    return adhoc(NETWORK, DATA, method, parameters, weights=weights, overrides=WIDER, batch=64)
 
 
 def _scaled(parameters: Mapping[str, Any], factor: float) -> dict[str, Any]:
