@@ -55,5 +55,5 @@ def _provenance(program: Program) -> None:
     known = {key: program.metadata.get(key) for key in ("recipe", "method", "data")}
     if told := [f"{key} {value}" for key, value in known.items() if value]:
         say(f"from: {', '.join(told)}")
-    for layer, reason in program.metadata.get("left", {}).items():
-        say(f"left dense: {layer}: {reason}")
+    for reason, names in networks.left_dense(program).items():
+        say(f"left dense, {reason}: {', '.join(names)}")

@@ -52,3 +52,11 @@ def input_shape(program: Program) -> tuple[int, ...]:
     if len(graph.inputs) != 1:
         raise InputError(f"this verb takes networks with one input; this one has {', '.join(graph.inputs)}")
     return graph.bind(batch=1)[graph.inputs[0]]
+
+
+def left_dense(program: Program) -> dict[str, list[str]]:
+    """Why layers stayed dense → the layers, as the file says."""
+    reasons: dict[str, list[str]] = {}
+    for layer, reason in program.metadata.get("left", {}).items():
+        reasons.setdefault(reason, []).append(layer)
+    return reasons

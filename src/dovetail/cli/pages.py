@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dovetail.cli import layers
+from dovetail.cli.networks import left_dense
 from dovetail.report import Layer, Left, Page, Point, Ratio, Section, Variant
 
 if TYPE_CHECKING:
@@ -174,8 +175,8 @@ def _main_kernel(names: str) -> str:
 
 
 def _left(entry: Entry) -> Iterable[Left]:
-    for layer, reason in entry.program.metadata.get("left", {}).items():
-        yield Left(entry.name, layer, reason)
+    for reason, names in left_dense(entry.program).items():
+        yield Left(entry.name, ", ".join(names), reason)
 
 
 def _is_self(race: Json) -> bool:
