@@ -11,7 +11,7 @@ class SpecError(DovetailError):
     """A format cannot hold this layer as asked (ranks, blocks, densities, unmatched names)."""
 
 
-class UnsupportedOp(DovetailError):  # noqa: N818 - the name users know from peers
+class UnsupportedOp(DovetailError):
     """Lowering met an operation that has no row in the op table."""
 
 
