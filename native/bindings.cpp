@@ -4,7 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
-#include <stdexcept>
+#include <utility>
 
 #include "engine/plan.h"
 
@@ -69,16 +69,16 @@ void add_step(Plan& plan, const std::string& isa, const std::string& kernel, nb:
   if (bound != slots.size()) throw nb::value_error(("slots of " + kernel + " that it does not have").c_str());
 }
 
-std::vector<int64_t> run_timed(Plan& plan, Pool& pool, const std::vector<uintptr_t>& slots) {
+std::vector<int64_t> run_timed(Plan& plan, Pool& pool, std::vector<uintptr_t> slots) {
   std::vector<int64_t> nanoseconds(plan.size());
   nb::gil_scoped_release release;
-  plan.run(pool, slots, nanoseconds.data());
+  plan.run(pool, std::move(slots), nanoseconds.data());
   return nanoseconds;
 }
 
-void run(Plan& plan, Pool& pool, const std::vector<uintptr_t>& slots) {
+void run(Plan& plan, Pool& pool, std::vector<uintptr_t> slots) {
   nb::gil_scoped_release release;
-  plan.run(pool, slots);
+  plan.run(pool, std::move(slots));
 }
 
 std::vector<std::string> isas() {

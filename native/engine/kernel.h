@@ -9,33 +9,52 @@
 
 namespace dovetail {
 
-// Work of one step, claimed in pieces. Each thread owns an equal share and, when done, takes pieces of the others':
+// Work of one step, taken in pieces. Each thread owns an equal share and, when done, takes pieces of the others':
 // neighbouring units stay on one core from layer to layer, and a disturbed core delays nobody by more than one piece.
+// The upper half of `next` is the number of the run, so that a thread which comes late can take nothing of a later one.
 struct alignas(64) Claim {
-  std::atomic<int64_t> next{0};
+  std::atomic<uint64_t> next{0};
+};
+
+struct alignas(64) Progress {
+  std::atomic<int64_t> done{0};  // units finished
 };
 
 struct Worker {
   int thread = 0;
   int threads = 1;
-  Claim* claims = nullptr;  // one per thread
-  float* scratch = nullptr;  // 64-byte aligned, private to the thread
+  uint32_t run = 0;
+  Claim* claims = nullptr;       // one per thread
+  Progress* progress = nullptr;  // of the step
+  int64_t units = 0;             // of the step, set by for_units
+  float* scratch = nullptr;      // 64-byte aligned, private to the thread
 };
 
-// Calls body(begin, end) on pieces of [0, units) of about `grain` units until all are taken.
+// Takes up to `grain` of the units of a share; returns the first, or -1 if none is left in this run.
+inline int64_t take(Claim& claim, uint32_t run, int64_t size, int64_t grain) {
+  uint64_t seen = claim.next.load(std::memory_order_relaxed);
+  for (;;) {
+    const auto at = static_cast<int64_t>(seen & 0xFFFFFFFFu);
+    if (seen >> 32 != run || at >= size) return -1;
+    if (claim.next.compare_exchange_weak(seen, seen + static_cast<uint64_t>(grain), std::memory_order_relaxed)) return at;
+  }
+}
+
+// Calls body(begin, end) on pieces of [0, units) of about `grain` units until none is left. A kernel calls this once.
 template <class Body>
 inline void for_units(Worker& worker, int64_t units, int64_t grain, const Body& body) {
+  worker.units = units;
   if (worker.threads == 1) {
     body(int64_t{0}, units);
     return;
   }
   for (int i = 0; i < worker.threads; ++i) {
     const int64_t owner = (worker.thread + i) % worker.threads;
-    const int64_t first = units * owner / worker.threads, last = units * (owner + 1) / worker.threads;
-    for (;;) {
-      const int64_t begin = first + worker.claims[owner].next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= last) break;
-      body(begin, begin + grain < last ? begin + grain : last);
+    const int64_t first = units * owner / worker.threads, size = units * (owner + 1) / worker.threads - first;
+    for (int64_t at; (at = take(worker.claims[owner], worker.run, size, grain)) >= 0;) {
+      const int64_t end = at + grain < size ? at + grain : size;
+      body(first + at, first + end);
+      worker.progress->done.fetch_add(end - at, std::memory_order_release);
     }
   }
 }

@@ -2,65 +2,126 @@
 
 #include <chrono>
 #include <cstring>
+#include <stdexcept>
+#include <utility>
 
 namespace dovetail {
 
-void Plan::add(KernelFunction function, const void* arguments, size_t size, bool barrier) {
-  const auto* bytes = static_cast<const unsigned char*>(arguments);
-  steps_.push_back({function, std::vector<unsigned char>(bytes, bytes + size), barrier});
-  prepared_threads_ = 0;
-}
+struct Plan::State {
+  std::vector<Step> steps;
+  size_t scratch_floats = 0;
+  // For `threads` threads:
+  int threads = 0;
+  std::unique_ptr<Claim[]> claims;       // steps x threads
+  std::unique_ptr<Progress[]> progress;  // steps
+  std::vector<std::vector<float>> scratch;
 
-void Plan::bind(size_t offset, int slot) {
-  uintptr_t base;
-  std::memcpy(&base, steps_.back().arguments.data() + offset, sizeof base);
-  bindings_.push_back({steps_.size() - 1, offset, slot, base});
-}
-
-void Plan::reserve_scratch(size_t floats) {
-  if (floats > scratch_floats_) scratch_floats_ = floats;
-  prepared_threads_ = 0;
-}
-
-void Plan::prepare(int threads) {
-  if (prepared_threads_ == threads) return;
-  claims_.reset(new Claim[steps_.size() * threads + 1]);
-  scratch_.assign(threads, std::vector<float>(scratch_floats_ + 16));
-  prepared_threads_ = threads;
-}
-
-void Plan::run(Pool& pool, const std::vector<uintptr_t>& slots, int64_t* nanoseconds) {
-  prepare(pool.threads());
-  for (const auto& binding : bindings_) {
-    const uintptr_t address = slots.at(binding.slot) + binding.base;
-    std::memcpy(steps_[binding.step].arguments.data() + binding.offset, &address, sizeof address);
+  void prepare(int count) {
+    if (threads == count) return;
+    if (threads != 0) throw std::invalid_argument("a plan runs on pools of one size");
+    claims.reset(new Claim[steps.size() * count + 1]);
+    progress.reset(new Progress[steps.size() + 1]);
+    scratch.assign(count, std::vector<float>(scratch_floats + 16));
+    threads = count;
   }
-  for (size_t i = 0; i < steps_.size() * pool.threads(); ++i) claims_[i].next.store(0, std::memory_order_relaxed);
-  Run run{this, &pool, nanoseconds};
-  pool.run(&Plan::execute, &run);
+
+  void open(uint32_t run) {
+    for (size_t i = 0; i < steps.size(); ++i) progress[i].done.store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < steps.size() * threads; ++i)
+      claims[i].next.store(uint64_t{run} << 32, std::memory_order_relaxed);
+  }
+};
+
+namespace {
+
+constexpr size_t kMostArguments = 1024;
+
+// Arguments whose bound pointers have become absolute; the original where nothing is bound.
+const void* bound(const Step& step, const std::vector<uintptr_t>& slots, unsigned char* copy) {
+  if (step.bindings.empty()) return step.arguments.data();
+  std::memcpy(copy, step.arguments.data(), step.arguments.size());
+  for (const auto& binding : step.bindings) {
+    uintptr_t address;
+    std::memcpy(&address, copy + binding.offset, sizeof address);
+    address += slots[binding.slot];
+    std::memcpy(copy + binding.offset, &address, sizeof address);
+  }
+  return copy;
 }
 
-void Plan::execute(void* context, int thread) {
-  const Run& run = *static_cast<Run*>(context);
-  Plan& plan = *run.plan;
-  const int threads = run.pool->threads();
-  const uintptr_t scratch = reinterpret_cast<uintptr_t>(plan.scratch_[thread].data());
-  Worker worker{thread, threads, nullptr, reinterpret_cast<float*>((scratch + 63) / 64 * 64)};
-  auto before = std::chrono::steady_clock::now();
-  for (size_t i = 0; i < plan.steps_.size(); ++i) {
-    const Step& step = plan.steps_[i];
-    if (step.barrier || run.nanoseconds) run.pool->barrier();
-    worker.claims = &plan.claims_[i * threads];
-    step.function(step.arguments.data(), worker);
-    if (run.nanoseconds) {
-      run.pool->barrier();
-      if (thread == 0) {
+}  // namespace
+
+struct Plan::Run final : Task {
+  std::shared_ptr<State> state;
+  std::vector<uintptr_t> slots;
+  int64_t* nanoseconds = nullptr;
+
+  void work(int thread, const std::atomic<uint32_t>& runs, uint32_t run) override {
+    State& s = *state;
+    const auto scratch = reinterpret_cast<uintptr_t>(s.scratch[thread].data());
+    Worker worker;
+    worker.thread = thread, worker.threads = s.threads, worker.run = run;
+    worker.scratch = reinterpret_cast<float*>((scratch + 63) / 64 * 64);
+    alignas(16) unsigned char copy[kMostArguments];
+    thread_local std::vector<int64_t> units;
+    if (units.size() < s.steps.size()) units.resize(s.steps.size());
+    size_t open = 0;  // first step that may not be finished
+    auto before = std::chrono::steady_clock::now();
+    for (size_t i = 0; i < s.steps.size(); ++i) {
+      if ((s.steps[i].barrier || nanoseconds) && !finish(open, i, units, runs, run)) return;
+      worker.claims = &s.claims[i * s.threads], worker.progress = &s.progress[i];
+      s.steps[i].function(bound(s.steps[i], slots, copy), worker);
+      units[i] = worker.units;
+      if (nanoseconds) {
+        if (!finish(open, i + 1, units, runs, run)) return;
         const auto now = std::chrono::steady_clock::now();
-        run.nanoseconds[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(now - before).count();
+        if (thread == 0) nanoseconds[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(now - before).count();
         before = now;
       }
     }
+    if (thread == 0) finish(open, s.steps.size(), units, runs, run);
   }
+
+  // Waits until all work of steps [open, end) is finished; false if the run is over meanwhile.
+  bool finish(size_t& open, size_t end, const std::vector<int64_t>& units, const std::atomic<uint32_t>& runs, uint32_t run) const {
+    if (state->threads > 1) {
+      int spins = 0;
+      for (; open < end; ++open)
+        while (state->progress[open].done.load(std::memory_order_acquire) != units[open]) {
+          if (runs.load(std::memory_order_relaxed) != run) return false;
+          relax(spins);
+        }
+    }
+    open = end;
+    return true;
+  }
+};
+
+Plan::Plan() : state_(std::make_shared<State>()) {}
+
+void Plan::add(KernelFunction function, const void* arguments, size_t size, bool barrier) {
+  const auto* bytes = static_cast<const unsigned char*>(arguments);
+  state_->steps.push_back({function, std::vector<unsigned char>(bytes, bytes + size), barrier, {}});
+  state_->threads = 0;
+}
+
+void Plan::bind(size_t offset, int slot) { state_->steps.back().bindings.push_back({offset, slot}); }
+
+void Plan::reserve_scratch(size_t floats) {
+  if (floats > state_->scratch_floats) state_->scratch_floats = floats;
+  state_->threads = 0;
+}
+
+size_t Plan::size() const { return state_->steps.size(); }
+
+void Plan::run(Pool& pool, std::vector<uintptr_t> slots, int64_t* nanoseconds) {
+  auto run = std::make_shared<Run>();
+  state_->prepare(pool.threads());
+  state_->open(pool.next_run());
+  run->state = state_;
+  run->slots = std::move(slots);
+  run->nanoseconds = nanoseconds;
+  pool.run(std::move(run));
 }
 
 }  // namespace dovetail

@@ -1,4 +1,4 @@
-// A compiled network: kernels with their arguments, in order. Run by all threads of a pool, without allocation.
+// A compiled network: kernels with their arguments, in order. Run by all threads of a pool.
 #pragma once
 
 #include <cstdint>
@@ -10,44 +10,35 @@
 
 namespace dovetail {
 
+struct Step {
+  KernelFunction function;
+  std::vector<unsigned char> arguments;
+  bool barrier;  // all work of the steps before must be finished
+  struct Binding {
+    size_t offset;
+    int slot;
+  };
+  std::vector<Binding> bindings;  // pointers that are relative to the caller's arrays
+};
+
 class Plan {
  public:
-  // Appends a step. `arguments` is copied. Where `barrier` is false the step may run beside the ones before it.
+  Plan();
+  // Appends a step. `arguments` is copied.
   void add(KernelFunction function, const void* arguments, size_t size, bool barrier);
-  // The pointer field at `offset` of the last step becomes slots[slot] + its present value (in bytes) at each run.
+  // The pointer field at `offset` of the last step is relative (in bytes) to slots[slot] of each run.
   void bind(size_t offset, int slot);
   // Floats of private scratch that each thread needs.
   void reserve_scratch(size_t floats);
-  size_t size() const { return steps_.size(); }
+  size_t size() const;
 
   // `slots` are addresses of the caller's inputs and outputs. With `nanoseconds`, every step is timed on its own.
-  void run(Pool& pool, const std::vector<uintptr_t>& slots, int64_t* nanoseconds = nullptr);
+  void run(Pool& pool, std::vector<uintptr_t> slots, int64_t* nanoseconds = nullptr);
 
  private:
-  struct Step {
-    KernelFunction function;
-    std::vector<unsigned char> arguments;
-    bool barrier;
-  };
-  struct Binding {
-    size_t step, offset;
-    int slot;
-    uintptr_t base;
-  };
-  struct Run {
-    Plan* plan;
-    Pool* pool;
-    int64_t* nanoseconds;
-  };
-  void prepare(int threads);
-  static void execute(void* context, int thread);
-
-  std::vector<Step> steps_;
-  std::vector<Binding> bindings_;
-  size_t scratch_floats_ = 0;
-  int prepared_threads_ = 0;
-  std::unique_ptr<Claim[]> claims_;                 // steps x threads
-  std::vector<std::vector<float>> scratch_;         // per thread
+  struct State;
+  struct Run;
+  std::shared_ptr<State> state_;  // shared with workers that come late
 };
 
 }  // namespace dovetail

@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <chrono>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -9,7 +10,7 @@
 namespace dovetail {
 namespace {
 
-constexpr std::chrono::microseconds kSpin{30};
+constexpr std::chrono::microseconds kSpin{50};
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -21,73 +22,72 @@ inline void pause() {
 
 }  // namespace
 
+void relax(int& spins) {
+  pause();
+  if (++spins % 2048 == 0) std::this_thread::yield();
+}
+
 Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
-  for (int thread = 1; thread < threads_; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+  for (int thread = 1; thread < threads_; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
 }
 
 Pool::~Pool() {
-  stop_ = true;
-  start_.fetch_add(1);
-  wake();
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+    task_.reset();
+  }
+  run_.fetch_add(1);
+  awake_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
-void Pool::run(void (*task)(void*, int), void* context) {
+void Pool::run(std::shared_ptr<Task> task) {
+  const uint32_t run = next_run();
   if (threads_ > 1) {
-    task_ = task;
-    context_ = context;
-    start_.fetch_add(1);
-    wake();
-  }
-  task(context, 0);
-  barrier();
-}
-
-void Pool::work(int thread) {
-  for (uint32_t seen = 0;; ++seen) {
-    wait(start_, seen);
-    if (stop_) return;
-    task_(context_, thread);
-    barrier();
-  }
-}
-
-void Pool::barrier() {
-  if (threads_ == 1) return;
-  const uint32_t phase = phase_.load();
-  if (arrived_.fetch_add(1) + 1 == threads_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1);
-    wake();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      task_ = task;
+    }
+    run_.store(run);
+    // A sleeper counts itself before it looks at run_, which has changed before this looks for sleepers.
+    if (sleepers_.load() > 0) {
+      { std::lock_guard<std::mutex> lock(mutex_); }
+      awake_.notify_all();
+    }
   } else {
-    wait(phase_, phase);
+    run_.store(run);
+  }
+  task->work(0, run_, run);
+}
+
+void Pool::serve(int thread) {
+  for (uint32_t seen = 0;;) {
+    seen = wait_for_run_after(seen);
+    if (stop_) return;
+    std::shared_ptr<Task> task;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      task = task_;
+      seen = run_.load();  // the task is of this run or of a later one that is about to be announced
+    }
+    if (task) task->work(thread, run_, seen);
   }
 }
 
-void Pool::wait(const std::atomic<uint32_t>& word, uint32_t old) {
-  for (int i = 0; i < 64; ++i) {
-    if (word.load(std::memory_order_acquire) != old) return;
-    pause();
-  }
+uint32_t Pool::wait_for_run_after(uint32_t seen) {
   const auto limit = std::chrono::steady_clock::now() + kSpin;
   do {
     for (int i = 0; i < 64; ++i) {
-      if (word.load(std::memory_order_acquire) != old) return;
+      if (run_.load(std::memory_order_acquire) != seen) return run_.load();
       pause();
     }
   } while (std::chrono::steady_clock::now() < limit);
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1);
-  awake_.wait(lock, [&] { return word.load() != old; });
+  awake_.wait(lock, [&] { return run_.load() != seen; });
   sleepers_.fetch_sub(1);
-}
-
-// `word` has changed before this looks for sleepers, and a sleeper counts itself before it looks at `word` (both
-// sequentially consistent), so none is missed.
-void Pool::wake() {
-  if (sleepers_.load() == 0) return;
-  { std::lock_guard<std::mutex> lock(mutex_); }
-  awake_.notify_all();
+  return run_.load();
 }
 
 }  // namespace dovetail

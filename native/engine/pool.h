@@ -1,17 +1,26 @@
-// A small thread pool for networks whose layers take microseconds.
+// A small thread pool for networks whose layers take microseconds, on machines that may be busy with something else.
 //
-// Workers wait for the next run by spinning for a few tens of microseconds and sleep after that; between the steps of a
-// run they meet at a barrier that does the same. The caller is thread 0.
+// The caller is thread 0. It never waits for a worker to *arrive*, only for pieces of work that a worker has *taken*: a
+// worker that the system has put aside delays nobody unless it holds a piece, and pieces are small. A worker that comes
+// late finds the work done, and joins the next run. Between runs workers spin for a few tens of microseconds, then sleep.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace dovetail {
+
+// What the threads of one run share. It lives until the last late worker has left it.
+struct Task {
+  virtual ~Task() = default;
+  // Work as thread `thread` until nothing is left to take in run `run`; it is over once `runs` has another value.
+  virtual void work(int thread, const std::atomic<uint32_t>& runs, uint32_t run) = 0;
+};
 
 class Pool {
  public:
@@ -22,29 +31,27 @@ class Pool {
 
   int threads() const { return threads_; }
 
-  // Runs task(context, thread) on every thread and returns when all are done.
-  void run(void (*task)(void* context, int thread), void* context);
+  // The number of the next run; tags what threads may take in it.
+  uint32_t next_run() const { return run_.load(std::memory_order_relaxed) + 1; }
 
-  // All threads of the running task meet; what was written before is seen after.
-  void barrier();
+  // Lets the workers join `task` and works on it as thread 0; returns when thread 0 does. One caller at a time.
+  void run(std::shared_ptr<Task> task);
 
  private:
-  void work(int thread);
-  // Returns once `word` differs from `old`.
-  void wait(const std::atomic<uint32_t>& word, uint32_t old);
-  void wake();
+  void serve(int thread);
+  uint32_t wait_for_run_after(uint32_t seen);
 
   const int threads_;
   std::vector<std::thread> workers_;
-  void (*task_)(void*, int) = nullptr;
-  void* context_ = nullptr;
-  bool stop_ = false;
-  alignas(64) std::atomic<uint32_t> start_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
-  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> run_{0};
   alignas(64) std::atomic<int> sleepers_{0};
-  std::mutex mutex_;
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;  // guards task_ and sleep
   std::condition_variable awake_;
+  std::shared_ptr<Task> task_;
 };
+
+// One step of waiting: a pause, and from time to time the core for somebody else.
+void relax(int& spins);
 
 }  // namespace dovetail

@@ -38,7 +38,7 @@ inline Vec erf(Vec x) {
   return copy_sign(sub(splat(1.0f), mul(mul(p, t), e)), x);
 }
 
-inline Vec activate(Vec x, Activation kind, float a, float b) {
+__attribute__((noinline)) Vec activate(Vec x, Activation kind, float a, float b) {
   const Vec zero = splat(0.0f);
   switch (kind) {
     case Activation::none: return x;

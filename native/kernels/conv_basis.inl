@@ -7,19 +7,19 @@
 template <int B, int P>
 void basis_tile(const float* x, const float* bases, const int32_t* taps, int64_t taps_count, int64_t stride, float* maps, int64_t map_stride) {
   Vec acc[B][P];
-  for (int b = 0; b < B; ++b)
-    for (int j = 0; j < P; ++j) acc[b][j] = splat(0.0f);
+  each<B>(DOVETAIL_LAMBDA(int b) { each<P>(DOVETAIL_LAMBDA(int j) { acc[b][j] = splat(0.0f); }); });
   for (int64_t i = 0; i < taps_count; ++i, bases += stride) {
     const float* p = x + taps[i];
     Vec v[P];
-    for (int j = 0; j < P; ++j) v[j] = load(p + j * kLanes);
-    for (int b = 0; b < B; ++b) {
+    each<P>(DOVETAIL_LAMBDA(int j) { v[j] = load(p + j * kLanes); });
+    each<B>(DOVETAIL_LAMBDA(int b) {
       const Vec w = splat(bases[b]);
-      for (int j = 0; j < P; ++j) acc[b][j] = fma(w, v[j], acc[b][j]);
-    }
+      each<P>(DOVETAIL_LAMBDA(int j) { acc[b][j] = fma(w, v[j], acc[b][j]); });
+    });
   }
-  for (int b = 0; b < B; ++b)
-    for (int j = 0; j < P; ++j) store(maps + b * map_stride + j * kLanes, acc[b][j]);
+  each<B>(DOVETAIL_LAMBDA(int b) {
+    each<P>(DOVETAIL_LAMBDA(int j) { store(maps + b * map_stride + j * kLanes, acc[b][j]); });
+  });
 }
 
 using BasisFunction = void (*)(const float*, const float*, const int32_t*, int64_t, int64_t, float*, int64_t);

@@ -22,23 +22,26 @@ struct Tile {
 template <int K, int P>
 void conv_tile(const Tile& t, const Clamp& clamp) {
   Vec acc[K][P];
-  for (int k = 0; k < K; ++k)
-    for (int j = 0; j < P; ++j) acc[k][j] = t.bias ? splat(t.bias[k]) : splat(0.0f);
+  each<K>(DOVETAIL_LAMBDA(int k) {
+    const Vec start = t.bias ? splat(t.bias[k]) : splat(0.0f);
+    each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = start; });
+  });
   const float* w = t.weight;
   const float* x = t.x + t.first * kLanes;
   for (int64_t c = 0; c < t.channels; ++c, x += t.x_channel) {
     for (int64_t i = 0; i < t.taps_count; ++i, w += K) {
       const float* p = x + t.taps[i];
       Vec v[P];
-      for (int j = 0; j < P; ++j) v[j] = load(p + j * kLanes);
-      for (int k = 0; k < K; ++k) {
+      each<P>(DOVETAIL_LAMBDA(int j) { v[j] = load(p + j * kLanes); });
+      each<K>(DOVETAIL_LAMBDA(int k) {
         const Vec weight = splat(w[k]);
-        for (int j = 0; j < P; ++j) acc[k][j] = fma(weight, v[j], acc[k][j]);
-      }
+        each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = fma(weight, v[j], acc[k][j]); });
+      });
     }
   }
-  for (int k = 0; k < K; ++k)
+  each<K>(DOVETAIL_LAMBDA(int k) {
     finish<P>(acc[k], clamp, t.residual ? t.residual + k * t.r_channel : nullptr, t.y + k * t.y_channel, t.masks, t.first, t.pixels);
+  });
 }
 
 using TileFunction = void (*)(const Tile&, const Clamp&);

@@ -15,12 +15,12 @@ struct SparseRow {
 template <int P>
 void sparse_tile(const SparseRow& t, const Clamp& clamp) {
   Vec acc[P];
-  for (int j = 0; j < P; ++j) acc[j] = splat(t.bias);
+  each<P>(DOVETAIL_LAMBDA(int j) { acc[j] = splat(t.bias); });
   const float* x = t.x + t.first * kLanes;
   for (const Entry* e = t.begin; e != t.end; ++e) {
     const float* p = x + e->offset;
     const Vec w = splat(e->weight);
-    for (int j = 0; j < P; ++j) acc[j] = fma(w, load(p + j * kLanes), acc[j]);
+    each<P>(DOVETAIL_LAMBDA(int j) { acc[j] = fma(w, load(p + j * kLanes), acc[j]); });
   }
   finish<P>(acc, clamp, t.residual, t.y, t.masks, t.first, t.pixels);
 }

@@ -18,25 +18,31 @@ inline Vec load_some(const float* p, int lanes) { return lanes >= kLanes ? load(
 template <int R, bool Whole>
 void gemm_tile(const GemmTile& t, const Clamp& clamp, Activation kind, float a, float b) {
   Vec acc[R][kGemmVectors];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < kGemmVectors; ++j) acc[r][j] = t.bias ? load_some(t.bias + j * kLanes, t.columns - j * kLanes) : splat(0.0f);
+  each<kGemmVectors>(DOVETAIL_LAMBDA(int j) {
+    const Vec start = t.bias ? load_some(t.bias + j * kLanes, t.columns - j * kLanes) : splat(0.0f);
+    each<R>(DOVETAIL_LAMBDA(int r) { acc[r][j] = start; });
+  });
   for (int64_t c = 0; c < t.inner; ++c) {
     const float* w = t.w + c * t.w_row;
     Vec v[kGemmVectors];
-    for (int j = 0; j < kGemmVectors; ++j) v[j] = Whole ? load(w + j * kLanes) : load_some(w + j * kLanes, t.columns - j * kLanes);
-    for (int r = 0; r < R; ++r) {
+    each<kGemmVectors>(DOVETAIL_LAMBDA(int j) {
+      v[j] = Whole ? load(w + j * kLanes) : load_some(w + j * kLanes, t.columns - j * kLanes);
+    });
+    each<R>(DOVETAIL_LAMBDA(int r) {
       const Vec x = splat(t.x[r * t.x_row + c]);
-      for (int j = 0; j < kGemmVectors; ++j) acc[r][j] = fma(x, v[j], acc[r][j]);
-    }
+      each<kGemmVectors>(DOVETAIL_LAMBDA(int j) { acc[r][j] = fma(x, v[j], acc[r][j]); });
+    });
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < kGemmVectors && j * kLanes < t.columns; ++j) {
+  each<R>(DOVETAIL_LAMBDA(int r) {
+    each<kGemmVectors>(DOVETAIL_LAMBDA(int j) {
       const int lanes = t.columns - j * kLanes;
+      if (lanes <= 0) return;
       Vec v = acc[r][j];
       if (t.residual) v = add(v, load_some(t.residual + r * t.r_row + j * kLanes, lanes));
       v = clamp.exact ? min(max(v, clamp.low), clamp.high) : activate(v, kind, a, b);
       put(t.y + r * t.y_row + j * kLanes, v, lanes);
-    }
+    });
+  });
 }
 
 template <int R>

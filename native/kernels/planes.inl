@@ -1,5 +1,16 @@
 // What the convolutions share: runs of pixels, the epilogue, and the zeros around a plane.
 
+// f(0), f(1), …, f(N - 1), unrolled before anything else: accumulators indexed by these constants live in registers
+// (left to ordinary loops, gcc writes them to the stack and back around the main loop).
+template <int N, class F>
+__attribute__((always_inline)) inline void each(const F& f) {
+  if constexpr (N > 0) {
+    each<N - 1>(f);
+    f(N - 1);
+  }
+}
+#define DOVETAIL_LAMBDA(...) [&](__VA_ARGS__) __attribute__((always_inline))
+
 struct Run {
   int32_t x, y, pixels, mask;
 };
@@ -33,14 +44,14 @@ inline void put(float* y, Vec v, int lanes) {
 
 // Stores vectors first .. first + P - 1 of a run of one output channel. `y` and `residual` point at the run's start.
 template <int P>
-inline void finish(const Vec* acc, const Clamp& clamp, const float* residual, float* y, const uint32_t* masks, int first, int pixels) {
-  for (int j = 0; j < P; ++j) {
+__attribute__((always_inline)) inline void finish(const Vec (&acc)[P], const Clamp& clamp, const float* residual, float* y, const uint32_t* masks, int first, int pixels) {
+  each<P>(DOVETAIL_LAMBDA(int j) {
     const int at = (first + j) * kLanes;
     Vec v = acc[j];
     if (residual) v = add(v, load(residual + at));
     v = keep(min(max(v, clamp.low), clamp.high), masks[first + j]);
     put(y + at, v, pixels - at);
-  }
+  });
 }
 
 // The second pass of the dear activations, over one run of one channel.
