@@ -103,7 +103,9 @@ def _sets(program: Program, root: Path | None) -> Sets | None:
 
 
 def _case(program: Program, path: Path, batch: int, *, itself: bool) -> tuple[str, str]:
-    network, _, variant = (program.metadata.get("case") or f"network/{path.stem}").partition("/")
+    known = program.metadata
+    unnamed = f"{(known.get('original') or {}).get('name', 'network')}_{known.get('data', 'random')}/{path.stem}"
+    network, _, variant = (known.get("case") or unnamed.replace(":", "-")).partition("/")
     return network, variant + (f"_b{batch}" if batch > 1 else "") + (SELF if itself else "")
 
 

@@ -13,6 +13,8 @@ from dovetail.cli.options import DataFolder, On, Out, Runs, Seed, Set, Weights, 
 from dovetail.cli.schema import Recipe, read
 from dovetail.errors import RecipeError
 
+YAML = (".yaml", ".yml")
+
 
 def compress(
     network: Annotated[str, Parameter(help="A recipe (*.yaml), a zoo name, or package.module:callable.")],
@@ -35,14 +37,14 @@ def compress(
     """
     from dovetail.cli.pipeline import pack_trained, train
 
-    if network.endswith((".yaml", ".yml")):
+    if network.endswith(YAML):
         name, recipe = _from_file(Path(network), method, weights, overrides)
     else:
         name = f"{method}-{network.rpartition(':')[2]}-{Path(on).name}"
         recipe = adhoc(network, on, _required(method), weights=weights, overrides=overrides, runs=runs)
     target = writable(out or Path(f"{name}.dovetail"))
     done = train(recipe, name, seed, data)
-    pack_trained(recipe, name, done).save(target)
+    pack_trained(recipe, name if network.endswith(YAML) else "", done).save(target)
     accuracy = done.history.accuracy
     say(f"wrote {target}" + ("" if accuracy is None else f"; {accuracy:.2f} % on the held-out images"))
 

@@ -1,0 +1,126 @@
+"""From races and packed networks to the report's data: nothing mixed up, nothing claimed that was not measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dovetail.cli import evidence, pages
+from dovetail.errors import RecipeError
+from dovetail.formats.dense import DenseSpec, PackedDense
+from dovetail.program.program import BATCH, Graph, Node, Program, Tensor
+
+
+def program(channels: int, **metadata) -> Program:
+    """One linear layer from 4 numbers to `channels`."""
+    weight = PackedDense.from_dense(np.ones((channels, 4), np.float32), DenseSpec())
+    tensors = {"x": Tensor("x", (BATCH, 4)), "y": Tensor("y", (BATCH, channels))}
+    graph = Graph(("x",), ("y",), (Node("linear", "fc", ("x",), "y", weight="fc"),), tensors)
+    return Program({"main": graph}, {"fc": weight}, {}, metadata)
+
+
+def row(case: str, target: str, dtype: str, milliseconds: float, **more):
+    return {"case": case, "target": target, "dtype": dtype, "median_ms": milliseconds, **more}
+
+
+def race(case: str, **more):
+    rows = [
+        row(case, "dovetail", "f32", 0.5),
+        row(case, "dovetail-dense", "f32", 1.0),
+        row(case, "onnxruntime", "f32", 1.2),
+        row(case, "openvino-f32", "f32", 1.1),
+        row(case, "torch-eager", "f32", 0.1),
+        row(case, "onnxruntime-same", "f32", 0.7),
+        row(case, "openvino-int8", "int8", 0.4, accuracy=89.5),
+        row(f"{case}_t1", "openvino-f32", "f32", 0.01),
+    ]
+    ratios = [
+        {"case": f"{case}/vs_f32", "value": 2.2, "peer": "openvino-f32"},
+        {"case": f"{case}/vs_own_dense", "value": 1.9, "peer": "dovetail-dense"},
+    ]
+    plain = {"machine": {"cpu": "cpu", "cores": 2, "isa": ["avx2"]}, "versions": {"torch": "2.13"}, "threads": [1, 2]}
+    return {"date": "2026-01-02T03:04", "batch": 1, "rows": rows, "ratios": ratios, "noise": [], **plain, **more}
+
+
+@pytest.fixture
+def material():
+    left = {"conv1": "too few channels", "conv2": "too few channels"}
+    entries = [
+        pages.Entry("penni", program(2, left=left), 90.0, [race("net/penni")]),
+        pages.Entry("thin", program(3), 88.0, [race("net/thin"), race("net/thin_self")], thin=True),
+    ]
+    dense = pages.Entry("net", program(8), 91.0)
+    return pages.Material("A title", dense, entries, "test images", "dovetail report", timed=False)
+
+
+def test_peers_are_dense_baselines_only(material):
+    found = pages.fastest(material.entries[0].races[0], "f32")
+    assert found["target"] == "openvino-f32"
+    assert found["median_ms"] == 1.1
+    assert pages.fastest(material.entries[0].races[0], "f32", same=True)["target"] == "onnxruntime-same"
+    assert pages.fastest(material.entries[0].races[0], "bf16") is None
+
+
+def test_every_point_has_its_own_accuracy_and_time(material):
+    points = {(p.label, p.group): (p.latency_ms, p.accuracy) for p in pages.build(material).points}
+    assert points == {
+        ("penni", "ours"): (0.5, 90.0),
+        ("thin", "ours"): (0.5, 88.0),
+        ("thin", "thin"): (1.1, 88.0),
+        ("thin int8", "int8"): (0.4, 89.5),
+        ("net", "dense"): (1.1, 91.0),
+        ("net int8", "int8"): (0.4, 89.5),
+    }
+
+
+def test_speedups_are_the_claims_of_one_run_and_never_quotients(material):
+    dense, penni, thin = pages.build(material).variants
+    assert dense.speedup is None
+    assert (penni.speedup, thin.speedup) == (1.9, 1.9)
+    assert (dense.params, penni.params, thin.params) == (32, 8, 12)
+
+
+def test_ratios_of_a_network_against_itself_are_no_claims(material):
+    ratios = pages.build(material).ratios
+    assert [(r.variant, r.name) for r in ratios] == [
+        ("penni", "vs_f32"),
+        ("penni", "vs_own_dense"),
+        ("thin", "vs_f32"),
+        ("thin", "vs_own_dense"),
+    ]
+
+
+def test_layers_left_dense_are_grouped_by_reason_and_thin_networks_have_none(material):
+    page = pages.build(material)
+    assert [(left.variant, left.layer, left.reason) for left in page.left] == [
+        ("penni", "conv1, conv2", "too few channels")
+    ]
+    assert [section.variant for section in page.sections] == ["penni"]
+
+
+def test_absent_peers_and_noise_are_told():
+    noisy = race("net/p", noise=[{"median": 0.97}], versions={"nncf": "not run: not installed", "torch": "2.13"})
+    entry = pages.Entry("p", program(2), 90.0, [noisy])
+    page = pages.build(pages.Material("t", pages.Entry("net", program(8), 91.0), [entry], "s", "c", timed=False))
+    assert "nncf: not run: not installed" in page.notes
+    assert any("3.0%" in note for note in page.notes)
+    assert page.versions == {"torch": "2.13"}
+
+
+def test_ratios_are_dense_over_compressed_in_both_types():
+    found = evidence.ratios(program(8), program(2))
+    assert (found.params_ratio, found.macs_ratio) == (4.0, 4.0)
+    assert (found.bits_ratio, found.bits_ratio_int8) == (4.0, 1.0)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "lacks"), ('{"recipe": 1}', "lacks command")])
+def test_a_result_that_is_none_is_refused(tmp_path, text, message):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        evidence.read(path)
+
+
+def test_a_missing_result_says_how_to_make_it(tmp_path):
+    with pytest.raises(RecipeError, match="dovetail recipe run r"):
+        evidence.read(tmp_path / "r.json")
