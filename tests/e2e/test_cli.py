@@ -154,6 +154,13 @@ def test_verify_refuses_another_file(here, capsys):
     assert "sha256" in capsys.readouterr().err
 
 
+def test_a_recipe_without_a_dense_accuracy_is_refused_before_training(here, capsys):
+    (here / "recipes/results/dense-tiny.json").unlink()
+    assert main(["recipe", "run", "tiny", "--set", "runs=elsewhere"]) == 2
+    assert "dovetail recipe run dense-tiny" in " ".join(capsys.readouterr().err.split())
+    assert not (here / "elsewhere").exists()
+
+
 def test_list_shows_what_was_run(here, capsys):
     assert main(["recipe", "list"]) == 0
     out = capsys.readouterr().out

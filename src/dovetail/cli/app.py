@@ -37,7 +37,7 @@ class Failed(DovetailError):
     """The command ran and the answer is no (a verification that does not hold): exit status 1."""
 
 
-_STATUS = {Failed: FAILED, Interrupted: INTERRUPTED}
+_STATUS: dict[type[Exception], int] = {Failed: FAILED, Interrupted: INTERRUPTED}
 
 
 def build() -> App:

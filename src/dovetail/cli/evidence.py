@@ -105,7 +105,7 @@ def write(data: Mapping[str, Any], path: Path) -> None:
 def read(path: Path) -> dict[str, Any]:
     """A committed result; `RecipeError` where it is missing or not one."""
     try:
-        data = json.loads(path.read_text())
+        data: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         raise RecipeError(f"there is no result {path}; `dovetail recipe run {path.stem}` makes it") from None
     except ValueError as error:

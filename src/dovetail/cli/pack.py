@@ -38,11 +38,11 @@ def pack(
     recipe = adhoc(network, on or "none", weights=weights, overrides=overrides)
     sets = None if on is None else open_sets(recipe.data, recipe.network.name, data)
     if sets is None:
-        network, example = recipe.network, image_of(input)
-        metadata = {"network": network.model_dump(mode="json"), "original": network.model_dump(mode="json")}
+        dense, example = recipe.network, image_of(input)
+        metadata = {"network": dense.model_dump(mode="json"), "original": dense.model_dump(mode="json")}
     else:
-        network, example = fitted(recipe.network, sets), sets.example()
+        dense, example = fitted(recipe.network, sets), sets.example()
         metadata = describe(recipe, "", sets) | {"recipe": None, "method": None}
-    program = lower(build_network(network, data).eval(), example, metadata=metadata)
+    program = lower(build_network(dense, data).eval(), example, metadata=metadata)
     program.save(target)
     say(f"wrote {target}: {len(program.graph.nodes)} ops, {target.stat().st_size / 1e6:.2f} MB")

@@ -48,6 +48,7 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
     path = recipes.find(name)
     recipe = read(path, overrides)
     target = recipes.result_path(path, recipe.evidence)
+    _require_dense(recipe, path)
     _require_folder(target.parent)
     measured = [_measure(recipe, path.stem, seed, data, threads) for seed in recipe.settings.seeds]
     program, sets = measured[0].program, measured[0].sets
@@ -111,21 +112,32 @@ def _measure(recipe: Recipe, name: str, seed: int, root: Path | None, threads: i
     return Measured(program, done.sets, ours.accuracy, epochs, done.history.seconds / 3600)
 
 
+def _require_dense(recipe: Recipe, path: Path) -> None:
+    """There must be a dense accuracy to compare with: before hours of training, not after."""
+    if _is_control(recipe) or recipe.dense.weights is not None:
+        return
+    if recipe.control is None:
+        raise RecipeError(f"{path}: name the dense control (control: …) or give the network weights to start from")
+    if recipes.control_accuracy(path, recipe.control) is None:
+        raise RecipeError(f"{path}: its dense control has no result yet; first: dovetail recipe run {recipe.control}")
+
+
 def _dense_accuracy(recipe: Recipe, path: Path, measured: list[Measured], root: Path | None) -> float:
     """The best of the start, and of the dense control with the same extra epochs (this very run, if it is one)."""
-    found = []
+    found = [sum(one.accuracy for one in measured) / len(measured)] if _is_control(recipe) else []
     if recipe.dense.weights is not None:
         sets = measured[0].sets
         found.append(score.through_torch(build_network(fitted(recipe.dense, sets), root), sets.test).accuracy)
-    if recipe.control is not None and (control := recipes.control_accuracy(path, recipe.control)) is not None:
+    control = None if recipe.control is None else recipes.control_accuracy(path, recipe.control)
+    if control is not None:
         found.append(control)
     elif recipe.control is not None:
         log.warning("the dense control %s has no result yet; run it first, then this recipe again", recipe.control)
-    if recipe.control is None and recipe.dense == recipe.network and recipe.method.name == "thin":
-        found.append(sum(one.accuracy for one in measured) / len(measured))
-    if not found:
-        raise RecipeError(f"{path}: there is no dense accuracy; give the network weights, or run its control first")
     return max(found)
+
+
+def _is_control(recipe: Recipe) -> bool:
+    return recipe.control is None and recipe.dense == recipe.network and recipe.method.name == "thin"
 
 
 def _compare(name: str, committed: Mapping[str, Any], found: Mapping[str, float], slack: float) -> None:

@@ -38,9 +38,16 @@ def train(
     from dovetail.program import atomic
 
     target = writable(out or Path(f"{_stem(network)}-{_stem(on)}.safetensors"))
-    parameters = {"epochs": epochs, "learning_rate": learning_rate}
-    how = {"batch": batch, "precision": precision, "runs": runs}
-    recipe = adhoc(network, on, "thin", parameters, weights=weights, overrides=overrides, **how)
+    recipe = adhoc(
+        network,
+        on,
+        parameters={"epochs": epochs, "learning_rate": learning_rate},
+        weights=weights,
+        overrides=overrides,
+        batch=batch,
+        precision=precision,
+        runs=runs,
+    )
     done = pipeline.train(recipe, target.stem, seed, data)
     atomic.write(target, save({name: tensor.contiguous() for name, tensor in done.model.state_dict().items()}))
     accuracy = done.history.accuracy
