@@ -37,16 +37,6 @@ case: tiny/dense
 """
 
 
-@pytest.fixture(autouse=True)
-def quiet_logger():
-    """`main` sends log records to standard error; put the logger back for other tests."""
-    logger = logging.getLogger("dovetail")
-    before = (logger.level, list(logger.handlers))
-    yield
-    logger.setLevel(before[0])
-    logger.handlers[:] = before[1]
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a trained network, its packed file, and two recipes that have been run."""
@@ -237,6 +227,13 @@ def test_wrong_input_gets_one_paragraph_and_status_2(here, capsys, monkeypatch, 
     assert message in err[-1]
     assert "Traceback" not in "".join(err)
     assert sorted(here.rglob("*")) == files
+
+
+def test_the_logger_is_left_as_it_was(here):
+    logger = logging.getLogger("dovetail")
+    before = (logger.level, list(logger.handlers))
+    assert main(["recipe", "list"]) == 0
+    assert (logger.level, logger.handlers) == before
 
 
 def test_debug_shows_the_traceback(here):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError
 
 from dovetail import __version__
-from dovetail.cli.console import error_width, log_to_stderr
+from dovetail.cli.console import error_width, logs_on_stderr
 from dovetail.errors import DovetailError, Interrupted
 
 FAILED, REFUSED, DEFECT, INTERRUPTED = 1, 2, 70, 130
@@ -60,12 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
-    log_to_stderr(logging.DEBUG if debug else logging.INFO)
     try:
-        return _status(build()(tokens, exit_on_error=False, print_error=False, help_on_error=False))
+        with logs_on_stderr(logging.DEBUG if debug else logging.INFO):
+            return _status(build()(tokens, exit_on_error=False, print_error=False, help_on_error=False))
     except KeyboardInterrupt:
         _say("interrupted; what was checkpointed is kept, and the same command goes on from there")
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone (dovetail … | head)
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the interpreter flushes it at exit
+        return 0
     except (DovetailError, CycloptsError, OSError) as error:
         if debug:
             raise

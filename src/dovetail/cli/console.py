@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -45,14 +46,19 @@ def error_width() -> int:
     return min(shutil.get_terminal_size((100, 24)).columns, 110)
 
 
-def log_to_stderr(level: int) -> None:
-    """Send the library's log records to standard error, one plain line each."""
-    logger = logging.getLogger("dovetail")
-    if not logger.handlers:
-        handler = _Stderr()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+@contextlib.contextmanager
+def logs_on_stderr(level: int) -> Iterator[None]:
+    """Within: the library's log records go to standard error, one plain line each."""
+    logger, handler = logging.getLogger("dovetail"), _Stderr()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
     logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 class _Stderr(logging.Handler):
