@@ -36,6 +36,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const float, weight) P(const int32_t, taps) I(tap_count) I(channels) I(out_channels)           \
   P(const int32_t, blocks) I(block_count) I(blocks_outer)
 
+// Dense convolution of small maps, one group. Weights: per block of vectors of outputs [channels][taps][lanes of the
+// block], the last one filled up with zeros, like the bias. `pixels`: (x offset, y offset) pairs, int32 each.
+#define DOVETAIL_CONV_LANES(P, I, A, F)                                                       \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight)            \
+  P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels) I(pixel_count)
+
 // Unstructured sparse convolution. `entries`: (x offset, weight) pairs of 4 + 4 bytes, output by output; `starts`:
 // out_channels + 1 positions in them.
 #define DOVETAIL_CONV_SPARSE(P, I, A, F)                                              \
@@ -104,6 +110,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // Every kernel: struct name, public name, field list.
 #define DOVETAIL_KERNELS(K)                                            \
   K(ConvDenseArgs, conv2d_dense_f32, DOVETAIL_CONV_DENSE)              \
+  K(ConvLanesArgs, conv2d_lanes_f32, DOVETAIL_CONV_LANES)              \
   K(ConvSparseArgs, conv2d_sparse_f32, DOVETAIL_CONV_SPARSE)           \
   K(ConvBasisArgs, conv2d_kernel_basis_f32, DOVETAIL_CONV_BASIS)       \
   K(GemmArgs, linear_dense_f32, DOVETAIL_GEMM)                         \

@@ -81,6 +81,27 @@ def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
     )  # fmt: skip
 
 
+def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
+    """The same for small maps, one group: outputs in lanes, so that no lane is spent on the halo."""
+    taps = prepare(b, x, weight.shape, y, at)
+    assert y.planes is not None
+    outputs, block = weight.shape[0], b.lanes * (4 if b.lanes == 16 else 2)
+    filled = np.pad(weight.reshape(outputs, -1), ((0, -outputs % b.lanes), (0, 0))).astype(np.float32)
+    packed = np.concatenate([filled[first : first + block].T.ravel() for first in range(0, len(filled), block)])
+    rows, columns = (n.ravel() for n in np.indices(y.shape[2:]))
+    pixels = np.stack([rows * taps.pitch + columns, rows * y.planes.pitch + columns], axis=1).astype(np.int32)
+    bias = None if epilogue.bias is None else np.pad(epilogue.bias.astype(np.float32), (0, -outputs % b.lanes))
+    b.clear_halo(y)
+    b.emit(
+        "conv2d_lanes_f32",
+        {"x": taps.x, "bias": None if bias is None else b.constant(bias), "residual": epilogue.residual,
+         "weight": b.constant(packed), "pixels": b.constant(pixels),
+         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
+        {"y": y}, disjoint=True, **_planes(x, y, taps), **_epilogue(epilogue), tap_count=taps.offsets.size,
+        channels=weight.shape[1], out_channels=outputs, pixel_count=len(pixels),
+    )  # fmt: skip
+
+
 def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
     """The same with a list of non-zeros per output channel."""
     taps = prepare(b, x, weight.shape, y, at)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dovetail.engine.builder import Builder
-from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
+from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_lanes, conv_sparse
 from dovetail.engine.layout import View
 from dovetail.engine.linear import linear_dense, linear_sparse
 from dovetail.errors import EngineError
+from dovetail.formats.base import Geometry as Where
 from dovetail.formats.base import Packed
 from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.formats.svd import PackedSvd
@@ -32,44 +33,30 @@ class Candidate:
     Attributes:
         name: as schedules and reports show it.
         op: `conv2d` or `linear`.
-        runs: whether it can take this packed weight.
+        runs: whether it can take this packed weight there.
         emit: the kernel calls.
     """
 
     name: str
     op: str
-    runs: Callable[[Packed], bool]
+    runs: Callable[[Packed, Where], bool]
     emit: Callable[..., None]
 
 
-def candidates(op: str, packed: Packed) -> list[Candidate]:
-    """All ways to run the weight, the one expected to be best first."""
-    found = [c for c in CANDIDATES if c.op == op and c.runs(packed)]
-    return sorted(found, key=lambda c: not _expected(c.name, packed))
+def candidates(op: str, packed: Packed, at: Where) -> list[Candidate]:
+    """All ways to run the weight there."""
+    return [c for c in CANDIDATES if c.op == op and c.runs(packed, at)]
 
 
-def candidate_named(name: str, op: str, packed: Packed, node: str) -> Candidate:
-    """The candidate called `name`; `EngineError` where it cannot run this weight."""
-    found = {c.name: c for c in candidates(op, packed)}
+def candidate_named(name: str, op: str, packed: Packed, at: Where, node: str) -> Candidate:
+    """The candidate called `name`; `EngineError` where it cannot run this weight there."""
+    found = {c.name: c for c in candidates(op, packed, at)}
     if name not in found:
         raise EngineError(
             f"node {node!r}: kernel {name!r} cannot run a {packed.spec.format} weight of shape {packed.shape}; "
             f"possible are {', '.join(found)}"
         )
     return found[name]
-
-
-def _expected(name: str, packed: Packed) -> bool:
-    """Whether this kernel is the natural one; a sparse kernel is from about one weight in five down."""
-    format_, density = packed.spec.format, _density(packed)
-    natural = {"tucker": "conv2d_tucker", "svd": ("conv2d_svd", "linear_svd"), "kernel_basis": "conv2d_kernel_basis"}
-    if format_ in ("sparse", "kernel_basis"):
-        return name.endswith("sparse") if density < 0.2 else name.endswith("dense")
-    return name in natural.get(format_, ("conv2d_dense", "linear_dense"))
-
-
-def _density(packed: Packed) -> float:
-    return float(np.count_nonzero(packed.dense())) / max(1, int(np.prod(packed.shape)))
 
 
 def _scaled(weight: np.ndarray, scale: Scale) -> np.ndarray:
@@ -94,6 +81,10 @@ def _is_product(x: View, weight: np.ndarray, y: View, at: Geometry) -> bool:
 
 def _flat(x: View) -> View:
     return x.reshaped(x.shape[:2])
+
+
+def _conv_lanes(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
+    conv_lanes(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
 
 
 def _conv_sparse(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
@@ -142,16 +133,22 @@ def _linear_svd(b: Builder, x: View, packed: PackedSvd, scale: Scale, y: View, e
     linear_dense(b, inner, _scaled(output, scale), y, replace(epilogue))
 
 
-def _is(*formats: str) -> Callable[[Packed], bool]:
-    return lambda packed: packed.spec.format in formats
+def _is(*formats: str) -> Callable[[Packed, Where], bool]:
+    return lambda packed, at: packed.spec.format in formats  # noqa: ARG005
 
 
-def _any(packed: Packed) -> bool:
+def _any(packed: Packed, at: Where) -> bool:  # noqa: ARG001
     return True
+
+
+def _small(packed: Packed, at: Where) -> bool:  # noqa: ARG001
+    """Maps so small that lanes spent on the halo, or left over, cost more than turning the results around."""
+    return at.groups == 1 and at.outputs <= 256
 
 
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
+    Candidate("conv2d_lanes", "conv2d", _small, _conv_lanes),
     Candidate("conv2d_sparse", "conv2d", _is("sparse", "kernel_basis"), _conv_sparse),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker),

@@ -18,6 +18,7 @@ from dovetail.engine.compile import compile_graph, weight_nodes
 from dovetail.engine.kernels import Candidate, candidate_named, candidates
 from dovetail.engine.native import require_native
 from dovetail.errors import EngineError
+from dovetail.program.counts import geometry
 from dovetail.program.program import Graph, Node, Program, Tensor
 
 SCHEDULE_VERSION = 1
@@ -79,12 +80,13 @@ def resolve(
         raise EngineError(
             f"the schedule names {', '.join(sorted(unknown))}, which this network does not have; it is of another one"
         )
-    tuner = Tuner(program, graph, dims, isa, threads)
+    tuner, shapes = Tuner(program, graph, dims, isa, threads), graph.bind(**dims)
     resolved = {}
     for node in nodes:
         packed = program.weights[node.weight or ""]
         if node.name in choices:
-            resolved[node.name] = candidate_named(choices[node.name], node.op, packed, node.name)
+            where = geometry(node, shapes)
+            resolved[node.name] = candidate_named(choices[node.name], node.op, packed, where, node.name)
         else:
             resolved[node.name] = tuner.best(node)
     tuner.save()
@@ -108,7 +110,8 @@ class Tuner:
 
     def best(self, node: Node) -> Candidate:
         """The fastest candidate; the only one without timing."""
-        found = candidates(node.op, self.program.weights[node.weight or ""])
+        where = geometry(node, self.graph.bind(**self.dims))
+        found = candidates(node.op, self.program.weights[node.weight or ""], where)
         if len(found) == 1:
             return found[0]
         key = self._key(node)
