@@ -304,7 +304,7 @@ def filled(dense: Dense, weight: Tensor, bias: Tensor | None) -> Dense:
     return dense
 
 
-def _opaque_meta(  # noqa: PLR0917 - the signature of the op
+def _opaque_meta(
     x: Tensor,
     layer: str,
     tail: list[int],
