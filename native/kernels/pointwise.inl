@@ -4,15 +4,31 @@
 
 inline int64_t rows_of(const int64_t* size) { return size[0] * size[1] * size[2] * size[3] * size[4]; }
 
-// Offset of outer position `row` under the given strides.
-inline int64_t offset_of(int64_t row, const int64_t* size, const int64_t* stride) {
-  int64_t offset = 0;
-  for (int d = 4; d >= 0; --d) {
-    offset += row % size[d] * stride[d];
-    row /= size[d];
+// Walks the five outer dimensions in order, keeping the offsets of N operands: dividing once, then only adding.
+template <int N>
+struct Walk {
+  const int64_t* size;
+  const int64_t* stride[N];
+  int64_t at[5], offset[N];
+
+  Walk(int64_t row, const int64_t* sizes, const int64_t* const (&strides)[N]) : size(sizes) {
+    for (int n = 0; n < N; ++n) stride[n] = strides[n], offset[n] = 0;
+    for (int d = 4; d >= 0; --d) {
+      at[d] = row % size[d];
+      row /= size[d];
+      for (int n = 0; n < N; ++n) offset[n] += at[d] * stride[n][d];
+    }
   }
-  return offset;
-}
+
+  void next() {
+    for (int d = 4; d >= 0; --d) {
+      for (int n = 0; n < N; ++n) offset[n] += stride[n][d];
+      if (++at[d] < size[d]) return;
+      at[d] = 0;
+      for (int n = 0; n < N; ++n) offset[n] -= size[d] * stride[n][d];
+    }
+  }
+};
 
 inline void copy_row(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t n) {
   if (x_stride == 1 && y_stride == 1) {
@@ -26,8 +42,9 @@ void copy_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const CopyArgs*>(arguments);
   const int64_t rows = rows_of(a.size);
   for_units(worker, rows, grain_of(rows, worker.threads), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row)
-      copy_row(a.x + offset_of(row, a.size, a.x_stride), a.x_stride[5], a.y + offset_of(row, a.size, a.y_stride), a.y_stride[5], a.size[5]);
+    Walk<2> walk(begin, a.size, {a.x_stride, a.y_stride});
+    for (int64_t row = begin; row < end; ++row, walk.next())
+      copy_row(a.x + walk.offset[0], a.x_stride[5], a.y + walk.offset[1], a.y_stride[5], a.size[5]);
   });
 }
 
@@ -35,8 +52,9 @@ void fill_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const FillArgs*>(arguments);
   const int64_t rows = rows_of(a.size);
   for_units(worker, rows, grain_of(rows, worker.threads), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      float* y = a.y + offset_of(row, a.size, a.y_stride);
+    Walk<1> walk(begin, a.size, {a.y_stride});
+    for (int64_t row = begin; row < end; ++row, walk.next()) {
+      float* y = a.y + walk.offset[0];
       for (int64_t i = 0; i < a.size[5]; ++i) y[i * a.y_stride[5]] = a.value;
     }
   });
@@ -67,12 +85,13 @@ void pointwise_f32(const void* arguments, Worker& worker) {
   const int64_t rows = rows_of(a.size), n = a.size[5];
   const Clamp clamp = clamp_of(a.activation, a.act_a, a.act_b);
   for_units(worker, rows, grain_of(rows, worker.threads), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const Operand x{a.x + offset_of(row, a.size, a.x_stride), a.x_stride[5]};
-      const int64_t channel = offset_of(row, a.size, a.c_stride);
+    Walk<4> walk(begin, a.size, {a.x_stride, a.r_stride, a.c_stride, a.y_stride});
+    for (int64_t row = begin; row < end; ++row, walk.next()) {
+      const Operand x{a.x + walk.offset[0], a.x_stride[5]};
+      const int64_t channel = walk.offset[2];
       const Operand scale{a.scale ? a.scale + channel : nullptr, a.c_stride[5]}, bias{a.bias ? a.bias + channel : nullptr, a.c_stride[5]};
-      const Operand r{a.r ? a.r + offset_of(row, a.size, a.r_stride) : nullptr, a.r_stride[5]};
-      float* y = a.y + offset_of(row, a.size, a.y_stride);
+      const Operand r{a.r ? a.r + walk.offset[1] : nullptr, a.r_stride[5]};
+      float* y = a.y + walk.offset[3];
       for (int64_t i = 0; i < n; i += kLanes) {
         const int lanes = static_cast<int>(n - i < kLanes ? n - i : kLanes);
         Vec v = x.at(i, lanes);
