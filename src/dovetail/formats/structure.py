@@ -155,7 +155,7 @@ _MAKERS: Final = {
 
 def _zeros(dense: Dense, old: nn.Module) -> Dense:
     like = next(old.parameters())
-    bias = None if dense.bias is None else torch.zeros(dense.bias.shape).to(like)
+    bias = None if dense.bias is None else torch.zeros(dense.bias.shape).to(like).requires_grad_()
     return filled(dense, torch.zeros(dense.weight.shape).to(like), bias)
 
 

@@ -56,6 +56,11 @@ def test_weights_of_the_compressed_model_load_into_a_fresh_one(compressed):
     assert [m.name for m in fresh.modules() if isinstance(m, layers.FormatLayer)] == ["0", "2", "3.2", "6"]
 
 
+def test_what_was_rebuilt_trains(compressed):
+    fresh = rebuild(build(), through_json(compressed))
+    assert all(parameter.requires_grad for parameter in fresh.parameters())
+
+
 def test_layers_that_did_not_change_are_left_alone(compressed):
     fresh = build()
     before = dict(fresh.named_modules())
