@@ -134,14 +134,14 @@ def _linear_svd(b: Builder, x: View, packed: PackedSvd, scale: Scale, y: View, e
 
 
 def _is(*formats: str) -> Callable[[Packed, Where], bool]:
-    return lambda packed, at: packed.spec.format in formats  # noqa: ARG005
+    return lambda packed, at: packed.spec.format in formats
 
 
-def _any(packed: Packed, at: Where) -> bool:  # noqa: ARG001
+def _any(packed: Packed, at: Where) -> bool:
     return True
 
 
-def _small(packed: Packed, at: Where) -> bool:  # noqa: ARG001
+def _small(packed: Packed, at: Where) -> bool:
     """Maps so small that lanes spent on the halo, or left over, cost more than turning the results around."""
     return at.groups == 1 and at.outputs <= 256
 
