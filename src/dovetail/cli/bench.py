@@ -17,6 +17,8 @@ from dovetail.cli.pages import SELF
 from dovetail.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dovetail.cli.materials import Sets
     from dovetail.peers.results import Race
     from dovetail.program.program import Program
@@ -73,10 +75,10 @@ def _race(
     from dovetail.peers.race import race
 
     program = networks.load(str(path))
-    sets = _sets(program, root)
-    network, variant = _case(program, path, batch, itself=original == ITSELF)
     ours = to_torch(program)
-    dense = ours if original == ITSELF else build_network(networks.original_of(program, original, weights), root)
+    dense, trained = (ours, True) if original == ITSELF else _original(program, path, original, weights, root)
+    sets = _sets(program, root) if trained else None
+    network, variant = _case(program, path, batch, itself=original == ITSELF)
     return race(
         program,
         dense,
@@ -100,6 +102,24 @@ def _sets(program: Program, root: Path | None) -> Sets | None:
     except (DataError, RecipeError) as error:
         log.warning("a race about time only: %s", error)
         return None
+
+
+def _original(
+    program: Program, path: Path, name: str | None, weights: str | None, root: Path | None
+) -> tuple[nn.Module, bool]:
+    """The dense network for the peers, and whether it is trained: else the race is about time only.
+
+    A recipe that starts from random weights has its trained dense control beside it.
+    """
+    from dovetail.export.torch_module import to_torch
+
+    network = networks.original_of(program, name, weights)
+    control = path.with_name(f"{program.metadata.get('control')}.dovetail")
+    if network.weights is None and name is None and control.is_file():
+        return to_torch(networks.load(str(control))), True
+    if network.weights is None:
+        log.warning("a race about time only: %s has random weights; give --weights to compare accuracies", network.name)
+    return build_network(network, root), network.weights is not None
 
 
 def _case(program: Program, path: Path, batch: int, *, itself: bool) -> tuple[str, str]:

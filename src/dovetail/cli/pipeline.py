@@ -98,6 +98,7 @@ def describe(recipe: Recipe, name: str, sets: Sets, plan: Plan | None = None) ->
     return {
         "recipe": name,
         "case": recipe.case,
+        "control": recipe.control,
         "method": recipe.method.name,
         "network": _named(fitted(recipe.network, sets)),
         "original": _named(fitted(recipe.dense, sets)),

@@ -92,9 +92,16 @@ def _entry(path: Path, recipe: Recipe, result: dict[str, Any], races: dict[str, 
         program=networks.load(str(file)),
         accuracy=statistics.fmean(result["accuracy"]),
         races=[races[case] for case in (recipe.case, f"{recipe.case}{pages.SELF}") if case in races],
-        note=recipe.network.name if recipe.network != recipe.dense else "",
+        note=_differing(recipe),
         thin=recipe.method.name == "thin",
     )
+
+
+def _differing(recipe: Recipe) -> str:
+    """Another network than the original is named, with its options."""
+    if recipe.network == recipe.dense:
+        return ""
+    return ", ".join([recipe.network.name, *(f"{key} {value}" for key, value in recipe.network.options.items())])
 
 
 def _races(folder: Path) -> dict[str, dict[str, Any]]:
