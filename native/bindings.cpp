@@ -46,7 +46,7 @@ void write_field(std::vector<unsigned char>& bytes, const Field& field, nb::hand
 }
 
 // Fields that are not given are zero; a name that the kernel does not have is an error.
-void add_step(Plan& plan, const std::string& isa, const std::string& kernel, nb::dict arguments, nb::dict slots, bool barrier) {
+void add_step(Plan& plan, const std::string& isa, const std::string& kernel, nb::dict arguments, nb::dict slots, bool barrier, bool serial) {
   size_t index;
   const KernelInfo& info = info_of(kernel, &index);
   std::vector<unsigned char> bytes(info.size, 0);
@@ -58,7 +58,7 @@ void add_step(Plan& plan, const std::string& isa, const std::string& kernel, nb:
     ++used;
   }
   if (used != arguments.size()) throw nb::value_error(("arguments of " + kernel + " that it does not have").c_str());
-  plan.add(table_of(isa).functions[index], bytes.data(), bytes.size(), barrier);
+  plan.add(table_of(isa).functions[index], bytes.data(), bytes.size(), barrier, serial);
   for (size_t i = 0; i < info.field_count; ++i) {
     const Field& field = info.fields[i];
     if (!slots.contains(field.name)) continue;
@@ -102,7 +102,7 @@ NB_MODULE(_native, m) {
   nb::class_<Pool>(m, "Pool").def(nb::init<int>(), nb::arg("threads")).def_prop_ro("threads", &Pool::threads);
   nb::class_<Plan>(m, "Plan")
       .def(nb::init<>())
-      .def("add", &add_step, nb::arg("isa"), nb::arg("kernel"), nb::arg("arguments"), nb::arg("slots"), nb::arg("barrier"))
+      .def("add", &add_step, nb::arg("isa"), nb::arg("kernel"), nb::arg("arguments"), nb::arg("slots"), nb::arg("barrier"), nb::arg("serial"))
       .def("reserve_scratch", &Plan::reserve_scratch, nb::arg("floats"))
       .def("run", &run, nb::arg("pool"), nb::arg("slots"))
       .def("run_timed", &run_timed, nb::arg("pool"), nb::arg("slots"))

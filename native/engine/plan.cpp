@@ -69,9 +69,7 @@ struct Plan::Run final : Task {
     auto before = std::chrono::steady_clock::now();
     for (size_t i = 0; i < s.steps.size(); ++i) {
       if ((s.steps[i].barrier || nanoseconds) && !finish(open, i, units, runs, run)) return;
-      worker.claims = &s.claims[i * s.threads], worker.progress = &s.progress[i];
-      s.steps[i].function(bound(s.steps[i], slots, copy), worker);
-      units[i] = worker.units;
+      units[i] = perform(s.steps[i], i, worker, copy);
       if (nanoseconds) {
         if (!finish(open, i + 1, units, runs, run)) return;
         const auto now = std::chrono::steady_clock::now();
@@ -80,6 +78,18 @@ struct Plan::Run final : Task {
       }
     }
     if (thread == 0) finish(open, s.steps.size(), units, runs, run);
+  }
+
+  // This thread's part of a step; returns the units that the step has.
+  int64_t perform(const Step& step, size_t i, Worker& worker, unsigned char* copy) const {
+    State& s = *state;
+    if (step.serial && worker.thread != 0) return 1;
+    worker.threads = step.serial ? 1 : s.threads;
+    worker.claims = &s.claims[i * s.threads], worker.progress = &s.progress[i];
+    step.function(bound(step, slots, copy), worker);
+    if (!step.serial) return worker.units;
+    s.progress[i].done.store(1, std::memory_order_release);
+    return 1;
   }
 
   // Waits until all work of steps [open, end) is finished; false if the run is over meanwhile.
@@ -99,9 +109,9 @@ struct Plan::Run final : Task {
 
 Plan::Plan() : state_(std::make_shared<State>()) {}
 
-void Plan::add(KernelFunction function, const void* arguments, size_t size, bool barrier) {
+void Plan::add(KernelFunction function, const void* arguments, size_t size, bool barrier, bool serial) {
   const auto* bytes = static_cast<const unsigned char*>(arguments);
-  state_->steps.push_back({function, std::vector<unsigned char>(bytes, bytes + size), barrier, {}});
+  state_->steps.push_back({function, std::vector<unsigned char>(bytes, bytes + size), barrier, serial, {}});
   state_->threads = 0;
 }
 

@@ -14,6 +14,7 @@ struct Step {
   KernelFunction function;
   std::vector<unsigned char> arguments;
   bool barrier;  // all work of the steps before must be finished
+  bool serial;   // so little work that thread 0 does it alone
   struct Binding {
     size_t offset;
     int slot;
@@ -25,7 +26,7 @@ class Plan {
  public:
   Plan();
   // Appends a step. `arguments` is copied.
-  void add(KernelFunction function, const void* arguments, size_t size, bool barrier);
+  void add(KernelFunction function, const void* arguments, size_t size, bool barrier, bool serial);
   // The pointer field at `offset` of the last step is relative (in bytes) to slots[slot] of each run.
   void bind(size_t offset, int slot);
   // Floats of private scratch that each thread needs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ class Step:
         fields: field → number or numbers.
         barrier: all threads meet before it.
         stage: how many barriers lie before it.
+        work: roughly, in multiply-adds.
     """
 
     kernel: str
@@ -39,6 +41,7 @@ class Step:
     fields: dict[str, Any]
     barrier: bool
     stage: int
+    work: int
 
 
 @dataclass
@@ -93,6 +96,7 @@ class Builder:
         writes: Mapping[str, View],
         *,
         disjoint: bool = False,
+        work: int | None = None,
         **fields: Any,
     ) -> None:
         """Append a kernel call.
@@ -102,6 +106,7 @@ class Builder:
             reads: pointer field → view; None stays a null pointer.
             writes: pointer field → view.
             disjoint: it writes other elements than the steps since the last barrier did.
+            work: multiply-adds; None takes the elements written, eight for each.
             **fields: numbers.
         """
         reading = {v.buffer for v in reads.values() if v is not None}
@@ -116,7 +121,8 @@ class Builder:
         for buffer in reading | writing:
             buffer.touch(self._stage)
         pointers = {name: view for name, view in {**reads, **writes}.items() if view is not None}
-        self.steps.append(Step(kernel, self.node, pointers, fields, barrier, self._stage))
+        work = 8 * sum(math.prod(v.shape) for v in writes.values()) if work is None else work
+        self.steps.append(Step(kernel, self.node, pointers, fields, barrier, self._stage, work))
 
     def copy(self, x: View, y: View, *, disjoint: bool = False) -> None:
         """Copy `x` to `y` of the same shape."""

@@ -20,6 +20,8 @@ from dovetail.program.ops import complete
 from dovetail.program.program import Graph, Node, Program
 
 HUGE_PAGE = 1 << 21
+# Steps of less work (multiply-adds, or elements times eight) take less time than waking another thread for them.
+SERIAL_WORK = 1 << 16
 # Ops whose result is computed into fresh memory, so that it may as well be a part of a concatenation.
 _PLACEABLE = (IMAGE_OPS | ANY_LAYOUT_OPS) - {"pad"}
 
@@ -179,7 +181,9 @@ def _finish(native: Any, b: Builder, isa: str, output_shapes: tuple[Shape, ...])
             pointers[field] = _address(view, base)
             if view.buffer.slot is not None:
                 slots[field] = view.buffer.slot
-        plan.add(isa, f"dovetail_{step.kernel}", {**step.fields, **pointers}, slots, step.barrier)
+        plan.add(
+            isa, f"dovetail_{step.kernel}", {**step.fields, **pointers}, slots, step.barrier, step.work < SERIAL_WORK
+        )
     constants = sum(array.nbytes for array in b.constants)
     return Compiled(plan, tuple(b.steps), output_shapes, 4 * size, constants, (arena, b.constants))
 

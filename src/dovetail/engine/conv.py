@@ -6,6 +6,7 @@ tap is then an address offset into one of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,8 @@ def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
         {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
         tap_count=taps.offsets.size, channels=weight.shape[1], out_channels=weight.shape[0],
-        block_count=len(blocks), blocks_outer=int(weight.size > np.prod(x.shape[1:])),
+        block_count=len(blocks), blocks_outer=int(weight.size > math.prod(x.shape[1:])),
+        work=weight[0].size * math.prod(y.shape),
     )  # fmt: skip
 
 
@@ -99,6 +101,7 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
         {"y": y}, disjoint=True, **_planes(x, y, taps), **_epilogue(epilogue), tap_count=taps.offsets.size,
         channels=weight.shape[1], out_channels=outputs, pixel_count=len(pixels),
+        work=weight[0].size * math.prod(y.shape),
     )  # fmt: skip
 
 
@@ -113,6 +116,7 @@ def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, 
         "conv2d_sparse_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts)},
         {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        work=2 * len(k) * math.prod(y.shape[2:]) * y.shape[0],
         out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])),
     )  # fmt: skip
 
@@ -127,7 +131,7 @@ def conv_kernel_basis(
     used, index = np.unique(channel, return_inverse=True)
     maps = max(len(used) * len(bases), 1)
     vectors = max(1, min(12, 65536 // (maps * b.lanes)))
-    runs = _runs(b, y, taps, vectors, 1)
+    runs = _runs(b, y, taps, vectors, 1, pieces=1)
     map_stride = runs.longest * b.lanes
     b.scratch = max(b.scratch, maps * map_stride)
     entries, starts = _entries(
@@ -142,6 +146,7 @@ def conv_kernel_basis(
         {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
         base_count=len(bases), tap_count=taps.offsets.size, used_count=len(used), map_stride=map_stride,
         out_channels=coefficients.shape[0],
+        work=(maps * taps.offsets.size + 2 * len(k)) * math.prod(y.shape[2:]) * y.shape[0],
     )  # fmt: skip
 
 
@@ -209,8 +214,8 @@ class Runs:
         return {"run_count": len(self.records)}
 
 
-def _runs(b: Builder, y: View, taps: Taps, vectors: int, blocks: int) -> Runs:
-    """Runs of at most `vectors` vectors, shorter where there would be too few pieces of work for the threads.
+def _runs(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces: int = 4) -> Runs:
+    """Runs of at most `vectors` vectors, shorter where there would not be `pieces` units of work for each thread.
 
     Where input and output have the same pitch the pixels are visited straight on; otherwise row by row.
     """
@@ -222,7 +227,7 @@ def _runs(b: Builder, y: View, taps: Taps, vectors: int, blocks: int) -> Runs:
     if not flat:
         spans[-1] = (*spans[-1][:2], out.body - (height - 1) * out.pitch)
     total = sum(-(-pixels // b.lanes) for _, _, pixels in spans)
-    wanted = -(-4 * b.threads // (y.shape[0] * blocks))
+    wanted = 1 if b.threads == 1 else -(-pieces * b.threads // (y.shape[0] * blocks))
     vectors = max(1, min(vectors, -(-total // wanted)))
     records: list[tuple[int, int, int, int]] = []
     masks: list[int] = []

@@ -22,7 +22,8 @@ def linear_dense(b: Builder, x: View, weight: np.ndarray, y: View, epilogue: Epi
         "linear_dense_f32",
         {"x": x, "w": b.constant(packed.astype(np.float32)), "bias": bias, "residual": epilogue.residual},
         {"y": y}, disjoint=True, batch=1, rows=rows, inner=inner, columns=outputs, x_row=inner, w_row=width,
-        w_block=0, w_block_stride=inner * width, y_row=outputs, r_row=outputs, **activation_fields(epilogue.activation),
+        w_block=0, w_block_stride=inner * width, y_row=outputs, r_row=outputs,
+        work=rows * weight.size, **activation_fields(epilogue.activation),
     )  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def linear_sparse(b: Builder, x: View, weight: np.ndarray, y: View, epilogue: Ep
         {"x": x, "entries": b.constant(entries), "starts": b.constant(starts), "bias": _bias(b, epilogue, outputs),
          "residual": epilogue.residual},
         {"y": y}, disjoint=True, rows=math.prod(x.shape[:-1]), columns=outputs, x_row=inner, y_row=outputs,
-        r_row=outputs, **activation_fields(epilogue.activation),
+        r_row=outputs, work=4 * len(k) * math.prod(x.shape[:-1]), **activation_fields(epilogue.activation),
     )  # fmt: skip
 
 
@@ -49,7 +50,8 @@ def matmul(b: Builder, x: View, w: View, y: View) -> None:
     (rows, inner), columns = x.shape[-2:], w.shape[-1]
     b.emit(
         "linear_dense_f32", {"x": x, "w": w}, {"y": y}, disjoint=True, batch=math.prod(lead), rows=rows, inner=inner,
-        columns=columns, x_batch=_step(x), x_row=x.strides[-2], w_batch=_step(w), w_row=w.strides[-2], w_block=columns,
+        columns=columns, x_batch=_step(x), x_row=x.strides[-2], w_batch=_step(w), w_row=w.strides[-2],
+        w_block=columns, work=inner * math.prod(y.shape),
         y_batch=rows * columns, y_row=columns, **activation_fields(None),
     )  # fmt: skip
 
