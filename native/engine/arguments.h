@@ -37,7 +37,8 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const int32_t, blocks) I(block_count) I(blocks_outer)
 
 // Dense convolution of small maps, one group. Weights: per block of vectors of outputs [channels][taps][lanes of the
-// block], the last one filled up with zeros, like the bias. `pixels`: (x offset, y offset) pairs, int32 each.
+// block], the last one filled up with zeros, like the bias. `pixels`: (x offset, y offset, zeros that follow it), int32
+// each.
 #define DOVETAIL_CONV_LANES(P, I, A, F)                                                       \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight)            \
   P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels) I(pixel_count)

@@ -51,11 +51,13 @@ inline void for_units(Worker& worker, int64_t units, int64_t grain, const Body& 
   for (int i = 0; i < worker.threads; ++i) {
     const int64_t owner = (worker.thread + i) % worker.threads;
     const int64_t first = units * owner / worker.threads, size = units * (owner + 1) / worker.threads - first;
+    int64_t done = 0;
     for (int64_t at; (at = take(worker.claims[owner], worker.run, size, grain)) >= 0;) {
       const int64_t end = at + grain < size ? at + grain : size;
       body(first + at, first + end);
-      worker.progress->done.fetch_add(end - at, std::memory_order_release);
+      done += end - at;
     }
+    if (done) worker.progress->done.fetch_add(done, std::memory_order_release);
   }
 }
 

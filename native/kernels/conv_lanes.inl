@@ -5,7 +5,7 @@
 // outputs, group of pixels) > channel > tap > pixel > vector. The results are turned around on their way out.
 
 struct Pixel {
-  int32_t x, y;
+  int32_t x, y, zeros;  // offsets, and how many zeros of the halo follow it
 };
 
 constexpr int kLaneVectors = kLanes == 16 ? 4 : 2;
@@ -54,6 +54,8 @@ void lane_tile(const LaneTile& t, const Clamp& clamp, Activation kind, float a, 
       store(&turned[p][v * kLanes], clamp.exact ? min(max(sum, clamp.low), clamp.high) : activate(sum, kind, a, b));
     }
     for (int64_t o = 0; o < t.outputs; ++o) t.y[o * t.y_channel + place] = turned[p][o];
+    for (int64_t o = 0; o < t.outputs && t.pixels[p].zeros; ++o)
+      for (int64_t z = 1; z <= t.pixels[p].zeros; ++z) t.y[o * t.y_channel + place + z] = 0.0f;
   }
 }
 
@@ -101,6 +103,9 @@ void conv2d_lanes_f32(const void* arguments, Worker& worker) {
       t.taps = a.taps, t.taps_count = a.tap_count, t.channels = a.channels;
       t.x_channel = a.x_channel, t.y_channel = a.y_channel, t.r_channel = a.r_channel;
       t.outputs = a.out_channels - output < mine * kLanes ? a.out_channels - output : mine * kLanes;
+      if (group == 0)
+        for (int64_t o = 0; o < t.outputs; ++o)
+          zero_lead(t.y + o * a.y_channel, a.y_channel, a.lead, output + o + 1 == a.out_channels);
       const int64_t from = a.pixel_count * group / groups, to = a.pixel_count * (group + 1) / groups;
       even_pieces(static_cast<int>(to - from), lane_pixels(mine), [&](int start, int count) {
         t.pixels = pixels + from + start;

@@ -91,9 +91,10 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
     filled = np.pad(weight.reshape(outputs, -1), ((0, -outputs % b.lanes), (0, 0))).astype(np.float32)
     packed = np.concatenate([filled[first : first + block].T.ravel() for first in range(0, len(filled), block)])
     rows, columns = (n.ravel() for n in np.indices(y.shape[2:]))
-    pixels = np.stack([rows * taps.pitch + columns, rows * y.planes.pitch + columns], axis=1).astype(np.int32)
+    places = rows * y.planes.pitch + columns
+    zeros = np.diff(places, append=y.planes.body) - 1
+    pixels = np.stack([rows * taps.pitch + columns, places, zeros], axis=1).astype(np.int32)
     bias = None if epilogue.bias is None else np.pad(epilogue.bias.astype(np.float32), (0, -outputs % b.lanes))
-    b.clear_halo(y)
     b.emit(
         "conv2d_lanes_f32",
         {"x": taps.x, "bias": None if bias is None else b.constant(bias), "residual": epilogue.residual,
