@@ -25,6 +25,7 @@ inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 inline Vec abs(Vec a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
 inline Vec copy_sign(Vec a, Vec sign) { return _mm512_or_ps(abs(a), _mm512_and_ps(_mm512_set1_ps(-0.0f), sign)); }
+inline Vec either(Vec a, Vec b) { return _mm512_or_ps(a, b); }
 inline Vec keep(Vec a, uint32_t bits) { return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), a); }
 inline Vec exp2_integral(Vec n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
 inline Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

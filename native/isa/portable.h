@@ -28,6 +28,17 @@ inline Vec max(Vec a, Vec b) { DOVETAIL_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] :
 inline Vec min(Vec a, Vec b) { DOVETAIL_EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
 inline Vec abs(Vec a) { DOVETAIL_EACH a.v[i] = std::fabs(a.v[i]); return a; }
 inline Vec copy_sign(Vec a, Vec sign) { DOVETAIL_EACH a.v[i] = std::copysign(a.v[i], sign.v[i]); return a; }
+// The bits of both.
+inline Vec either(Vec a, Vec b) {
+  DOVETAIL_EACH {
+    uint32_t p, q;
+    std::memcpy(&p, &a.v[i], sizeof p);
+    std::memcpy(&q, &b.v[i], sizeof q);
+    p |= q;
+    std::memcpy(&a.v[i], &p, sizeof p);
+  }
+  return a;
+}
 // Lanes whose bit is clear become zero.
 inline Vec keep(Vec a, uint32_t bits) { DOVETAIL_EACH a.v[i] = bits >> i & 1 ? a.v[i] : 0.0f; return a; }
 // 2^n for integral n in [-126, 127].

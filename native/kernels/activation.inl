@@ -1,8 +1,9 @@
-// Pointwise functions on vectors. Included once per ISA, inside its namespace.
+// Pointwise functions on vectors. Included once per ISA, inside its namespace. max and min return their second operand
+// where one is NaN, so x stands second and NaN goes through.
 
 // e^x: 2^n * p(r) with n = round(x log2 e); relative error below 2e-7 for x in [-87, 88], clamped outside.
 inline Vec exp(Vec x) {
-  x = min(max(x, splat(-87.0f)), splat(88.0f));
+  x = min(splat(88.0f), max(splat(-87.0f), x));
   const Vec n = round(mul(x, splat(1.44269504f)));
   Vec r = fma(n, splat(-0.693359375f), x);
   r = fma(n, splat(2.12194440e-4f), r);
@@ -20,7 +21,7 @@ inline Vec sigmoid(Vec x) { return div(splat(1.0f), add(splat(1.0f), exp(sub(spl
 
 // tanh|x| = 1 - 2 / (e^2|x| + 1): absolute error below 2e-7.
 inline Vec tanh(Vec x) {
-  const Vec a = min(abs(x), splat(10.0f));
+  const Vec a = min(splat(10.0f), abs(x));
   const Vec far = sub(splat(1.0f), div(splat(2.0f), add(exp(add(a, a)), splat(1.0f))));
   return copy_sign(far, x);
 }
@@ -42,9 +43,9 @@ __attribute__((noinline)) Vec activate(Vec x, Activation kind, float a, float b)
   const Vec zero = splat(0.0f);
   switch (kind) {
     case Activation::none: return x;
-    case Activation::relu: return max(x, zero);
-    case Activation::clamp: return min(max(x, splat(a)), splat(b));
-    case Activation::leaky_relu: return fma(min(x, zero), splat(a), max(x, zero));
+    case Activation::relu: return max(zero, x);
+    case Activation::clamp: return min(splat(b), max(splat(a), x));
+    case Activation::leaky_relu: return fma(min(zero, x), splat(a), max(zero, x));
     case Activation::hardswish:
       return mul(x, mul(min(max(add(x, splat(3.0f)), zero), splat(6.0f)), splat(1.0f / 6.0f)));
     case Activation::sigmoid: return sigmoid(x);

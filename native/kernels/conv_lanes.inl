@@ -51,7 +51,7 @@ void lane_tile(const LaneTile& t, const Clamp& clamp, Activation kind, float a, 
       for (int64_t o = 0; o < t.outputs; ++o) turned[p][o] += t.residual[o * t.r_channel + place];
     for (int v = 0; v < V; ++v) {
       const Vec sum = load(&turned[p][v * kLanes]);
-      store(&turned[p][v * kLanes], clamp.exact ? min(max(sum, clamp.low), clamp.high) : activate(sum, kind, a, b));
+      store(&turned[p][v * kLanes], clamp.exact ? bounded(sum, clamp) : activate(sum, kind, a, b));
     }
     for (int64_t o = 0; o < t.outputs; ++o) t.y[o * t.y_channel + place] = turned[p][o];
     for (int64_t o = 0; o < t.outputs && t.pixels[p].zeros; ++o)

@@ -39,7 +39,7 @@ void gemm_tile(const GemmTile& t, const Clamp& clamp, Activation kind, float a, 
       if (lanes <= 0) return;
       Vec v = acc[r][j];
       if (t.residual) v = add(v, load_some(t.residual + r * t.r_row + j * kLanes, lanes));
-      v = clamp.exact ? min(max(v, clamp.low), clamp.high) : activate(v, kind, a, b);
+      v = clamp.exact ? bounded(v, clamp) : activate(v, kind, a, b);
       put(t.y + r * t.y_row + j * kLanes, v, lanes);
     });
   });
@@ -106,7 +106,7 @@ void linear_sparse_f32(const void* arguments, Worker& worker) {
       for (; e != last; ++e) sums[0] += e->weight * x[e->offset];
       Vec v = splat((sums[0] + sums[1]) + (sums[2] + sums[3]) + (a.bias ? a.bias[k] : 0.0f));
       if (a.residual) v = add(v, splat(a.residual[row * a.r_row + k]));
-      v = clamp.exact ? min(max(v, clamp.low), clamp.high) : activate(v, static_cast<Activation>(a.activation), a.act_a, a.act_b);
+      v = clamp.exact ? bounded(v, clamp) : activate(v, static_cast<Activation>(a.activation), a.act_a, a.act_b);
       store_first(a.y + row * a.y_row + k, v, 1);
     }
   });

@@ -34,6 +34,9 @@ inline Clamp clamp_of(int64_t activation, float a, float b) {
   }
 }
 
+// The operand that may be NaN stands second: that is the one that max and min return then.
+inline Vec bounded(Vec v, const Clamp& clamp) { return min(clamp.high, max(clamp.low, v)); }
+
 inline void put(float* y, Vec v, int lanes) {
   if (lanes >= kLanes) {
     store(y, v);
@@ -49,7 +52,7 @@ __attribute__((always_inline)) inline void finish(const Vec (&acc)[P], const Cla
     const int at = (first + j) * kLanes;
     Vec v = acc[j];
     if (residual) v = add(v, load(residual + at));
-    v = keep(min(max(v, clamp.low), clamp.high), masks[first + j]);
+    v = keep(bounded(v, clamp), masks[first + j]);
     put(y + at, v, pixels - at);
   });
 }

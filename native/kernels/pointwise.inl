@@ -98,7 +98,7 @@ void pointwise_f32(const void* arguments, Worker& worker) {
         if (scale.p) v = mul(v, scale.at(i, lanes));
         if (bias.p) v = add(v, bias.at(i, lanes));
         if (r.p) v = a.multiply ? mul(v, r.at(i, lanes)) : add(v, r.at(i, lanes));
-        v = clamp.exact ? min(max(v, clamp.low), clamp.high) : activate(v, static_cast<Activation>(a.activation), a.act_a, a.act_b);
+        v = clamp.exact ? bounded(v, clamp) : activate(v, static_cast<Activation>(a.activation), a.act_a, a.act_b);
         put_strided(y, a.y_stride[5], i, v, lanes);
       }
     }

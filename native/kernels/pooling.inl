@@ -1,5 +1,9 @@
 // Pooling: the rows of a window are combined in lanes into scratch, its columns one by one. Windows are clipped at the
-// borders: padding never wins a maximum and, unless include_pad, is not counted by an average.
+// borders: padding never wins a maximum and, unless include_pad, is not counted by an average. NaN wins: the two orders
+// of a vector maximum differ only where one operand is NaN, and then the bits of both together are NaN.
+
+// The greater of two numbers; NaN where one of them is.
+inline float greater(float a, float b) { return a > b || a != a ? a : b; }
 
 inline void pool_columns(const PoolArgs& a, const float* row, float* y, int64_t rows_in_window) {
   for (int64_t ow = 0; ow < a.out_width; ++ow) {
@@ -8,7 +12,7 @@ inline void pool_columns(const PoolArgs& a, const float* row, float* y, int64_t 
     for (int64_t s = 0; s < a.kernel_w; ++s) {
       const int64_t w = ow * a.stride_w - a.pad_left + s * a.dilation_w;
       if (w < 0 || w >= a.width) continue;
-      value = a.average ? value + row[w] : (row[w] > value ? row[w] : value);
+      value = a.average ? value + row[w] : greater(row[w], value);
       ++count;
     }
     const int64_t area = a.include_pad ? a.kernel_h * a.kernel_w : rows_in_window * count;
@@ -34,7 +38,7 @@ void pool2d_f32(const void* arguments, Worker& worker) {
           for (int64_t i = 0; i < a.width; i += kLanes) {
             const Vec v = load_some(x + h * a.x_row + i, static_cast<int>(a.width - i));
             const Vec old = load(worker.scratch + i);
-            store(worker.scratch + i, a.average ? add(old, v) : max(old, v));
+            store(worker.scratch + i, a.average ? add(old, v) : either(max(old, v), max(v, old)));
           }
         }
         pool_columns(a, worker.scratch, y + oh * a.y_row, count);
@@ -58,7 +62,7 @@ void adaptive_pool2d_f32(const void* arguments, Worker& worker) {
           for (int64_t h = top; h < bottom; ++h)
             for (int64_t w = left; w < right; ++w) {
               const float v = x[h * a.x_row + w];
-              value = a.average ? value + v : (v > value ? v : value);
+              value = a.average ? value + v : greater(v, value);
             }
           y[oh * a.y_row + ow] = a.average ? value / static_cast<float>((bottom - top) * (right - left)) : value;
         }

@@ -227,3 +227,30 @@ def test_softmax_over_the_last_axis_and_constants_as_matrices():
     image = 10 * sketch.random.standard_normal((3, 2, 5, 19)).astype(np.float32)
     for got, want in zip(Session(program)(image), reference.run(program, image)):
         assert close(got, want, 1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_nan_goes_through(isa: str):
+    sketch = Sketch(7)
+    x = sketch.input("batch", 2, 6, 21)
+    packed = random_packed("dense", (3, 2, 1, 1), sketch.random)
+    made = {
+        name: sketch.add("conv2d", x, packed=packed, activation=Activation(name, args))
+        for name, args in (
+            ("relu", ()),
+            ("clamp", (0.0, 6.0)),
+            ("hardswish", ()),
+            ("silu", ()),
+            ("tanh", ()),
+            ("gelu", ()),
+        )
+    }
+    made["max_pool2d"] = sketch.add("max_pool2d", x, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1))
+    made["adaptive_max_pool2d"] = sketch.add("adaptive_max_pool2d", x, output=(2, 2))
+    made["softmax"] = sketch.add("softmax", x, axis=3)
+    program = sketch.program(*made.values())
+    image = sketch.random.standard_normal((2, 2, 6, 21)).astype(np.float32)
+    image[0, 1, 2, 18] = np.nan
+    for name, got, want in zip(made, Session(program, isa=isa)(image), reference.run(program, image)):
+        assert np.array_equal(np.isnan(got), np.isnan(want)), name
+        assert np.isnan(want).any(), name
