@@ -280,7 +280,7 @@ def numpy(tensor: Tensor) -> np.ndarray:
 
 def parameter(values: Tensor | np.ndarray, like: Tensor) -> nn.Parameter:
     """A copy of `values` as a parameter of the device, type and trainability of `like`."""
-    data = torch.from_numpy(values) if isinstance(values, np.ndarray) else values.detach()
+    data = torch.tensor(values) if isinstance(values, np.ndarray) else values.detach()  # arrays may be read-only
     return nn.Parameter(data.to(like.device, like.dtype, copy=True).contiguous(), requires_grad=like.requires_grad)
 
 

@@ -15,6 +15,7 @@ from dovetail.formats.layer import FormatLayer, from_dense, swap
 from dovetail.program.lower import lower
 from dovetail.program.ops import ACTIVATIONS, OPS
 from dovetail.program.reference import run
+from dovetail.program.store import load
 
 SPECS = {
     "tucker": TuckerSpec(rank_in=2, rank_out=3),
@@ -95,3 +96,21 @@ def test_the_wrong_input_is_refused():
         module(torch.randn(2, 4))
     with pytest.raises(InputError, match="inputs given"):
         module()
+
+
+@pytest.fixture
+def every_warning():
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_a_stored_program_becomes_torch_without_a_warning(spec, tmp_path, every_warning):
+    layer = nn.Linear(6, 8) if spec.format == "svd" else nn.Conv2d(6, 8, 3)
+    model = nn.Sequential(from_dense(layer, spec, "0"))
+    x = torch.randn(2, 6) if spec.format == "svd" else torch.randn(2, 6, 5, 5)
+    lower(model, x).save(tmp_path / "net.dovetail")
+    back = to_torch(load(tmp_path / "net.dovetail"))
+    with torch.no_grad():
+        np.testing.assert_allclose(back(x).numpy(), model(x).numpy(), rtol=1e-4, atol=1e-5)
