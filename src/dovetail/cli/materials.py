@@ -46,7 +46,7 @@ class Sets:
 
     def example(self) -> Tensor:
         """One normalised training image, `(1, C, H, W)`, contiguous."""
-        images, _ = next(iter(self.test))
+        images, _ = next(iter(self.calibration))
         return images[:1].contiguous()
 
 
@@ -126,12 +126,14 @@ def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
 
 
 def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8 `(N, H, W, C)` to float32 `(N, C, H, W)`."""
+    """uint8 `(N, H, W, C)` to float32 `(N, C, H, W)`, by the arithmetic of the loader that the network trained with."""
     import numpy as np
 
-    scaled = images.astype(np.float32) / np.float32(255)
-    scaled = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    from dovetail.training.data import Images, Loader
+
+    unlabelled = Images(images, np.zeros(len(images), np.int64), classes=1)
+    normalised, _ = next(iter(Loader(unlabelled, len(images), mean=mean, std=std)))
+    return np.ascontiguousarray(normalised.numpy())
 
 
 def image_of(shape: str) -> Tensor:
