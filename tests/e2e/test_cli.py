@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -167,12 +168,16 @@ def test_report_is_made_from_results_alone(here, monkeypatch):
     assert "No race has been run yet" in page
 
 
-def test_doctor_and_version_always_answer(here, capsys):
+def test_doctor_finds_every_installed_package_whole(here, capsys):
     assert main(["doctor"]) == 0
-    assert main(["--version"]) == 0
     out = capsys.readouterr().out
-    assert "instructions" in out
-    assert "numpy" not in out.splitlines()[-1]
+    assert "broken" not in out
+    assert f"scikit-learn  {version('scikit-learn')}" in out
+
+
+def test_the_version_is_the_package_s(here, capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == dovetail.__version__
 
 
 @pytest.mark.parametrize(

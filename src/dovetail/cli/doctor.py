@@ -32,7 +32,7 @@ FILES = {
 
 
 def doctor(*, data: DataFolder = None) -> None:
-    """Print ISA, threads, the native module, optional packages, and which data are found; exit status 0 in any case."""
+    """Print ISA, threads, native module, compiler, optional packages and data; the exit status is always 0."""
     table("Machine", ["", ""], _machine(), left=2)
     table("Optional packages", ["package", "state", "for"], [_package(name) for name in OPTIONAL], left=3)
     table("Data", ["", ""], _data(data), left=2)
@@ -40,7 +40,9 @@ def doctor(*, data: DataFolder = None) -> None:
 
 def _machine() -> list[tuple[str, str]]:
     from dovetail.engine import native_status
+    from dovetail.engine.schedule import cache_file
     from dovetail.peers.machine import machine
+    from dovetail.peers.torch_compile import compiler
 
     here, native = machine(), native_status()
     return [
@@ -49,16 +51,28 @@ def _machine() -> list[tuple[str, str]]:
         ("instructions", " ".join(here["isa"])),
         ("engine", f"{native.reason}; {native.isa}" if native.available else native.reason),
         ("engine can run", ", ".join(native.isas) or "the numpy reference only"),
+        ("tuning cache", _tuning(cache_file())),
+        ("C++ compiler", compiler() or "none: torch-compile cannot race, and the engine cannot be built here"),
         ("torch threads", os.environ.get("OMP_NUM_THREADS") or f"{here['cores']} (default)"),
     ]
 
 
+def _tuning(file: Path) -> str:
+    return str(file) if file.is_file() else f"{file} (nothing tuned yet)"
+
+
 def _package(module: str) -> tuple[str, str, str]:
+    """State of an optional package, imported to see whether it works: quietly, and without a call home."""
+    from dovetail.peers.open_vino import silence_telemetry
+    from dovetail.peers.quiet import quietly
+
     name, purpose, extra = OPTIONAL[module]
     if find_spec(module) is None:
         return name, f"not installed (pip install 'dovetail[{extra}]')", purpose
+    silence_telemetry()
     try:
-        importlib.import_module(module)
+        with quietly():
+            importlib.import_module(module)
     except Exception as error:  # a broken package may raise anything, and saying so is this command's purpose
         return name, f"{_version(name)}, broken: {type(error).__name__}: {error}", purpose
     return name, _version(name), purpose

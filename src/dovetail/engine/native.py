@@ -66,6 +66,11 @@ def native_status() -> NativeStatus:
     return NativeStatus(True, have, wanted, "native kernels")
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def warn_without_native() -> None:
     """Say once, loudly, that numpy does the work."""

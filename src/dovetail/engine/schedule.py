@@ -7,13 +7,13 @@ import json
 import logging
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from dovetail import files
 from dovetail.engine.compile import compile_graph, weight_nodes
 from dovetail.engine.kernels import Candidate, candidate_named, candidates
 from dovetail.engine.native import require_native
@@ -128,9 +128,9 @@ class Tuner:
         if not self._changed:
             return
         try:
-            _write_json(_cache_file(), self._cache)
-        except (OSError, EngineError) as error:
-            _log.info("the tuning cache %s cannot be written: %s", _cache_file(), error)
+            _write_json(cache_file(), self._cache)
+        except EngineError as error:
+            _log.info("the tuning cache %s cannot be written: %s", cache_file(), error)
 
     def _time(self, node: Node, candidate: Candidate) -> float:
         """Least seconds of the node alone, its inputs hot."""
@@ -189,7 +189,8 @@ def _slots(graph: Graph, dims: Mapping[str, int]) -> list[Any]:
     return inputs + [np.empty(shapes[name], dtype=np.float32) for name in graph.outputs]
 
 
-def _cache_file() -> Path:
+def cache_file() -> Path:
+    """Where tuning results are kept between runs."""
     folder = (
         os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
     )
@@ -199,20 +200,15 @@ def _cache_file() -> Path:
 def _load_cache() -> dict[str, Any]:
     """What earlier compilations found; anything unreadable counts as nothing."""
     try:
-        data = json.loads(_cache_file().read_text())
+        data = json.loads(cache_file().read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        _log.warning("ignoring the tuning cache %s: %s", _cache_file(), error)
+        _log.warning("ignoring the tuning cache %s: %s", cache_file(), error)
         return {}
     return data if isinstance(data, dict) else {}
 
 
 def _write_json(path: Path, data: Any) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump(data, file)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise EngineError(f"cannot write {path}: {error}; choose a folder that exists and has room") from None
+    files.make_folder(path.parent, error=EngineError)
+    files.write(path, json.dumps(data), error=EngineError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.compile import Compiled, compile_graph
-from dovetail.engine.native import choose_isa, native_module, require_native, warn_without_native
+from dovetail.engine.native import choose_isa, cores, native_module, require_native, warn_without_native
 from dovetail.engine.schedule import Schedule, resolve
 from dovetail.errors import EngineError, InputError
 from dovetail.program import reference
@@ -167,11 +166,10 @@ def _kernel_names(compiled: Compiled, isa: str) -> dict[str, str]:
 
 
 def _check_threads(threads: int | None) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if threads is None:
-        return cores
-    if not 1 <= threads <= cores:
-        raise EngineError(f"threads={threads} is not possible here; give 1 to {cores}")
+        return cores()
+    if not 1 <= threads <= cores():
+        raise EngineError(f"threads={threads} is not possible here; give 1 to {cores()}")
     return threads
 
 

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dovetail.engine.native import cores
+
 _ISA = (
     "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
     "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve",
@@ -31,11 +33,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Installed versions of Python, Dovetail and `packages`; those not installed are left out."""
     found = {"python": platform.python_version()}
@@ -49,7 +46,15 @@ def command() -> str:
     """This process's command line, its absolute paths reduced to file names."""
     program = Path(sys.argv[0])
     start = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
-    return shlex.join(start + [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]])
+    return shlex.join(start + [portable(word) if Path(word).is_absolute() else word for word in sys.argv[1:]])
+
+
+def portable(path: str | Path) -> str:
+    """A path as it may be recorded: relative to the working folder; of an absolute one elsewhere the name alone."""
+    given, here = Path(path), Path.cwd()
+    if not given.is_absolute():
+        return given.as_posix()
+    return given.relative_to(here).as_posix() if given.is_relative_to(here) else given.name
 
 
 def _cpuinfo() -> dict[str, str]:

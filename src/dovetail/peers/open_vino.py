@@ -88,10 +88,14 @@ def _quantize(source: Source, path: Path, result: Path) -> Path:
     return result
 
 
-def _openvino() -> ModuleType:
-    """Import OpenVINO without its telemetry, which would otherwise call home on import."""
+def silence_telemetry() -> None:
+    """To be called before OpenVINO or NNCF are imported, whose telemetry would otherwise call home on import."""
     if "openvino" not in sys.modules:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+def _openvino() -> ModuleType:
+    silence_telemetry()
     import openvino
 
     return openvino

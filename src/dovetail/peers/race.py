@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dovetail.engine.native import cores
 from dovetail.peers.compare import compare
 from dovetail.peers.entry import Entry
 from dovetail.peers.judge import Judge
 from dovetail.peers.machine import command as command_line
-from dovetail.peers.machine import cores, machine, versions
+from dovetail.peers.machine import machine, versions
 from dovetail.peers.peer import DEFAULT, Images, peer_named
 from dovetail.peers.results import Race
 from dovetail.peers.schedule import Pace, Report

@@ -16,9 +16,14 @@ from dovetail.peers.quiet import quietly
 
 def export(source: Source, folder: Path, dtype: str) -> Arguments:
     """Write `<name>.pt2`; `PeerError` where inductor would find no C++ compiler."""
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
+    if compiler() is None:
         raise PeerError("torch-compile: not available: no C++ compiler (g++ or clang++, or CXX)")
     return {"path": str(save_program(source, folder))}
+
+
+def compiler() -> str | None:
+    """The C++ compiler that inductor would find, by name or path."""
+    return next((name for name in (os.environ.get("CXX", "g++"), "g++", "clang++") if shutil.which(name)), None)
 
 
 def save_program(source: Source, folder: Path) -> Path:

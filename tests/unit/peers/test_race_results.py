@@ -16,7 +16,7 @@ from dovetail.peers import PEERS, Peer, Race, Ratio, Row, Source, peer_named
 from dovetail.peers.agreement import accuracy, max_error, top1_agreement
 from dovetail.peers.compare import AGAIN, Answers, Outcome
 from dovetail.peers.judge import Judge
-from dovetail.peers.machine import command, machine
+from dovetail.peers.machine import command, machine, portable
 from dovetail.peers.ratios import Paired, paired, summarise
 from dovetail.peers.samples import filled, gather, padded
 
@@ -312,6 +312,20 @@ def test_the_machine_says_what_matters_and_no_names(monkeypatch):
     assert found["memory_gib"] > 0
     assert re.fullmatch(r"[A-Za-z]+ [\d.]+", found["kernel"])
     assert socket.gethostname() not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [
+        ("results/net.dovetail", "results/net.dovetail"),
+        ("{here}/results/net.dovetail", "results/net.dovetail"),
+        ("/secret/place/net.dovetail", "net.dovetail"),
+        ("../secret/net.dovetail", "../secret/net.dovetail"),
+    ],
+)
+def test_paths_are_recorded_so_that_they_mean_the_same_elsewhere(tmp_path, monkeypatch, given, recorded):
+    monkeypatch.chdir(tmp_path)
+    assert portable(given.format(here=tmp_path)) == recorded
 
 
 def test_the_command_keeps_no_absolute_paths(monkeypatch):
