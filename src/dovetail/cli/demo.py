@@ -71,13 +71,9 @@ def demo(
 
 
 def _train_dense(keep: Path, epochs: float) -> pipeline.Trained:
-    from safetensors.torch import save
-
-    from dovetail.program import atomic
-
     log.info("training %s on the %s", NETWORK, DATA)
     done = pipeline.train(_recipe("thin", _scaled(TRAINING, epochs), None), "dense", 0, None, keep=False)
-    atomic.write(_weights(keep), save({key: t.contiguous() for key, t in done.model.state_dict().items()}))
+    pipeline.save_weights(done.model, _weights(keep))
     return done
 
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dovetail import files
 from dovetail.errors import RecipeError
-from dovetail.program import atomic
 
 if TYPE_CHECKING:
     from dovetail.program.program import Program
@@ -99,7 +99,7 @@ def sha256(path: Path) -> str:
 
 def write(data: Mapping[str, Any], path: Path) -> None:
     """Write JSON, whole or not at all."""
-    atomic.write(path, (json.dumps(data, indent=1) + "\n").encode())
+    files.write(path, json.dumps(data, indent=1) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

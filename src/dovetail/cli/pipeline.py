@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dovetail import files
 from dovetail.cli.materials import Sets, build_method, build_network, fitted, open_sets, settings
 from dovetail.cli.schema import Network, Recipe
 from dovetail.errors import DataError
@@ -60,6 +61,13 @@ def pack(model: nn.Module, sets: Sets, metadata: Mapping[str, Any]) -> Program:
     from dovetail.program.lower import lower
 
     return lower(model.eval(), sets.example(), metadata=dict(metadata))
+
+
+def save_weights(model: nn.Module, path: Path) -> Path:
+    """A model's state as a safetensors file, whole or not at all."""
+    from safetensors.torch import save
+
+    return files.write(path, save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
 
 
 def dense_like(program: Program, root: Path | None) -> Program:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter
 
+from dovetail import files
 from dovetail.cli import networks
 from dovetail.cli.console import say, table
 from dovetail.cli.options import Out, Threads, writable
@@ -42,8 +44,7 @@ def run(
     if outputs[0].ndim == 2:
         _classes(outputs[0], loaded.metadata)
     if target is not None:
-        with target.open("wb") as file:
-            np.save(file, outputs[0])
+        files.write(target, _npy(outputs[0]))
         say(f"wrote {target}")
 
 
@@ -62,6 +63,12 @@ def _array(path: Path) -> np.ndarray:
     except (ValueError, EOFError) as error:
         raise InputError(f"{path} is no .npy file of numbers: {error}") from None
     return np.ascontiguousarray(array, dtype=np.float32) if array.dtype.kind in "fiub" else array
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def _image(path: Path, shape: tuple[int, ...], metadata: Mapping[str, Any]) -> np.ndarray:

@@ -31,11 +31,8 @@ def train(
 
     Accuracy is reported on held-out training images; `dovetail eval` measures on the test set.
     """
-    from safetensors.torch import save
-
     from dovetail.cli import pipeline
     from dovetail.cli.adhoc import adhoc
-    from dovetail.program import atomic
 
     target = writable(out or Path(f"{_stem(network)}-{_stem(on)}.safetensors"))
     recipe = adhoc(
@@ -49,7 +46,7 @@ def train(
         runs=runs,
     )
     done = pipeline.train(recipe, target.stem, seed, data)
-    atomic.write(target, save({name: tensor.contiguous() for name, tensor in done.model.state_dict().items()}))
+    pipeline.save_weights(done.model, target)
     accuracy = done.history.accuracy
     say(f"wrote {target}" + ("" if accuracy is None else f"; {accuracy:.2f} % on the held-out images"))
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dovetail import files
 from dovetail.errors import DovetailError, UnsupportedOp
 from dovetail.formats.layer import appear
-from dovetail.program import atomic
 from dovetail.program.lower import dynamic_batch, evaluation_copy, example_inputs, explain, fixed_batch, watched
 
 STANDARD = ("", "ai.onnx")
@@ -34,7 +34,7 @@ def export_onnx(model: nn.Module, example: Any, path: str | os.PathLike[str]) ->
         UnsupportedOp: the model cannot be traced, or needs ops outside the ONNX standard.
         DovetailError: the exporter is not installed, the network is too large for one file, or it cannot be written.
     """
-    return atomic.write(path, onnx_bytes(model, example))
+    return files.write(path, onnx_bytes(model, example))
 
 
 def onnx_bytes(model: nn.Module, example: Any) -> bytes:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dovetail import files
 from dovetail.errors import DataError
-from dovetail.program import atomic
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Race:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"cannot write {target}: {error.strerror}; choose another folder") from None
-        atomic.write(target, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+        files.write(target, json.dumps(self.to_json(), indent=1) + "\n")
 
     def table(self) -> Any:
         """For people, a `rich.table.Table`: every target at its better thread count, the ratios, and who was absent."""

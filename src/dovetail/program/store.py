@@ -14,8 +14,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from dovetail import files
 from dovetail.errors import ProgramError
-from dovetail.program import atomic
 from dovetail.program.check import check
 from dovetail.program.header import from_json, stored_arrays, to_json
 from dovetail.program.program import Program
@@ -40,7 +40,7 @@ def save(program: Program, path: PathLike) -> Path:
     """
     check(program)
     arrays = {key: np.ascontiguousarray(array) for key, array in stored_arrays(program).items()}
-    return atomic.write(path, to_safetensors(arrays, metadata={_KEY: _text(program)}))
+    return files.write(path, to_safetensors(arrays, metadata={_KEY: _text(program)}))
 
 
 def load(path: PathLike) -> Program:

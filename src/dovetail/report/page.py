@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dovetail import files
 from dovetail.errors import DovetailError
 from dovetail.report import numbers, plot
 from dovetail.report.data import Layer, Page, Section, Variant
@@ -48,16 +49,7 @@ def render(page: Page) -> str:
 
 def write(page: Page, path: str | os.PathLike[str]) -> Path:
     """Render to `path`, whole or not at all; returns it."""
-    target = Path(path)
-    text = render(page)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(target)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise DovetailError(f"cannot write the report to {target}: {error.strerror}; choose another --out") from None
-    return target
+    return files.write(path, render(page))
 
 
 def lead(page: Page) -> list[tuple[str, str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +14,13 @@ import safetensors
 import safetensors.torch
 import torch
 
+from dovetail import files
 from dovetail.errors import TrainingError
 from dovetail.training.flatten import flatten, unflatten
 
 log = logging.getLogger("dovetail.training")
 VERSION = 1
+NAMES = "checkpoint-*.safetensors"
 
 
 class Checkpoints:
@@ -31,16 +32,12 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for partial in folder.glob("*.partial"):
-                partial.unlink()
-        except OSError as error:
-            raise TrainingError(f"cannot use {folder} as run folder: {error}; choose another one") from None
+        files.make_folder(folder, error=TrainingError)
+        files.sweep(folder)
 
     def files(self) -> list[Path]:
         """Oldest first."""
-        return sorted(self.folder.glob("checkpoint-*.safetensors"))
+        return sorted(self.folder.glob(NAMES))
 
     def save(self, state: Mapping[str, Any]) -> Path:
         """Write the next checkpoint, then remove all but the last `keep`.
@@ -48,12 +45,12 @@ class Checkpoints:
         Raises:
             TrainingError: it cannot be written; earlier checkpoints stay.
         """
-        files = self.files()
-        number = int(files[-1].stem.rpartition("-")[2]) + 1 if files else 1
+        earlier = self.files()
+        number = int(earlier[-1].stem.rpartition("-")[2]) + 1 if earlier else 1
         tensors, data = flatten(state)
         payload = safetensors.torch.save(tensors, {"dovetail": json.dumps({"version": VERSION, "state": data})})
         path = self.folder / f"checkpoint-{number:06d}.safetensors"
-        write_atomically(path, payload)
+        files.write(path, payload, error=TrainingError)
         for old in self.files()[: -self.keep]:
             old.unlink()
         return path
@@ -66,13 +63,13 @@ class Checkpoints:
         Raises:
             TrainingError: there are checkpoints, but none can be read.
         """
-        files = self.files()
-        for path in reversed(files):
+        found = self.files()
+        for path in reversed(found):
             try:
                 return read(path)
             except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
-        if files:
+        if found:
             raise TrainingError(f"no checkpoint in {self.folder} can be read; delete the folder to start anew")
         return None
 
@@ -88,38 +85,6 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError("its state is not a mapping")
     return state
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Write and flush beside `path`, then rename: readers see the old file or the new one, never a part.
-
-    Raises:
-        TrainingError: the disk is full or the folder cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise TrainingError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another folder"
-        ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system lets a folder be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def seed_all(seed: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from dovetail import files
 from dovetail.errors import TrainingError
 
 
@@ -82,7 +83,7 @@ class History:
 
     def write(self, path: Path) -> None:
         """One JSON line per record, as `metrics.jsonl` holds them."""
-        path.write_text("".join(json.dumps(record) + "\n" for record in self.to_json()), encoding="utf-8")
+        files.write(path, "".join(json.dumps(record) + "\n" for record in self.to_json()), error=TrainingError)
 
 
 class Meter:

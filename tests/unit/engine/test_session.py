@@ -142,6 +142,16 @@ def test_tuning_is_cached_and_a_broken_cache_is_rebuilt(program, image, own_cach
     assert set(json.loads(own_cache.read_text())) == set(found)
 
 
+def test_a_schedule_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(EngineError, match="disk is full"):
+        Schedule({"a": "b"}).save(tmp_path / "deep" / "s.json")
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
 def test_cached_times_decide(program, image, own_cache):
     Session(program)(image)
     found = json.loads(own_cache.read_text())

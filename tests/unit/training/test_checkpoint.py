@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dovetail.errors import TrainingError
 from dovetail.training import checkpoint
-from dovetail.training.checkpoint import Checkpoints, random_state, read, set_random_state, write_atomically
+from dovetail.training.checkpoint import Checkpoints, random_state, read, set_random_state
 from dovetail.training.flatten import flatten, unflatten
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text())
@@ -113,24 +113,25 @@ def test_a_newer_version_is_not_read(tmp_path, monkeypatch):
         read(path)
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
+def test_a_full_disk_is_a_training_error_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(TrainingError, match="No space left"):
-        write_atomically(path, b"new")
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
-    assert path.read_bytes() == b"old"
+    folder = Checkpoints(tmp_path)
+    folder.save({"number": 1})
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(TrainingError, match="disk is full"):
+        folder.save({"number": 2})
+    assert sorted(tmp_path.iterdir()) == before
+    assert folder.load() == {"number": 1}
 
 
 def test_leftovers_of_a_killed_run_are_removed_and_a_file_is_no_folder(tmp_path):
-    leftover = tmp_path / "checkpoint-000003.safetensors.partial"
+    leftover = tmp_path / ".checkpoint-000003.safetensors.x1y2.part"
     leftover.write_bytes(b"half")
     Checkpoints(tmp_path)
     assert not leftover.exists()
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match=r"cannot use .* as run folder"):
+    with pytest.raises(TrainingError, match=r"cannot make the folder .*in the way"):
         Checkpoints(tmp_path / "file")
