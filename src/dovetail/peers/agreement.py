@@ -8,6 +8,7 @@ import numpy as np
 
 Outputs = Sequence[np.ndarray]
 F32_TOLERANCE = 1e-3
+OWN_TOLERANCE = 1e-4
 
 
 def max_error(got: Outputs, want: Outputs) -> float:

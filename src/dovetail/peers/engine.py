@@ -11,6 +11,7 @@ from dovetail.peers.peer import Images, Runner, Target
 from dovetail.program.program import Program
 
 MODULE = __name__
+WIDENED = {"bf16": "f32"}
 
 
 def target(program: Program, folder: Path, name: str, reference: str) -> Target:
@@ -21,9 +22,13 @@ def target(program: Program, folder: Path, name: str, reference: str) -> Target:
 
 
 def dtype_of(program: Program) -> str:
-    """The value types of the weights, "f32" for a plain network, several joined by "+"."""
-    names = {packed.spec.values.name for packed in program.weights.values()}
-    return "+".join(sorted(names)) or "f32"
+    """What is computed in, several joined by "+": weights that are only stored shorter are widened to f32."""
+    return "+".join(sorted({WIDENED.get(name, name) for name in values_of(program)})) or "f32"
+
+
+def values_of(program: Program) -> set[str]:
+    """The value types of the stored weights."""
+    return {packed.spec.values.name for packed in program.weights.values()}
 
 
 def load(threads: int, path: str) -> Runner:

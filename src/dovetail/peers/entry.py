@@ -116,7 +116,7 @@ class Entry:
         """Everybody who can take part, ours first; and why the others cannot."""
         found = [engine.target(self.program, folder, OURS, "compressed")]
         absent: dict[str, str] = {}
-        for name, enter in self._candidates(peers, found[0].dtype, folder):
+        for name, enter in self._candidates(peers, engine.values_of(self.program) | {found[0].dtype}, folder):
             report(f"exporting {name}")
             try:
                 found.append(enter())
@@ -124,8 +124,8 @@ class Entry:
                 absent[name] = str(error).removeprefix(f"{name}: ")
         return found, absent
 
-    def _candidates(self, peers: Sequence[Peer], dtype: str, folder: Path) -> Candidates:
-        """Own dense, the peers on the original and, for `vs_same`, those of our type on the compressed network."""
+    def _candidates(self, peers: Sequence[Peer], dtypes: set[str], folder: Path) -> Candidates:
+        """Own dense, the peers on the original and, for `vs_same`, those of our types on the compressed network."""
         yield DENSE, partial(self._own_dense, folder)
         for peer in peers:
             yield peer.name, partial(peer.target, self._source(), folder)
@@ -133,7 +133,7 @@ class Entry:
             return
         same = Source(self.compressed, self._tensor(), name="compressed")
         for peer in peers:
-            if peer.dtype == dtype and peer.same:
+            if peer.dtype in dtypes and peer.same:
                 yield f"{peer.name}{SAME}", partial(peer.target, same, folder, suffix=SAME)
 
     def _tensor(self) -> Tensor:

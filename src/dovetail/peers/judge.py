@@ -51,7 +51,7 @@ class Judge:
             self._hardest("vs_best", OURS, (t for t in self._dense_peers() if self._is_rival(t))),
             self._hardest("vs_own_dense", OURS, (t for t in (dense,) if t is not None and t.dtype == ours.dtype)),
             self._hardest("vs_int8", DENSE, self._int8_peers(dense)),
-            self._hardest("vs_same", OURS, (t for t in self._same() if t.dtype == ours.dtype)),
+            self._hardest("vs_same", OURS, self._same()),
         ]
         return tuple(ratio for ratio in found if ratio is not None)
 

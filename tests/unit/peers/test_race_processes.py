@@ -9,7 +9,7 @@ import pytest
 from fake_targets import fake
 
 from dovetail.errors import PeerError
-from dovetail.peers.compare import AGAIN, Questions, compare
+from dovetail.peers.compare import AGAIN, Questions, compare, tolerance
 from dovetail.peers.judge import Judge
 from dovetail.peers.process import Child
 from dovetail.peers.schedule import Pace
@@ -108,6 +108,33 @@ def test_a_quantised_target_may_differ_and_says_how_often_it_agrees(questions):
     assert answers.max_error == pytest.approx(0.01 / np.ptp(want), rel=1e-3)
     assert answers.agreement == 100.0
     assert outcome.answers["dovetail", 1].agreement is None
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "reference", "allowed"),
+    [
+        ("dovetail", "f32", "compressed", 1e-4),
+        ("dovetail", "int8", "compressed", 1e-4),
+        (AGAIN, "f32", "compressed", 1e-4),
+        ("dovetail-dense", "f32", "original", 1e-4),
+        ("dovetail-dense", "int8", "original", np.inf),
+        ("onnxruntime", "f32", "original", 1e-3),
+        ("onnxruntime-same", "f32", "compressed", 1e-3),
+        ("openvino-bf16", "bf16", "original", np.inf),
+        ("openvino-bf16-same", "bf16", "compressed", np.inf),
+    ],
+)
+def test_ours_is_held_to_its_meaning_other_f32_targets_to_rounding_and_the_rest_to_nothing(
+    name, dtype, reference, allowed
+):
+    assert tolerance(fake(name, dtype=dtype, reference=reference)) == allowed
+
+
+def test_what_a_peer_may_be_off_by_is_too_much_for_our_own_engine(questions):
+    off = 5e-4 * float(np.ptp(fake_targets.truth(questions.check)))
+    assert ("peer", 1) in run([OURS, fake("peer", error=off)], questions).times
+    with pytest.raises(PeerError, match="outputs differ from the compressed network"):
+        run([fake("dovetail", reference="compressed", error=off)], questions)
 
 
 def test_accuracy_is_measured_on_labelled_images_without_the_padding(questions):

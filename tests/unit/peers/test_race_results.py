@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dovetail.errors import DataError, DovetailError, PeerError
-from dovetail.peers import PEERS, Peer, Race, Ratio, Row, Source, peer_named
+from dovetail.peers import PEERS, Peer, Race, Ratio, Row, Source, engine, peer_named
 from dovetail.peers.agreement import accuracy, max_error, top1_agreement
 from dovetail.peers.compare import AGAIN, Answers, Outcome
 from dovetail.peers.judge import Judge
@@ -169,6 +170,24 @@ def test_noise_is_our_target_against_its_twin():
     (noise,) = Judge(outcome({"dovetail": 2.0, AGAIN: 2.1}), "net/v").noise()
     assert (noise.peer, noise.value) == (AGAIN, 1.05)
     assert AGAIN not in {row.target for row in Judge(outcome({"dovetail": 2.0, AGAIN: 2.1}), "net/v").rows()}
+
+
+# Our own engine
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"), [(["f32"], "f32"), (["bf16"], "f32"), (["f32", "bf16"], "f32"), (["int8", "bf16"], "f32+int8")]
+)
+def test_stored_bf16_is_computed_in_f32_and_so_compared_with_the_f32_dense_engine(values, dtype):
+    weights = {
+        str(i): SimpleNamespace(spec=SimpleNamespace(values=SimpleNamespace(name=v))) for i, v in enumerate(values)
+    }
+    program = SimpleNamespace(weights=weights)
+    assert engine.dtype_of(program) == dtype
+    assert engine.values_of(program) == set(values)
+    if dtype == "f32":
+        found = outcome({"dovetail": 1, "dovetail-dense": 3}, {"dovetail": engine.dtype_of(program)})
+        assert ratios(found)["vs_own_dense"] == ("dovetail-dense", 3.0)
 
 
 # The table of peers
