@@ -69,6 +69,24 @@ def test_the_teacher_is_a_frozen_copy_in_eval_mode(build, data):
     assert not torch.equal(model.fc.weight, before["fc.weight"])
 
 
+@pytest.mark.parametrize(("student", "teacher"), [("bf16", "f32"), ("f32", "bf16"), ("bf16", "bf16"), ("f32", "f32")])
+def test_the_teacher_computes_in_its_own_precision(build, data, student, teacher):
+    seen = set()
+
+    class Watched(Distill):
+        def loss(self, model, batch, criterion):
+            handle = self.teacher.fc.register_forward_hook(lambda *parts: seen.add(parts[-1].dtype))
+            try:
+                return super().loss(model, batch, criterion)
+            finally:
+                handle.remove()
+
+    compress(
+        build(), Watched(Thin(epochs=1), build(), precision=teacher), train=data, settings=Settings(precision=student)
+    )
+    assert seen == {torch.bfloat16 if teacher == "bf16" else torch.float32}
+
+
 @pytest.mark.parametrize("make", [Thin, Magnitude, lambda **options: Tucker(ratio=0.5, **options)])
 def test_every_method_takes_a_teacher(build, data, make):
     taught, alone = build(), build()
