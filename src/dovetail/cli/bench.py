@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from dovetail.cli.materials import build_network
 from dovetail.cli.options import DataFolder, Weights
 from dovetail.cli.pages import SELF
 from dovetail.errors import DataError, RecipeError
+from dovetail.peers.machine import portable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,13 +28,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("dovetail.cli")
 ITSELF = "self"
 RESULTS = Path("benchmarks/results")
+BLOCKS = 24
 
 
 def bench(
     *programs: Annotated[Path, Parameter(help="One or more .dovetail files.")],
     original: Annotated[
         str | None,
-        Parameter(help="The dense network; a packed file knows its own. 'self': the packed network in other runtimes."),
+        Parameter(
+            help="The dense network; a packed file knows its own. 'self': the packed network in other runtimes. "
+            "By default files of the method thin race both ways."
+        ),
     ] = None,
     weights: Weights = None,
     against: Annotated[
@@ -40,58 +46,80 @@ def bench(
     ] = (),
     threads: Annotated[tuple[int, ...], Parameter(help="Thread counts to try.", negative=())] = (),
     batch: Annotated[int, Parameter(help="Images per run.")] = 1,
-    blocks: Annotated[int, Parameter(help="Blocks of about 20 runs per target.")] = 24,
+    blocks: Annotated[int, Parameter(help="Blocks of about 20 runs per target.")] = BLOCKS,
     data: DataFolder = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder of the JSON results.")] = RESULTS,
 ) -> None:
     """Race packed networks against their dense originals in other runtimes, each at its best.
 
     Prints medians, spread and the ratios (peer time / our time; above 1 we are faster), and writes one JSON per file.
-    With data at hand, int8 peers are calibrated and accuracies measured; without, the race is about time only.
+    With data at hand, int8 peers are calibrated and accuracies measured; without, the race is about time only. A dense
+    network trained as it is (method thin) also races itself in other runtimes: a point of the curve to beat.
     """
+    from dovetail.peers.race import require
+
     if not programs:
         raise RecipeError("name at least one .dovetail file; `dovetail recipe run` and `dovetail compress` make them")
-    for path in programs:
-        race = _race(path, original, weights, against, threads=threads, batch=batch, blocks=blocks, root=data)
-        console().print(race.table())
-        target = out / f"{race.bench}.json"
-        race.save(target)
-        say(f"wrote {target}")
+    require(threads, batch, blocks)
+    loaded = {path: networks.load(str(path)) for path in programs}
+    asked = Conditions(weights, against, threads, batch, blocks, data)
+    for path, program in loaded.items():
+        for dense in _originals(program) if original is None else (original,):
+            race = _race(program, path, dense, asked)
+            console().print(race.table())
+            target = out / f"{race.bench}.json"
+            race.save(target)
+            say(f"wrote {target}")
 
 
-def _race(
-    path: Path,
-    original: str | None,
-    weights: str | None,
-    against: tuple[str, ...],
-    *,
-    threads: tuple[int, ...],
-    batch: int,
-    blocks: int,
-    root: Path | None,
-) -> Race:
+@dataclass(frozen=True)
+class Conditions:
+    """What a command line asks of every race."""
+
+    weights: str | None
+    against: tuple[str, ...]
+    threads: tuple[int, ...]
+    batch: int
+    blocks: int
+    data: Path | None
+
+    def flags(self) -> list[str]:
+        """Those that differ from the defaults, to repeat the race; where the data lie is no part of it."""
+        words = [] if self.weights is None else ["--weights", portable(self.weights)]
+        words += [word for name in self.against for word in ("--against", name)]
+        words += [word for count in self.threads for word in ("--threads", str(count))]
+        words += ["--batch", str(self.batch)] if self.batch != 1 else []
+        return words + (["--blocks", str(self.blocks)] if self.blocks != BLOCKS else [])
+
+
+def _originals(program: Program) -> tuple[str | None, ...]:
+    """The recorded original; for a dense network also itself."""
+    return (None, ITSELF) if program.metadata.get("method") == "thin" else (None,)
+
+
+def _race(program: Program, path: Path, original: str | None, asked: Conditions) -> Race:
     from dovetail.export.torch_module import to_torch
     from dovetail.peers.peer import DEFAULT
     from dovetail.peers.race import race
 
-    program = networks.load(str(path))
+    itself = original == ITSELF
     ours = to_torch(program)
-    dense, trained = (ours, True) if original == ITSELF else _original(program, path, original, weights, root)
-    sets = _sets(program, root) if trained else None
-    network, variant = _case(program, path, batch, itself=original == ITSELF)
+    dense, trained = (ours, True) if itself else _original(program, path, original, asked)
+    sets = _sets(program, asked.data) if trained else None
+    network, variant = _case(program, path, asked.batch, itself=itself)
     return race(
         program,
         dense,
-        peers=against or DEFAULT,
+        peers=asked.against or DEFAULT,
         data=None if sets is None else sets.calibration,
         test=None if sets is None else sets.test,
-        compressed=None if original == ITSELF else ours,
-        threads=threads or None,
-        batch=batch,
-        blocks=blocks,
+        compressed=None if itself else ours,
+        threads=asked.threads or None,
+        batch=asked.batch,
+        blocks=asked.blocks,
         network=network,
         variant=variant,
-        command=_command(path, original, against, batch),
+        command=_command(path, original, asked),
         report=log.info,
     )
 
@@ -104,22 +132,20 @@ def _sets(program: Program, root: Path | None) -> Sets | None:
         return None
 
 
-def _original(
-    program: Program, path: Path, name: str | None, weights: str | None, root: Path | None
-) -> tuple[nn.Module, bool]:
+def _original(program: Program, path: Path, name: str | None, asked: Conditions) -> tuple[nn.Module, bool]:
     """The dense network for the peers, and whether it is trained: else the race is about time only.
 
     A recipe that starts from random weights has its trained dense control beside it.
     """
     from dovetail.export.torch_module import to_torch
 
-    network = networks.original_of(program, name, weights)
+    network = networks.original_of(program, name, asked.weights)
     control = path.with_name(f"{program.metadata.get('control')}.dovetail")
     if network.weights is None and name is None and control.is_file():
         return to_torch(networks.load(str(control))), True
     if network.weights is None:
         log.warning("a race about time only: %s has random weights; give --weights to compare accuracies", network.name)
-    return build_network(network, root), network.weights is not None
+    return build_network(network, asked.data), network.weights is not None
 
 
 def _case(program: Program, path: Path, batch: int, *, itself: bool) -> tuple[str, str]:
@@ -129,8 +155,7 @@ def _case(program: Program, path: Path, batch: int, *, itself: bool) -> tuple[st
     return network, variant + (f"_b{batch}" if batch > 1 else "") + (SELF if itself else "")
 
 
-def _command(path: Path, original: str | None, against: tuple[str, ...], batch: int) -> str:
-    words = ["dovetail", "bench", path.name]
-    words += ["--original", original] if original else []
-    words += [word for name in against for word in ("--against", name)]
-    return shlex.join(words + (["--batch", str(batch)] if batch > 1 else []))
+def _command(path: Path, original: str | None, asked: Conditions) -> str:
+    """What repeats this one race, from the folder in which it was run."""
+    named = ["--original", original] if original else []
+    return shlex.join(["dovetail", "bench", portable(path), *named, *asked.flags()])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail.engine.native import cores
+from dovetail.errors import InputError
 from dovetail.peers.compare import compare
 from dovetail.peers.entry import Entry
 from dovetail.peers.judge import Judge
@@ -65,8 +66,10 @@ def race(
         report: called with one line per step.
 
     Raises:
+        InputError: threads, batch or blocks that cannot be.
         PeerError: an unknown peer, or our own engine failed or computes something else.
     """
+    require(threads or (), batch, blocks)
     entry = Entry.open(program, original, compressed, data=data, test=test, example=example, batch=batch)
     rivals = [peer_named(name) for name in peers]
     counts = tuple(dict.fromkeys(threads or (1, min(2, cores()))))
@@ -90,3 +93,12 @@ def race(
         noise=judge.noise(),
         absent=outcome.absent,
     )
+
+
+def require(threads: Sequence[int], batch: int, blocks: int) -> None:
+    """`InputError` for numbers with which no race can be run here, before anything is exported."""
+    for name, value in (("batch", batch), ("blocks", blocks)):
+        if value < 1:
+            raise InputError(f"a race with {name} {value} is none; give at least 1")
+    if wrong := [count for count in threads if not 1 <= count <= cores()]:
+        raise InputError(f"a race with {wrong[0]} threads is not possible here; give 1 to {cores()}")

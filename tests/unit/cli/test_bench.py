@@ -1,0 +1,107 @@
+"""What `dovetail bench` races, and the command that it leaves so that anybody can race again."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import torch
+from torch import nn
+
+from dovetail.cli import main
+from dovetail.engine.native import cores
+from dovetail.program.lower import lower
+
+
+class Asked:
+    """Stands for a race: keeps what was asked."""
+
+    def __init__(self, **asked):
+        self.asked, self.bench = asked, f"{asked['network']}_{asked['variant']}"
+
+    def table(self):
+        return self.bench
+
+    def save(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+
+
+@pytest.fixture
+def races(tmp_path, monkeypatch):
+    """`races(*arguments)` is what `dovetail bench` asked of each race, in a folder with a thin and a sparse network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DOVETAIL_DATA", raising=False)
+    (tmp_path / "packed").mkdir()
+    for method in ("thin", "magnitude"):
+        metadata = {"method": method, "case": f"net/{method}", "original": {"name": "resnet8"}}
+        lower(nn.Linear(4, 2), torch.zeros(1, 4), metadata=metadata).save(tmp_path / "packed" / f"{method}.dovetail")
+    found: list[dict] = []
+
+    def race(program, original, **asked):
+        found.append({**asked, "original": original})
+        return Asked(**asked)
+
+    monkeypatch.setattr("dovetail.peers.race.race", race)
+
+    def ask(*arguments: str) -> list[dict]:
+        found.clear()
+        assert main(["bench", *arguments]) == 0
+        return list(found)
+
+    return ask
+
+
+def test_thin_networks_race_their_original_and_themselves_others_their_original(races, tmp_path):
+    found = races("packed/thin.dovetail", "packed/magnitude.dovetail")
+    assert [(race["network"], race["variant"]) for race in found] == [
+        ("net", "thin"),
+        ("net", "thin_self"),
+        ("net", "magnitude"),
+    ]
+    assert [race["compressed"] is None for race in found] == [False, True, False]
+    written = {path.name for path in (tmp_path / "benchmarks/results").iterdir()}
+    assert written == {"net_thin.json", "net_thin_self.json", "net_magnitude.json"}
+
+
+def test_who_names_the_original_gets_that_race_alone(races):
+    assert [race["variant"] for race in races("packed/thin.dovetail", "--original", "self")] == ["thin_self"]
+    assert [race["variant"] for race in races("packed/thin.dovetail", "--original", "resnet8")] == ["thin"]
+
+
+FLAGS = ["--against", "onnxruntime", "--against", "openvino-f32", "--threads", "1", "--batch", "3", "--blocks", "5"]
+
+
+@pytest.mark.parametrize("flags", [[], FLAGS], ids=["plain", "flags"])
+def test_the_recorded_command_asks_for_the_same_race_again(races, flags, tmp_path):
+    (first,) = races(str(tmp_path / "packed/magnitude.dovetail"), *flags)
+    words = shlex.split(first["command"])
+    assert words[:3] == ["dovetail", "bench", "packed/magnitude.dovetail"]
+    (again,) = races(*words[2:])
+    for asked in (first, again):
+        del asked["original"], asked["compressed"], asked["report"]
+    assert again == first
+    assert (first["batch"], first["threads"]) == ((3, (1,)) if flags else (1, None))
+
+
+def test_weights_are_recorded_by_their_path_in_the_folder_and_their_name_elsewhere(races, tmp_path, monkeypatch):
+    monkeypatch.setattr("dovetail.cli.bench.build_network", lambda network, root: nn.Linear(4, 2))
+    inside, outside = tmp_path / "w.safetensors", "/secret/w.safetensors"
+    for given in (str(inside), outside):
+        (race,) = races("packed/magnitude.dovetail", "--weights", given)
+        assert race["command"] == "dovetail bench packed/magnitude.dovetail --weights w.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch", "0"], "batch 0"),
+        (["--blocks", "0"], "blocks 0"),
+        (["--threads", "0"], f"0 threads is not possible here; give 1 to {cores()}"),
+        (["--threads", "1", "--threads", "100000"], "100000 threads is not possible here"),
+    ],
+)
+def test_numbers_that_make_no_race_are_refused_before_anything_is_built(races, capsys, monkeypatch, flags, message):
+    monkeypatch.setattr("dovetail.cli.bench.networks.load", lambda name: pytest.fail("loaded"))
+    assert main(["bench", "packed/thin.dovetail", *flags]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
