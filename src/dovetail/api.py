@@ -40,6 +40,7 @@ def compress(
     plan: Plan | Mapping[str, Spec | Kept] | None = None,
     teacher: nn.Module | None = None,
     settings: Settings | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> Compression:
     """Train `model` into the method's formats, in place.
 
@@ -57,6 +58,8 @@ def compress(
         teacher: the network to distil from, often `model` itself: it is copied before anything changes. For weight and
             temperature use `dovetail.methods.Distill`.
         settings: precision, seed, run folder and so on.
+        network: name and options of the model, JSON-able: a run folder is not resumed with others. Shapes and start
+            weights are compared anyway.
 
     Raises:
         SpecError: the plan does not fit the model, which is then unchanged.
@@ -66,7 +69,8 @@ def compress(
         method = Distill(method, teacher)
     given = Plan(plan) if isinstance(plan, Mapping) else plan
     chosen = method.plan(model, _example(train, model) if example is None else example, given)
-    history = run(model, method, train, validate, settings, structure=structure, identity=_identity(method, chosen))
+    identity = {"method": _identity(method, chosen)} | ({} if network is None else {"network": dict(network)})
+    history = run(model, method, train, validate, settings, structure=structure, identity=identity)
     return Compression(chosen, history)
 
 

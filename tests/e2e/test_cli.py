@@ -105,6 +105,23 @@ def test_compress_writes_a_file_that_says_where_it_comes_from(here, capsys):
     assert "held-out" in capsys.readouterr().out
 
 
+def test_the_run_of_other_start_weights_is_not_taken_for_this_one(here, capsys):
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file("t.safetensors")
+    name = next(name for name, values in weights.items() if values.ndim == 4)
+    save_file(weights | {name: weights[name] * 2}, "u.safetensors")
+    small = ["--set", "network.options.width=0.5", "--set", "method.parameters.epochs=1"]
+    command = ["compress", "resnet8", "--method", "magnitude", *small, "-o", "c.dovetail"]
+    assert main([*command, "--weights", "t.safetensors"]) == 0
+    first = Path("c.dovetail").read_bytes()
+    assert main([*command, "--weights", "u.safetensors"]) == 2
+    assert "weights differ" in " ".join(capsys.readouterr().err.split())
+    assert Path("c.dovetail").read_bytes() == first
+    assert main([*command, "--weights", "t.safetensors"]) == 0
+    assert "finished already" in capsys.readouterr().err
+
+
 def test_a_recipe_leaves_exactly_the_evidence_that_the_design_names(here):
     result = json.loads((here / "recipes/results/tiny.json").read_text())
     assert set(result) == {

@@ -38,7 +38,8 @@ def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool
 
     torch.manual_seed(seed)
     sets = open_sets(recipe.data, recipe.dense.name, root, seed)
-    model = build_network(fitted(recipe.network, sets), root)
+    network = fitted(recipe.network, sets)
+    model = build_network(network, root)
     done = compress(
         model,
         build_method(recipe.method, root, sets),
@@ -47,6 +48,7 @@ def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool
         example=sets.example(),
         plan=given_plan(recipe.method.plan),
         settings=settings(recipe, seed, Path(recipe.runs) / f"{name}-s{seed}" if keep else None),
+        network=network.model_dump(mode="json", include={"name", "options"}),
     )
     return Trained(model, done.plan, done.history, sets)
 

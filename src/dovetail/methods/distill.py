@@ -6,7 +6,6 @@ Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network"
 from __future__ import annotations
 
 import copy
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from dovetail.errors import SpecError, TrainingError
 from dovetail.methods.base import Batch, Criterion, Method, ParamGroups, Phase, Plan
+from dovetail.training.fingerprint import checksum
 from dovetail.training.metrics import autocast
 
 
@@ -42,7 +42,7 @@ class Distill(Method):
             teacher: gives logits of the same shape as the model's.
             weight: of the teacher's part, 0 to 1.
             temperature: above 0; softens both distributions.
-            precision: "bf16" runs the teacher under autocast.
+            precision: of the teacher alone, whatever the student trains in; "bf16" runs it under autocast.
         """
         if not 0 <= weight <= 1:
             raise SpecError(f"distillation weight {weight} must lie between 0 and 1")
@@ -134,13 +134,3 @@ def divergence(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(taught / T) || softmax(logits / T)), averaged over the batch."""
     student, teacher = (F.log_softmax(z.float() / temperature, dim=1) for z in (logits, taught))
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-
-
-def checksum(model: nn.Module) -> str:
-    """CRC-32 of all parameters and buffers, in hexadecimal."""
-    crc = 0
-    for name, tensor in model.state_dict().items():
-        crc = zlib.crc32(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc)
-        )
-    return f"{crc:08x}"

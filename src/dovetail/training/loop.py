@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from dovetail.errors import Interrupted, TrainingError
 from dovetail.training.batches import Batch, Batches, to
 from dovetail.training.checkpoint import Checkpoints, random_state, seed_all, set_random_state
+from dovetail.training.fingerprint import fingerprint, require_same
 from dovetail.training.hooks import FixedStructure, Hooks, Structure
 from dovetail.training.interrupt import Interrupt, interruptible
 from dovetail.training.metrics import History, Meter, Record, Score, autocast, device_of, evaluate
@@ -50,10 +50,11 @@ def train(
         validate: scored after every epoch.
         settings: None takes the defaults.
         structure: how to write down and restore layers that `hooks` swap; the module `dovetail.formats.structure`.
-        identity: JSON-able description of what is trained; a run folder with another one is refused.
+        identity: what else tells this run from others, JSON-able, by name; a run folder with another one is refused.
 
     Raises:
-        TrainingError: the loss is not finite, Ctrl-C, the folder holds another run or cannot be written.
+        TrainingError: a phase makes no sense, the loss is not finite, Ctrl-C, the folder holds another run (other
+            start weights, too) or cannot be written.
     """
     settings = settings or Settings()
     with _threads(settings.threads), interruptible() as interrupt:
@@ -259,16 +260,12 @@ class Run:
             )
 
     def _fingerprint(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
         parts = {
             "settings": self.settings.identity(),
             "phases": [asdict(phase) for phase in self.phases],
             "data": self.batches.identity(),
-            "method": dict(identity),
-            "model": shapes,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(parts))
-        return plain
+        return fingerprint(self.model, {**parts, **identity})
 
     def _save(self) -> None:
         """Write a checkpoint, unless there is nowhere to; never of weights that are not finite."""
@@ -304,7 +301,7 @@ class Run:
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self._require_same(state["fingerprint"])
+        require_same(self.fingerprint, state["fingerprint"], self.settings.run)
         self.structure.rebuild(self.model, state["structure"])
         self.model.load_state_dict(state["model"])
         for name, parameter in self.model.named_parameters():
@@ -319,14 +316,6 @@ class Run:
         log.info(
             "run %s: %s", self.settings.run, "finished already" if self.finished else f"resuming at step {self.step}"
         )
-
-    def _require_same(self, other: Mapping[str, Any]) -> None:
-        differing = [part for part, value in self.fingerprint.items() if other.get(part) != value]
-        if differing:
-            raise TrainingError(
-                f"{self.settings.run} holds another run (its {' and '.join(differing)} differ); "
-                "choose another run folder, or delete this one to start anew"
-            )
 
 
 @contextlib.contextmanager

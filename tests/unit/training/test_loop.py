@@ -253,15 +253,36 @@ def test_a_finished_run_answers_at_once(logged, build, data, tmp_path):
     assert same(weights(again), weights(first))
 
 
-@pytest.mark.parametrize("part", ["settings", "phases", "data", "method", "model"])
+@pytest.mark.parametrize("part", ["settings", "phases", "data", "method", "model", "weights"])
 def test_the_folder_of_another_run_is_refused(logged, build, data, tmp_path, part):
-    train(build(), logged(Phase("p", 1, 0.1)), data, settings=Settings(run=tmp_path), identity={"name": "x"})
+    train(build(), logged(Phase("p", 1, 0.1)), data, settings=Settings(run=tmp_path), identity={"method": "x"})
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)) if part == "model" else build()
+    if part == "weights":
+        model[1].running_mean[2] += 1e-3
     hooks = logged(Phase("p", 1, 0.2 if part == "phases" else 0.1))
     other = [data[1], *data[1:]] if part == "data" else data
     settings = Settings(run=tmp_path, seed=int(part == "settings"), threads=1)
-    with pytest.raises(TrainingError, match=rf"holds another run \(its {part} differ"):
-        train(model, hooks, other, settings=settings, identity={"name": "y" if part == "method" else "x"})
+    with pytest.raises(TrainingError, match=rf"holds another run \(its {part}( and weights)? differ"):
+        train(model, hooks, other, settings=settings, identity={"method": "y" if part == "method" else "x"})
+
+
+def test_a_run_folder_that_says_less_is_resumed_with_a_word(logged, build, data, tmp_path, caplog):
+    """Folders that were written before runs remembered their start weights."""
+    whole, settings = build(), Settings(run=tmp_path, checkpoint_minutes=0)
+    train(whole, logged(*PHASES), data)
+    with pytest.raises(Killed):
+        train(build(), killed_at(logged, 10)(*PHASES), data, settings=settings)
+    state = Checkpoints(tmp_path).load()
+    del state["fingerprint"]["weights"]
+    Checkpoints(tmp_path).save(state)
+    model, hooks = build(), logged(*PHASES)
+    with caplog.at_level(logging.INFO, "dovetail.training"):
+        train(model, hooks, data, settings=settings, identity={"network": {"name": "small"}})
+    assert "does not say its network and weights; not compared" in caplog.text
+    assert 0 < hooks.calls.count("loss") < 24
+    assert same(weights(model), weights(whole))
+    with pytest.raises(TrainingError, match="network differ"):
+        train(build(), logged(*PHASES), data, settings=settings, identity={"network": {"name": "other"}})
 
 
 def test_interruption_saves_and_says_how_to_go_on(logged, build, data, tmp_path):
