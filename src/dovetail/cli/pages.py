@@ -25,7 +25,7 @@ class Entry:
 
     Attributes:
         accuracy: percent on the test set, the mean over seeds.
-        races: the JSON of its races; the plain one first.
+        races: the JSON of its races; the plain one first. Of the dense original: those in other runtimes (`SELF`).
         thin: a dense network, one point of the curve that compressed ones must beat.
     """
 
@@ -75,13 +75,13 @@ def rows_of(race: Json) -> list[Json]:
     return [row for row in race["rows"] if row["case"] == race["rows"][0]["case"]]
 
 
-def fastest(race: Json, dtype: str, *, same: bool = False) -> Json | None:
-    """The fastest peer's row of a type: of the original network or, with `same`, of ours in standard ops."""
+def fastest(race: Json, dtype: str) -> Json | None:
+    """The row of the fastest peer of a type that runs the original network."""
     found = [
         row
         for row in rows_of(race)
         if row["dtype"] == dtype
-        and row["target"].endswith(SAME) == same
+        and not row["target"].endswith(SAME)
         and not row["target"].startswith(OURS)
         and row["target"] not in ORIENTATION
     ]
@@ -130,8 +130,8 @@ def _points(dense: Entry, entries: Sequence[Entry]) -> Iterable[Point]:
     for entry in entries:
         for race in entry.races:
             yield from _points_of(entry, race)
-    race = next((race for entry in entries for race in entry.races if not _is_self(race)), None)
-    if race is not None:
+    originals = [race for entry in entries for race in entry.races if not _is_self(race)]
+    for race in (*dense.races, *originals)[:1]:
         yield from _peer_points(dense.name, dense.accuracy, race, "dense")
 
 
@@ -143,9 +143,11 @@ def _points_of(entry: Entry, race: Json) -> Iterable[Point]:
 
 
 def _peer_points(name: str, accuracy: float | None, race: Json, group: Any) -> Iterable[Point]:
-    if accuracy is not None and (best := fastest(race, "f32")) is not None:
-        yield Point(name, group, best["median_ms"], accuracy)
-    if (int8 := fastest(race, "int8")) is not None and int8.get("accuracy") is not None:
+    """In f32 and int8, both with what this race measured on one and the same network; `accuracy` where it did not."""
+    best, int8 = fastest(race, "f32"), fastest(race, "int8")
+    if best is not None and (found := best.get("accuracy", accuracy)) is not None:
+        yield Point(name, group, best["median_ms"], found)
+    if int8 is not None and int8.get("accuracy") is not None:
         yield Point(f"{name} int8", "int8", int8["median_ms"], int8["accuracy"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -17,8 +18,13 @@ from dovetail.cli.options import DataFolder, writable
 from dovetail.cli.pipeline import dense_like
 from dovetail.cli.schema import Recipe, read
 from dovetail.errors import DataError, RecipeError
+from dovetail.peers.machine import portable
 
 log = logging.getLogger("dovetail.cli")
+DENSE = "dense"
+RACES = Path("benchmarks/results")
+SLACK = 0.05
+"""Points of accuracy: a few test images that fall on the other side by rounding."""
 ORDER = ("penni", "tucker", "magnitude", "thin")
 Found = list[tuple[Path, Recipe, dict[str, Any]]]
 
@@ -26,7 +32,7 @@ Found = list[tuple[Path, Recipe, dict[str, Any]]]
 def report(
     *,
     network: Annotated[str | None, Parameter(help="Which network's results, such as resnet56_cifar.")] = None,
-    bench: Annotated[Path, Parameter(help="Folder of race results.")] = Path("benchmarks/results"),
+    bench: Annotated[Path, Parameter(help="Folder of race results.")] = RACES,
     time: Annotated[bool, Parameter(help="Time every layer on this machine.")] = True,
     data: DataFolder = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The page.")] = Path("report.html"),
@@ -38,15 +44,15 @@ def report(
     chosen, found = _choose(network)
     races = _races(bench)
     entries = [_entry(path, recipe, result, races) for path, recipe, result in found]
-    name, accuracy = found[0][1].dense.name, found[0][2]["dense_accuracy"]
-    data_set = found[0][2]["dataset"]
-    dense = pages.Entry(name, dense_like(entries[0].program, data), accuracy)
+    name, data_set = found[0][1].dense.name, found[0][2]["dataset"]
+    control = [races[case] for case in (f"{chosen}/{DENSE}{pages.SELF}",) if case in races]
+    dense = pages.Entry(name, dense_like(entries[0].program, data), _dense_accuracy(found), control)
     material = pages.Material(
         title=f"{name} on {data_set}, compressed",
         dense=dense,
         entries=entries,
         split=f"the test images of {data_set}",
-        command=f"dovetail report --network {chosen}",
+        command=_command(chosen, bench, time=time),
         timed=time,
         notes=() if races else ("No race has been run yet: `dovetail bench` adds times against other runtimes.",),
     )
@@ -63,7 +69,9 @@ def _choose(network: str | None) -> tuple[str, Found]:
     chosen = network or cases.most_common(1)[0][0]
     if chosen not in cases:
         raise RecipeError(f"there are no results of {chosen!r}; there are results of {', '.join(cases)}")
-    mine = [f for f in found if f[1].case and f[1].case.partition("/")[0] == chosen and f[1].case != f"{chosen}/dense"]
+    mine = [
+        f for f in found if f[1].case and f[1].case.partition("/")[0] == chosen and f[1].case != f"{chosen}/{DENSE}"
+    ]
     if not mine:
         raise RecipeError(f"only the dense control of {chosen!r} has a result; run a recipe that compresses")
     return chosen, sorted(mine, key=_rank)
@@ -77,6 +85,23 @@ def _results() -> list[tuple[Path, Recipe, Path]]:
         if target.is_file():
             found.append((path, recipe, target))
     return found
+
+
+def _dense_accuracy(found: Found) -> float:
+    """What all results shown were held against; one page cannot have two."""
+    told = {path.stem: float(result["dense_accuracy"]) for path, _, result in found}
+    if max(told.values()) - min(told.values()) > SLACK:
+        listed = ", ".join(f"{name} {accuracy:g} %" for name, accuracy in told.items())
+        raise RecipeError(
+            f"the results stand against dense networks of different accuracy ({listed}); "
+            "run the older recipes again, or move their results elsewhere"
+        )
+    return max(told.values())
+
+
+def _command(network: str, bench: Path, *, time: bool) -> str:
+    words = ["dovetail", "report", "--network", network, *([] if time else ["--no-time"])]
+    return shlex.join(words + ([] if bench == RACES else ["--bench", portable(bench)]))
 
 
 def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, str]:

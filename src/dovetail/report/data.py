@@ -44,7 +44,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Point:
-    """One network in the plane of latency and accuracy. Points of the groups "thin" and "int8" form curves."""
+    """One network in the plane of latency and accuracy.
+
+    Points of the group "thin" form a curve that ends in the dense original, points of "int8" another.
+    """
 
     label: str
     group: Group

@@ -10,7 +10,8 @@ from html import escape
 from dovetail.report.data import Point
 from dovetail.report.numbers import digits
 
-CURVES = ("thin", "int8")
+CURVES = {"thin": ("thin", "dense"), "int8": ("int8",)}
+"""Groups that form a curve, and whose points it runs through: thin networks lead up to the dense original."""
 LEGEND = {
     "ours": "Dovetail, packed",
     "dense": "dense, best f32 runtime",
@@ -105,10 +106,11 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 
 def _curves(points: Sequence[Point], axes: Axes) -> list[str]:
     lines = []
-    for group in CURVES:
-        members = sorted((p for p in points if p.group == group), key=lambda p: p.latency_ms)
+    present = {point.group for point in points}
+    for group, through in CURVES.items():
+        members = sorted((p for p in points if p.group in through), key=lambda p: p.latency_ms)
         path = " ".join(f"{axes.x(p.latency_ms):.1f},{axes.y(p.accuracy):.1f}" for p in members)
-        if len(members) > 1:
+        if group in present and len(members) > 1:
             lines.append(f'<polyline class="curve {group}" points="{path}"/>')
     return lines
 

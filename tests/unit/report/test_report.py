@@ -126,6 +126,25 @@ def test_the_plot_is_valid_svg_with_every_mark_inside(size):
     assert len(list(svg.iter("polyline"))) == 1
 
 
+def corners(svg: str) -> dict[str, list[tuple[float, float]]]:
+    """Pixels of the corners of every curve, by its class."""
+    lines = ElementTree.fromstring(svg).iter("polyline")
+    return {line.get("class"): [tuple(map(float, p.split(","))) for p in line.get("points").split()] for line in lines}
+
+
+def test_the_curve_of_thin_networks_ends_in_the_dense_original():
+    points = (Point("ours", "ours", 0.8, 92.0), Point("thin", "thin", 0.7, 91.7), Point("dense", "dense", 2.0, 93.4))
+    axes = plot._axes(points, 720, 400)
+    want = [(axes.x(0.7), axes.y(91.7)), (axes.x(2.0), axes.y(93.4))]
+    ((css, found),) = corners(plot.scatter(points, 720, 400)).items()
+    assert css == "curve thin"
+    assert found == [pytest.approx(corner, abs=0.1) for corner in want]
+
+
+def test_without_a_thin_network_there_is_no_curve():
+    assert corners(plot.scatter((POINTS[0], POINTS[1]), 720, 400)) == {}
+
+
 def test_faster_is_further_left_and_better_is_higher():
     axes = plot._axes(POINTS, 720, 400)
     assert axes.x(0.5) < axes.x(1.0) < axes.x(2.0)

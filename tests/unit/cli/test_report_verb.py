@@ -1,0 +1,31 @@
+"""`dovetail report`: which results stand on one page, and the command that makes it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dovetail.cli import report
+from dovetail.errors import RecipeError
+
+
+def found(*accuracies: float) -> report.Found:
+    return [(Path(f"r{i}.yaml"), None, {"dense_accuracy": accuracy}) for i, accuracy in enumerate(accuracies)]
+
+
+def test_results_of_one_dense_network_share_its_accuracy():
+    assert report._dense_accuracy(found(93.5, 93.5, 93.52)) == 93.52
+
+
+def test_results_of_different_dense_networks_share_no_page():
+    with pytest.raises(RecipeError, match=r"r0 93\.39 %, r1 93\.9 %"):
+        report._dense_accuracy(found(93.39, 93.9))
+
+
+def test_the_command_makes_the_same_page_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert report._command("net", report.RACES, time=True) == "dovetail report --network net"
+    assert report._command("net", tmp_path / "races", time=False) == (
+        "dovetail report --network net --no-time --bench races"
+    )
