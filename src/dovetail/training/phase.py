@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from dovetail.errors import TrainingError
-from dovetail.training.schedule import factor
+from dovetail.training.schedule import SCHEDULES, factor
 
 Schedule = Literal["constant", "cosine", "one-cycle", "step"]
+OPTIMIZERS: Final = ("sgd", "adamw")
 ParamGroups = list[dict[str, Any]]
 
 
@@ -38,12 +40,29 @@ class Phase:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        """`TrainingError` for what cannot be trained: at once, for a phase is used hours after it is made."""
+        if not isinstance(self.epochs, int) or isinstance(self.epochs, bool) or self.epochs < 0:
+            self._refuse("epochs", "a whole number from 0")
+        if not _finite(self.learning_rate) or self.learning_rate <= 0:
+            self._refuse("learning_rate", "a finite number above 0")
+        for name in ("weight_decay", "momentum", "warmup"):
+            if not _finite(getattr(self, name)) or getattr(self, name) < 0:
+                self._refuse(name, "a finite number from 0")
+        if self.schedule not in SCHEDULES:
+            self._refuse("schedule", f"one of {', '.join(SCHEDULES)}")
+        if self.optimizer not in OPTIMIZERS:
+            self._refuse("optimizer", f"one of {', '.join(OPTIMIZERS)}")
+
+    def _refuse(self, name: str, wanted: str) -> None:
+        raise TrainingError(f"phase {self.name!r}: {name} is {getattr(self, name)!r}; it must be {wanted}")
+
 
 def build_optimizer(phase: Phase, groups: ParamGroups) -> Optimizer:
     """From the groups that `begin` returned; a group may bring its own peak `lr` and `weight_decay`.
 
     Raises:
-        TrainingError: there is nothing to train, or no such optimizer.
+        TrainingError: there is nothing to train.
     """
     if not any(list(group["params"]) for group in groups):
         raise TrainingError(
@@ -54,10 +73,8 @@ def build_optimizer(phase: Phase, groups: ParamGroups) -> Optimizer:
         built: Optimizer = SGD(
             groups, phase.learning_rate, phase.momentum, weight_decay=phase.weight_decay, nesterov=nesterov
         )
-    elif phase.optimizer == "adamw":
-        built = AdamW(groups, phase.learning_rate, weight_decay=phase.weight_decay)
     else:
-        raise TrainingError(f"unknown optimizer {phase.optimizer!r}; use 'sgd' or 'adamw'")
+        built = AdamW(groups, phase.learning_rate, weight_decay=phase.weight_decay)
     for group in built.param_groups:
         group["peak"] = group["lr"]
     return built
@@ -78,3 +95,7 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -60,8 +60,28 @@ def test_groups_keep_their_own_peak_and_decay():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.04])
 
 
-def test_nothing_to_train_and_unknown_optimizers_are_refused():
+def test_nothing_to_train_is_refused():
     with pytest.raises(TrainingError, match="no parameter to train"):
         build_optimizer(Phase("p", 1, 0.1), [{"params": []}])
-    with pytest.raises(TrainingError, match="unknown optimizer 'lion'"):
-        build_optimizer(Phase("p", 1, 0.1, optimizer="lion"), [{"params": [torch.nn.Parameter(torch.ones(1))]}])
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("epochs", [-1, 1.5, 2.0, math.nan, "3", None, True]),
+        ("learning_rate", [0, -0.1, math.inf, math.nan, "0.1", None]),
+        ("weight_decay", [-1e-4, math.nan]),
+        ("momentum", [-0.9, math.inf]),
+        ("warmup", [-1, math.nan]),
+        ("schedule", ["linear", None]),
+        ("optimizer", ["lion", ""]),
+    ],
+)
+def test_a_phase_that_makes_no_sense_is_refused_when_it_is_made(option, values):
+    for value in values:
+        with pytest.raises(TrainingError, match=rf"phase 'p': {option} is {value!r}; it must be"):
+            Phase(**{"name": "p", "epochs": 1, "learning_rate": 0.1, option: value})
+
+
+def test_a_phase_may_have_no_epochs_and_whole_rates():
+    assert Phase("p", 0, 1).epochs == 0
