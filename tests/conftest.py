@@ -21,6 +21,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_tuning_cache(tmp_path_factory):
+    """No test reads or writes the times that a user's machine has collected."""
+    os.environ["DOVETAIL_CACHE"] = str(tmp_path_factory.mktemp("tuning"))
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds():
     import numpy as np

@@ -86,3 +86,24 @@ def close(got: np.ndarray, want: np.ndarray, tolerance: float = 1e-4) -> bool:
     return got.shape == want.shape and float(np.abs(got - want).max()) <= tolerance * max(
         float(np.abs(want).max()), 1e-6
     )
+
+
+def poisoned(session: Any, *inputs: np.ndarray) -> Any:
+    """The result of a run that finds garbage in the arena wherever it has not written itself."""
+    session(*inputs)
+    for ready in session._compiled.values():
+        arena = ready.compiled.memory[0]
+        arena[:] = bytes([0x42]) * len(arena)
+    return session(*inputs)
+
+
+def agrees(program: Program, inputs: list[np.ndarray], tolerance: float = 1e-4, **session: Any) -> bool:
+    """Whether the engine computes what the reference does, from a clean arena and from a dirty one."""
+    from dovetail.engine import Session
+    from dovetail.program import reference
+
+    want = reference.run(program, *inputs)
+    want = want if isinstance(want, tuple) else (want,)
+    got = poisoned(Session(program, **session), *inputs)
+    got = got if isinstance(got, tuple) else (got,)
+    return all(close(g, w, tolerance) for g, w in zip(got, want, strict=True))

@@ -35,6 +35,9 @@ struct Plan::State {
 namespace {
 
 constexpr size_t kMostArguments = 1024;
+#define DOVETAIL_FITS(Args, kernel, FIELDS) static_assert(sizeof(Args) <= kMostArguments, "raise kMostArguments");
+DOVETAIL_KERNELS(DOVETAIL_FITS)
+#undef DOVETAIL_FITS
 
 // Arguments whose bound pointers have become absolute; the original where nothing is bound.
 const void* bound(const Step& step, const std::vector<uintptr_t>& slots, unsigned char* copy) {
@@ -55,6 +58,8 @@ struct Plan::Run final : Task {
   std::shared_ptr<State> state;
   std::vector<uintptr_t> slots;
   int64_t* nanoseconds = nullptr;
+
+  void open(uint32_t run) override { state->open(run); }
 
   void work(int thread, const std::atomic<uint32_t>& runs, uint32_t run) override {
     State& s = *state;
@@ -127,11 +132,10 @@ size_t Plan::size() const { return state_->steps.size(); }
 void Plan::run(Pool& pool, std::vector<uintptr_t> slots, int64_t* nanoseconds) {
   auto run = std::make_shared<Run>();
   state_->prepare(pool.threads());
-  state_->open(pool.next_run());
   run->state = state_;
   run->slots = std::move(slots);
   run->nanoseconds = nanoseconds;
-  pool.run(std::move(run));
+  pool.run(run);
 }
 
 }  // namespace dovetail

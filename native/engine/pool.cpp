@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <utility>
 
@@ -27,33 +29,48 @@ void relax(int& spins) {
   if (++spins % 2048 == 0) std::this_thread::yield();
 }
 
-Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {
-  for (int thread = 1; thread < threads_; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), process_(getpid()), bed_(std::make_unique<Bed>()) {
+  try {
+    for (int thread = 1; thread < threads_; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
+  if (getpid() != process_) {  // the workers stayed in the parent: joining them, or destroying what they wait for, hangs
+    new std::vector<std::thread>(std::move(workers_));
+    bed_.release();
+    return;
+  }
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::lock_guard<std::mutex> lock(bed_->mutex);
     stop_ = true;
     task_.reset();
+    run_.fetch_add(1);
   }
-  run_.fetch_add(1);
-  awake_.notify_all();
+  bed_->awake.notify_all();
   for (auto& worker : workers_) worker.join();
+  workers_.clear();
 }
 
-void Pool::run(std::shared_ptr<Task> task) {
-  const uint32_t run = next_run();
+void Pool::run(const std::shared_ptr<Task>& task) {
+  std::lock_guard<std::mutex> turn(caller_);
+  const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
+  task->open(run);
   if (threads_ > 1) {
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      std::lock_guard<std::mutex> lock(bed_->mutex);
       task_ = task;
     }
     run_.store(run);
     // A sleeper counts itself before it looks at run_, which has changed before this looks for sleepers.
     if (sleepers_.load() > 0) {
-      { std::lock_guard<std::mutex> lock(mutex_); }
-      awake_.notify_all();
+      { std::lock_guard<std::mutex> lock(bed_->mutex); }
+      bed_->awake.notify_all();
     }
   } else {
     run_.store(run);
@@ -67,7 +84,7 @@ void Pool::serve(int thread) {
     if (stop_) return;
     std::shared_ptr<Task> task;
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      std::lock_guard<std::mutex> lock(bed_->mutex);
       task = task_;
       seen = run_.load();  // the task is of this run or of a later one that is about to be announced
     }
@@ -83,9 +100,9 @@ uint32_t Pool::wait_for_run_after(uint32_t seen) {
       pause();
     }
   } while (std::chrono::steady_clock::now() < limit);
-  std::unique_lock<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(bed_->mutex);
   sleepers_.fetch_add(1);
-  awake_.wait(lock, [&] { return run_.load() != seen; });
+  bed_->awake.wait(lock, [&] { return run_.load() != seen; });
   sleepers_.fetch_sub(1);
   return run_.load();
 }

@@ -18,6 +18,8 @@ namespace dovetail {
 // What the threads of one run share. It lives until the last late worker has left it.
 struct Task {
   virtual ~Task() = default;
+  // Called before any thread works on it, with the number of the run.
+  virtual void open(uint32_t run) = 0;
   // Work as thread `thread` until nothing is left to take in run `run`; it is over once `runs` has another value.
   virtual void work(int thread, const std::atomic<uint32_t>& runs, uint32_t run) = 0;
 };
@@ -31,23 +33,26 @@ class Pool {
 
   int threads() const { return threads_; }
 
-  // The number of the next run; tags what threads may take in it.
-  uint32_t next_run() const { return run_.load(std::memory_order_relaxed) + 1; }
-
-  // Lets the workers join `task` and works on it as thread 0; returns when thread 0 does. One caller at a time.
-  void run(std::shared_ptr<Task> task);
+  // Lets the workers join `task` and works on it as thread 0; returns when thread 0 does. Callers take turns.
+  void run(const std::shared_ptr<Task>& task);
 
  private:
   void serve(int thread);
+  void stop();
   uint32_t wait_for_run_after(uint32_t seen);
 
   const int threads_;
+  const int process_;  // a forked child has no workers
   std::vector<std::thread> workers_;
   alignas(64) std::atomic<uint32_t> run_{0};
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
-  std::mutex mutex_;  // guards task_ and sleep
-  std::condition_variable awake_;
+  std::mutex caller_;  // held during a run
+  struct Bed {
+    std::mutex mutex;  // guards task_ and sleep
+    std::condition_variable awake;
+  };
+  std::unique_ptr<Bed> bed_;
   std::shared_ptr<Task> task_;
 };
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.engine.layout import Buffer, Planes, Shape, View, contiguous_strides, nest, planar_view, rows_view
+from dovetail.engine.layout import Buffer, Planes, Shape, View, contiguous_strides, nests, planar_view, rows_view
 from dovetail.program.program import Activation
 
 # In the order of `enum class Activation` in native/engine/arguments.h.
@@ -126,13 +126,18 @@ class Builder:
 
     def copy(self, x: View, y: View, *, disjoint: bool = False) -> None:
         """Copy `x` to `y` of the same shape."""
-        size, (x_stride, y_stride) = nest(x.shape, x.strides, y.strides)
-        self.emit("copy_f32", {"x": x}, {"y": y}, disjoint=disjoint, size=size, x_stride=x_stride, y_stride=y_stride)
+        for (at_x, at_y), size, (x_stride, y_stride) in nests(x.shape, x.strides, y.strides):
+            views = {"x": x.shifted(at_x)}, {"y": y.shifted(at_y)}
+            self.emit("copy_f32", *views, disjoint=disjoint, size=size, x_stride=x_stride, y_stride=y_stride)
+            disjoint = True
 
     def fill(self, y: View, value: float, *, disjoint: bool = False) -> None:
         """Set every element of `y`."""
-        size, (y_stride,) = nest(y.shape, y.strides)
-        self.emit("fill_f32", {}, {"y": y}, disjoint=disjoint, size=size, y_stride=y_stride, value=value)
+        for (at,), size, (y_stride,) in nests(y.shape, y.strides):
+            self.emit(
+                "fill_f32", {}, {"y": y.shifted(at)}, disjoint=disjoint, size=size, y_stride=y_stride, value=value
+            )
+            disjoint = True
 
     def clear_halo(self, y: View, *, disjoint: bool = False) -> None:
         """Zeros around the pixels of a planar tensor, for ops that write only the pixels; call before them."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.layout import Planes, View, planar_view
+from dovetail.errors import EngineError
 from dovetail.program.program import Activation
 
 ENTRY = np.dtype([("offset", "<i4"), ("weight", "<f4")])
@@ -111,7 +112,7 @@ def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, 
     taps = prepare(b, x, weight.shape, y, at)
     k, c, r, s = np.nonzero(weight)
     channel = k // (weight.shape[0] // at.groups) * weight.shape[1] + c
-    entries, starts = _entries(k, channel * taps.channel + taps.offsets[r, s], weight[k, c, r, s], weight.shape[0])
+    entries, starts = entry_lists(k, channel * taps.channel + taps.offsets[r, s], weight[k, c, r, s], weight.shape[0])
     runs = _runs(b, y, taps, 12, weight.shape[0])
     b.emit(
         "conv2d_sparse_f32",
@@ -135,7 +136,7 @@ def conv_kernel_basis(
     runs = _runs(b, y, taps, vectors, 1, pieces=1)
     map_stride = runs.longest * b.lanes
     b.scratch = max(b.scratch, maps * map_stride)
-    entries, starts = _entries(
+    entries, starts = entry_lists(
         k, (index * len(bases) + basis) * map_stride, coefficients[k, c, basis], coefficients.shape[0]
     )
     b.emit(
@@ -155,6 +156,10 @@ def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geome
     """`x` with the zeros that the convolution reads, dealt into phases where it is strided."""
     kernel, size, out = weight_shape[2:], x.shape[2:], y.shape[2:]
     halo = at.halo(kernel, size, out)
+    if x.shape[1] * (size[0] + 2 * halo[0]) * (size[1] + halo[1] + 32) * math.prod(at.stride) >= 1 << 31:
+        raise EngineError(
+            f"layer {b.node!r}: an image of shape {x.shape[1:]} is beyond the 32-bit offsets of the kernels"
+        )
     rows, columns = at.taps(kernel)
     if at.stride == (1, 1):
         planes = x.planes
@@ -268,7 +273,8 @@ def _vectors_for(lanes: int, outputs: int) -> int:
     return min(max((registers - 1) // (outputs + 1), 1), 12)
 
 
-def _entries(row: np.ndarray, offset: np.ndarray, weight: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def entry_lists(row: np.ndarray, offset: np.ndarray, weight: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(offset, weight) records of the non-zeros, whose rows rise, and where each row's begin."""
     entries = np.empty(len(row), dtype=ENTRY)
     entries["offset"], entries["weight"] = offset, weight
     return entries, np.searchsorted(row, np.arange(rows + 1)).astype(np.int64)

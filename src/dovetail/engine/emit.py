@@ -12,7 +12,7 @@ import numpy as np
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Epilogue, Geometry
 from dovetail.engine.kernels import Candidate
-from dovetail.engine.layout import Shape, View, nest
+from dovetail.engine.layout import Shape, View, nest, nests
 from dovetail.engine.linear import matmul
 from dovetail.formats.base import Packed
 from dovetail.program.program import Activation, Node
@@ -94,14 +94,15 @@ def pointwise(b: Builder, call: Call, x: View, r: View | None = None, *, multipl
     has_channel = call.scale is not None or call.bias is not None
     x, r = x.broadcast(call.shape), None if r is None else r.broadcast(call.shape)
     strides = (x.strides, r.strides if r else zero, channel if has_channel else zero, y.strides)
-    size, (x_stride, r_stride, c_stride, y_stride) = nest(call.shape, *strides)
     scale, bias = (None if a is None else b.constant(a) for a in (call.scale, call.bias))
     b.clear_halo(y)
-    b.emit(
-        "pointwise_f32", {"x": x, "r": r, "scale": scale, "bias": bias}, {"y": y}, disjoint=True, size=size,
-        x_stride=x_stride, r_stride=r_stride, c_stride=c_stride, y_stride=y_stride, multiply=int(multiply),
-        **activation_fields(call.activation),
-    )  # fmt: skip
+    for (at_x, at_r, at_c, at_y), size, (x_stride, r_stride, c_stride, y_stride) in nests(call.shape, *strides):
+        reads = {"x": x.shifted(at_x), "r": r and r.shifted(at_r), "scale": scale and scale.shifted(at_c)}
+        b.emit(
+            "pointwise_f32", {**reads, "bias": bias and bias.shifted(at_c)}, {"y": y.shifted(at_y)}, disjoint=True,
+            size=size, x_stride=x_stride, r_stride=r_stride, c_stride=c_stride, y_stride=y_stride,
+            multiply=int(multiply), **activation_fields(call.activation),
+        )  # fmt: skip
     return y
 
 
@@ -127,7 +128,7 @@ def mul(b: Builder, call: Call) -> View:
 
 def pool(b: Builder, call: Call, *, average: bool) -> View:
     """Max or average over clipped windows."""
-    x, y = call.inputs[0], output(b, call)
+    x, y = _in_rows_of_pixels(b, call.inputs[0]), output(b, call)
     kernel, stride, padding = (call.attribute(name) for name in ("kernel", "stride", "padding"))
     dilation = (1, 1) if average else call.attribute("dilation")
     b.clear_halo(y)
@@ -153,7 +154,7 @@ def avg_pool2d(b: Builder, call: Call) -> View:
 
 def adaptive_pool2d(b: Builder, call: Call, *, average: bool) -> View:
     """Nearly equal windows."""
-    x, y = call.inputs[0], output(b, call)
+    x, y = _in_rows_of_pixels(b, call.inputs[0]), output(b, call)
     b.clear_halo(y)
     b.emit("adaptive_pool2d_f32", {"x": x}, {"y": y}, disjoint=True, **_image_fields(x, y), average=int(average))
     return y
@@ -171,12 +172,14 @@ def adaptive_max_pool2d(b: Builder, call: Call) -> View:
 
 def mean(b: Builder, call: Call) -> View:
     """Mean over axes."""
-    x, axes = call.inputs[0], sorted(call.attribute("axes"))
-    y = b.rows(call.shape)
-    kept = [i for i in range(len(x.shape)) if i not in axes]
-    all_dims = y.reshaped(tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
-    outer, (x_outer, y_outer) = nest(_at(x.shape, kept), _at(x.strides, kept), _at(all_dims.strides, kept), depth=4)
-    inner, (x_inner,) = nest(_at(x.shape, axes), _at(x.strides, axes), depth=3)
+    axes = sorted(call.attribute("axes"))
+    kept = [i for i in range(len(call.inputs[0].shape)) if i not in axes]
+    x, y = call.inputs[0].permuted(kept + axes), b.rows(call.shape)
+    if max(len(kept), len(axes)) > 3:
+        x = b.as_rows(x)
+    count = len(kept)
+    outer, (x_outer, y_outer) = nest(x.shape[:count], x.strides[:count], y.reshaped(x.shape[:count]).strides, depth=4)
+    inner, (x_inner,) = nest(x.shape[count:], x.strides[count:], depth=3)
     b.emit(
         "mean_f32", {"x": x}, {"y": y}, disjoint=True, outer=outer, x_outer=x_outer, y_outer=y_outer, inner=inner,
         x_inner=x_inner,
@@ -192,8 +195,8 @@ def concat(b: Builder, call: Call) -> View:
         parts.append((x, y.sliced(axis, start, start + x.shape[axis], 1)))
         start += x.shape[axis]
     missing = [(x, part) for x, part in parts if (x.buffer, x.offset) != (part.buffer, part.offset)]
-    if len(missing) == len(parts):
-        b.clear_halo(y)
+    for target in [part for _, part in missing] if axis == 1 else [y]:
+        b.clear_halo(target, disjoint=True)
     for x, part in missing:
         b.copy(x, part, disjoint=True)
     return y
@@ -247,7 +250,7 @@ def layer_norm(b: Builder, call: Call) -> View:
     """Over the last axes."""
     x, y = b.as_rows(call.inputs[0]), b.rows(call.shape)
     axes = call.attribute("axes")
-    norm = dict(zip(("weight", "bias"), call.inputs[1:]))
+    norm = dict(zip(("weight", "bias"), (b.as_rows(operand) for operand in call.inputs[1:])))
     b.emit(
         "layer_norm_f32", {"x": x, **norm}, {"y": y}, disjoint=True, rows=math.prod(x.shape[:-axes]),
         columns=math.prod(x.shape[-axes:]), eps=call.attribute("eps"),
@@ -267,6 +270,11 @@ def upsample_nearest(b: Builder, call: Call) -> View:
     return y
 
 
+def _in_rows_of_pixels(b: Builder, x: View) -> View:
+    """`x` with neighbouring pixels side by side, as the pooling kernels read them."""
+    return x if x.strides[3] == 1 or x.shape[3] == 1 else b.as_planar(x)
+
+
 def _image_fields(x: View, y: View) -> dict[str, int]:
     (images, channels, height, width), (out_height, out_width) = x.shape, y.shape[2:]
     return {
@@ -274,10 +282,6 @@ def _image_fields(x: View, y: View) -> dict[str, int]:
         "out_width": out_width, "x_image": x.strides[0], "x_channel": x.strides[1], "x_row": x.strides[2],
         "y_image": y.strides[0], "y_channel": y.strides[1], "y_row": y.strides[2],
     }  # fmt: skip
-
-
-def _at(values: Shape, indices: Sequence[int]) -> Shape:
-    return tuple(values[i] for i in indices)
 
 
 EMITTERS: dict[str, Emitter] = {

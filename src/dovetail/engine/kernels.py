@@ -67,7 +67,9 @@ def _scaled(weight: np.ndarray, scale: Scale) -> np.ndarray:
 def _conv_dense(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
     weight = _scaled(packed.dense(), scale)
     if _is_product(x, weight, y, at):
-        epilogue = replace(epilogue, residual=None if epilogue.residual is None else _flat(epilogue.residual))
+        epilogue = replace(
+            epilogue, residual=None if epilogue.residual is None else _flat(b.as_rows(epilogue.residual))
+        )
         linear_dense(b, _flat(b.as_rows(x)), weight[:, :, 0, 0], _flat(y), epilogue)
     else:
         conv_dense(b, x, weight, y, at, epilogue)
@@ -76,7 +78,8 @@ def _conv_dense(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: 
 def _is_product(x: View, weight: np.ndarray, y: View, at: Geometry) -> bool:
     """A 1x1 convolution of one pixel is a linear layer."""
     single = x.shape[2:] == y.shape[2:] == weight.shape[2:] == (1, 1)
-    return single and at.groups == 1 and not any(at.padding) and y.contiguous
+    compact = y.contiguous and (y.planes is None or y.planes.plane == 1)
+    return single and compact and at.groups == 1 and not any(at.padding)
 
 
 def _flat(x: View) -> View:
@@ -130,7 +133,7 @@ def _linear_svd(b: Builder, x: View, packed: PackedSvd, scale: Scale, y: View, e
     output, inputs = packed.factors()
     inner = b.rows((*x.shape[:-1], packed.spec.rank))
     linear_dense(b, x, inputs, inner, Epilogue())
-    linear_dense(b, inner, _scaled(output, scale), y, replace(epilogue))
+    linear_dense(b, inner, _scaled(output, scale), y, epilogue)
 
 
 def _is(*formats: str) -> Callable[[Packed, Where], bool]:

@@ -5,9 +5,12 @@ All offsets, sizes and strides count float32 elements. `docs/engine.md` draws th
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from dovetail.errors import EngineError
 
 ALIGN = 16  # elements: one cache line, one AVX-512 vector
 
@@ -109,6 +112,10 @@ class View:
         """Whether the elements follow one another in C order."""
         return all(n == 1 or s == c for n, s, c in zip(self.shape, self.strides, contiguous_strides(self.shape)))
 
+    def shifted(self, offset: int) -> View:
+        """The view beginning `offset` elements later; for nests that walk a part of it."""
+        return replace(self, offset=self.offset + offset) if offset else self
+
     def permuted(self, order: Sequence[int]) -> View:
         """The view with its dimensions in another order."""
         return View(
@@ -125,6 +132,8 @@ class View:
 
     def reshaped(self, shape: Shape) -> View:
         """Another shape over the same elements; only for contiguous views."""
+        if not self.contiguous:
+            raise EngineError(f"a view of shape {self.shape} and strides {self.strides} cannot be reshaped in place")
         return View(self.buffer, shape, contiguous_strides(shape), self.offset)
 
     def broadcast(self, shape: Shape) -> View:
@@ -157,10 +166,9 @@ def planar_view(shape: Shape, planes: Planes, name: str = "") -> View:
 
 
 def nest(shape: Shape, *strides: Shape, depth: int = 6) -> tuple[list[int], list[list[int]]]:
-    """Sizes and strides of the same visit in exactly `depth` nested loops: ones dropped, neighbours merged.
+    """Sizes and strides of the same visit in `depth` nested loops: neighbours merged, filled up with ones.
 
-    Needs more loops only for arrays that no op of the table makes; then the outermost sizes are returned as they are
-    and the caller loops over them.
+    A visit that needs more loops comes back with more.
     """
     kept = [i for i, n in enumerate(shape) if n != 1]
     size, steps = [shape[i] for i in kept], [[s[i] for i in kept] for s in strides]
@@ -173,6 +181,15 @@ def nest(shape: Shape, *strides: Shape, depth: int = 6) -> tuple[list[int], list
         i -= 1
     pad = max(depth - len(size), 0)
     return [1] * pad + size, [[0] * pad + s for s in steps]
+
+
+def nests(shape: Shape, *strides: Shape) -> Iterator[tuple[list[int], list[int], list[list[int]]]]:
+    """The same visit as a few nests of exactly six loops: the offset of each operand, sizes, and strides."""
+    size, steps = nest(shape, *strides)
+    extra = len(size) - 6
+    for index in itertools.product(*(range(n) for n in size[:extra])) if extra > 0 else [()]:
+        offsets = [sum(i * s for i, s in zip(index, step)) for step in steps]
+        yield offsets, size[max(extra, 0) :], [step[max(extra, 0) :] for step in steps]
 
 
 def plan_arena(buffers: Sequence[Buffer]) -> int:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
-from dovetail.engine.conv import ENTRY, Epilogue
+from dovetail.engine.conv import Epilogue, entry_lists
 from dovetail.engine.layout import View
 
 
@@ -30,9 +30,7 @@ def linear_dense(b: Builder, x: View, weight: np.ndarray, y: View, epilogue: Epi
 def linear_sparse(b: Builder, x: View, weight: np.ndarray, y: View, epilogue: Epilogue) -> None:
     """The same with a list of non-zeros per output."""
     k, c = np.nonzero(weight)
-    entries = np.empty(len(k), dtype=ENTRY)
-    entries["offset"], entries["weight"] = c, weight[k, c]
-    starts = np.searchsorted(k, np.arange(weight.shape[0] + 1)).astype(np.int64)
+    entries, starts = entry_lists(k, c, weight[k, c], weight.shape[0])
     outputs, inner = weight.shape
     b.emit(
         "linear_sparse_f32",

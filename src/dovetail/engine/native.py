@@ -23,14 +23,19 @@ class NativeStatus:
     reason: str
 
 
-@cache
 def native_module() -> ModuleType | None:
-    """`dovetail.engine._native`, or None where it was not built."""
+    """`dovetail.engine._native`, or None where it was not built or cannot be loaded."""
+    return _import()[0]
+
+
+@cache
+def _import() -> tuple[ModuleType | None, str]:
+    """The module, or what stopped it from loading."""
     try:
         from dovetail.engine import _native  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    return _native  # type: ignore[no-any-return]
+    except ImportError as error:
+        return None, str(error)
+    return _native, ""
 
 
 def require_native() -> ModuleType:
@@ -58,7 +63,7 @@ def native_status() -> NativeStatus:
     """What the engine would use here."""
     module = native_module()
     if module is None:
-        return NativeStatus(False, (), None, "the native module is not built; programs run in numpy, slowly")
+        return NativeStatus(False, (), None, f"no native module ({_import()[1]}); programs run in numpy, slowly")
     have = tuple(module.isas())
     wanted = os.environ.get(ISA_VARIABLE) or have[-1]
     if wanted not in have:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
+
+import numpy as np
 
 from dovetail import files
 from dovetail.engine.compile import compile_graph, weight_nodes
 from dovetail.engine.kernels import Candidate, candidate_named, candidates
-from dovetail.engine.native import require_native
 from dovetail.errors import EngineError
 from dovetail.program.counts import geometry
 from dovetail.program.program import Graph, Node, Program, Tensor
 
 SCHEDULE_VERSION = 1
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 CACHE_VARIABLE = "DOVETAIL_CACHE"
 _log = logging.getLogger(__name__)
 
@@ -67,9 +69,9 @@ class Schedule:
 
 
 def resolve(
-    program: Program, graph: Graph, dims: Mapping[str, int], given: Schedule | None, isa: str, threads: int
+    program: Program, graph: Graph, dims: Mapping[str, int], given: Schedule | None, isa: str, pool: Any
 ) -> dict[str, Candidate]:
-    """A candidate for every weight op: as given, else by timing.
+    """A candidate for every weight op: as given, else by timing on the threads of `pool`.
 
     Raises:
         EngineError: the schedule names a node that does not exist or a kernel that cannot run it.
@@ -80,7 +82,7 @@ def resolve(
         raise EngineError(
             f"the schedule names {', '.join(sorted(unknown))}, which this network does not have; it is of another one"
         )
-    tuner, shapes = Tuner(program, graph, dims, isa, threads), graph.bind(**dims)
+    tuner, shapes = Tuner(program, graph, dims, isa, pool), program.shapes(graph, dims)
     resolved = {}
     for node in nodes:
         packed = program.weights[node.weight or ""]
@@ -101,7 +103,7 @@ class Tuner:
     graph: Graph
     dims: Mapping[str, int]
     isa: str
-    threads: int
+    pool: Any
     runs: int = 12
 
     def __post_init__(self) -> None:
@@ -110,14 +112,14 @@ class Tuner:
 
     def best(self, node: Node) -> Candidate:
         """The fastest candidate; the only one without timing."""
-        where = geometry(node, self.graph.bind(**self.dims))
+        where = geometry(node, self.program.shapes(self.graph, self.dims))
         found = candidates(node.op, self.program.weights[node.weight or ""], where)
         if len(found) == 1:
             return found[0]
         key = self._key(node)
         names = {c.name: c for c in found}
         times = self._cache.get(key)
-        if not isinstance(times, dict) or set(times) != set(names):
+        if not _are_times(times, names):
             times = {c.name: self._time(node, c) for c in found}
             self._cache[key] = times
             self._changed = True
@@ -128,7 +130,7 @@ class Tuner:
         if not self._changed:
             return
         try:
-            _write_json(cache_file(), self._cache)
+            _write_json(cache_file(), {**_load_cache(), **self._cache})
         except EngineError as error:
             _log.info("the tuning cache %s cannot be written: %s", cache_file(), error)
 
@@ -136,22 +138,23 @@ class Tuner:
         """Least seconds of the node alone, its inputs hot."""
         graph = single_node_graph(self.graph, node)
         compiled = compile_graph(
-            self.program, graph, self.dims, {node.name: candidate}, isa=self.isa, threads=self.threads
+            self.program, graph, self.dims, {node.name: candidate}, isa=self.isa, threads=self.pool.threads
         )
-        pool, arrays = _pool(self.threads), _slots(graph, self.dims)
+        arrays = _slots(graph, self.dims)
         slots = [array.ctypes.data for array in arrays]
         best = float("inf")
         for _ in range(self.runs):
-            times = compiled.plan.run_timed(pool, slots)
+            times = compiled.plan.run_timed(self.pool, slots)
             best = min(best, sum(t for t, step in zip(times, compiled.steps) if step.node))
         return best * 1e-9
 
     def _key(self, node: Node) -> str:
         packed = self.program.weights[node.weight or ""]
-        shapes = self.graph.bind(**self.dims)
+        shapes, epilogue = self.program.shapes(self.graph, self.dims), node.epilogue
         what = [
-            CACHE_VERSION, cpu_model(), self.isa, self.threads, node.op, [shapes[n] for n in node.reads()],
-            dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(), bool(node.epilogue),
+            CACHE_VERSION, cpu_model(), self.isa, self.pool.threads, node.op, [shapes[n] for n in node.reads()],
+            dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(),
+            epilogue.residual is not None, epilogue.activation and epilogue.activation.name,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -175,14 +178,14 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-@cache
-def _pool(threads: int) -> Any:
-    return require_native().Pool(threads)
+def _are_times(times: Any, names: Mapping[str, Candidate]) -> TypeGuard[dict[str, float]]:
+    """Whether the cache holds a sound time for every candidate, and for no other."""
+    if not isinstance(times, dict) or set(times) != set(names):
+        return False
+    return all(isinstance(t, float) and math.isfinite(t) and t >= 0 for t in times.values())
 
 
 def _slots(graph: Graph, dims: Mapping[str, int]) -> list[Any]:
-    import numpy as np
-
     shapes = graph.bind(**dims)
     random = np.random.default_rng(0)
     inputs = [random.standard_normal(shapes[name], dtype=np.float32) for name in graph.inputs]

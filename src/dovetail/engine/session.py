@@ -19,6 +19,7 @@ from dovetail.errors import EngineError, InputError
 from dovetail.program import reference
 from dovetail.program.program import Program, format_shape
 
+KEPT_SHAPES = 8
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +37,12 @@ class LayerTime:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Ready:
+    compiled: Compiled
+    schedule: Schedule
+
+
 class Session:
     """Runs a Program on numpy arrays (or anything with `__dlpack__`), allocating nothing but the results.
 
@@ -45,7 +52,8 @@ class Session:
         isa: "portable", "avx2" or "avx512"; by default `DOVETAIL_ISA` or the best of this CPU.
         schedule: which kernels to use; by default the fastest by timing.
 
-    Calls from several threads are served one after another; for more, make several sessions.
+    Calls from several threads are served one after another; for more, make several sessions. The plans of the last few
+    input shapes are kept, each with its own arena and weights.
 
     Raises:
         EngineError: the ISA, thread count or schedule is impossible here.
@@ -59,10 +67,11 @@ class Session:
         isa: str | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        self.program = program if isinstance(program, Program) else _load(program)
+        self.program = _checked(program) if isinstance(program, Program) else _load(program)
         self.threads = _check_threads(threads)
         self._given = schedule
-        self._compiled: dict[tuple[tuple[str, int], ...], tuple[Compiled, dict[str, str]]] = {}
+        self._compiled: dict[tuple[tuple[str, int], ...], _Ready] = {}
+        self._latest: _Ready | None = None
         self._lock = threading.Lock()
         if native_module() is None:
             if isa or schedule:
@@ -83,7 +92,7 @@ class Session:
             return reference.run(self.program, *(_as_array(x, name) for x, name in zip(inputs, self._names(inputs))))
         arrays = self._check(inputs)
         with self._lock:
-            compiled, _ = self._compile(arrays)
+            compiled = self._compile(arrays).compiled
             outputs = tuple(np.empty(shape, dtype=np.float32) for shape in compiled.output_shapes)
             compiled.plan.run(self._pool, [a.ctypes.data for a in (*arrays, *outputs)])
         return outputs[0] if len(outputs) == 1 else outputs
@@ -91,33 +100,33 @@ class Session:
     def compile(self, *shapes: tuple[int, ...]) -> None:
         """Choose kernels and plan memory for inputs of these shapes now, rather than at the first call."""
         if self._pool is not None:
-            self._compile_for(self._dims(dict(zip(self.program.graph.inputs, shapes))))
+            dims = self._dims(dict(zip(self._names(shapes), shapes)))
+            with self._lock:
+                self._compile_for(dims)
 
     @property
     def schedule(self) -> Schedule:
         """The kernel of every layer of the latest compiled shape."""
-        if not self._compiled:
-            return self._given or Schedule()
-        return Schedule(list(self._compiled.values())[-1][1])
+        return self._latest.schedule if self._latest else self._given or Schedule()
 
     def kernels(self) -> dict[str, str]:
         """Node → native kernels that run it, e.g. `conv2d_dense_f32__avx512`; of the latest compiled shape."""
-        if not self._compiled:
-            return {}
-        return _kernel_names(list(self._compiled.values())[-1][0], self.isa)
+        return _kernel_names(self._latest.compiled, self.isa) if self._latest else {}
 
     def memory(self) -> dict[str, int]:
         """Bytes of the arena and of the weights in the layouts of the chosen kernels, over all compiled shapes."""
-        parts = [compiled for compiled, _ in self._compiled.values()]
+        parts = [ready.compiled for ready in self._compiled.values()]
         return {"arena": sum(c.arena_bytes for c in parts), "weights": sum(c.constant_bytes for c in parts)}
 
     def profile(self, *inputs: Any, runs: int = 20) -> list[LayerTime]:
         """Time of every node, each measured on its own between barriers; they add up to a little more than a run."""
         if self._pool is None:
             raise EngineError("profiles need the native engine; it is not built here")
+        if runs < 1:
+            raise EngineError(f"a profile of {runs} runs says nothing; give at least 1")
         arrays = self._check(inputs)
         with self._lock:
-            compiled, _ = self._compile(arrays)
+            compiled = self._compile(arrays).compiled
             outputs = [np.empty(shape, dtype=np.float32) for shape in compiled.output_shapes]
             slots = [a.ctypes.data for a in (*arrays, *outputs)]
             times = np.array([compiled.plan.run_timed(self._pool, slots) for _ in range(runs)])
@@ -139,18 +148,22 @@ class Session:
     def _dims(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         return self.program.graph.dims_of(shapes)
 
-    def _compile(self, arrays: list[np.ndarray]) -> tuple[Compiled, dict[str, str]]:
+    def _compile(self, arrays: list[np.ndarray]) -> _Ready:
         shapes = {name: array.shape for name, array in zip(self.program.graph.inputs, arrays)}
         return self._compile_for(self._dims(shapes))
 
-    def _compile_for(self, dims: dict[str, int]) -> tuple[Compiled, dict[str, str]]:
+    def _compile_for(self, dims: dict[str, int]) -> _Ready:
         key = tuple(sorted(dims.items()))
-        if key not in self._compiled:
+        ready = self._compiled.pop(key, None)
+        if ready is None:
             graph = self.program.graph
-            choices = resolve(self.program, graph, dims, self._given, self.isa, self.threads)
+            choices = resolve(self.program, graph, dims, self._given, self.isa, self._pool)
             compiled = compile_graph(self.program, graph, dims, choices, isa=self.isa, threads=self.threads)
-            self._compiled[key] = compiled, {name: c.name for name, c in choices.items()}
-        return self._compiled[key]
+            ready = _Ready(compiled, Schedule({name: c.name for name, c in choices.items()}))
+            while len(self._compiled) >= KEPT_SHAPES:
+                del self._compiled[next(iter(self._compiled))]
+        self._compiled[key] = self._latest = ready
+        return ready
 
     def __repr__(self) -> str:
         graph = self.program.graph
@@ -190,6 +203,14 @@ def _ready(x: np.ndarray, name: str) -> np.ndarray:
         _log.debug("input %r (%s, strides %s) is copied", name, x.dtype, x.strides)
         return np.ascontiguousarray(x, dtype=np.float32)
     return x
+
+
+def _checked(program: Program) -> Program:
+    """A Program made in memory, held to the same rules as one from a file."""
+    from dovetail.program.check import check
+
+    check(program)
+    return program
 
 
 def _load(path: str | Path) -> Program:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dovetail.errors import ProgramError
 from dovetail.formats.base import Geometry, Packed
-from dovetail.program.program import BATCH, Graph, Node, Program
+from dovetail.program.program import BATCH, Graph, Node, Program, split_dim
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -97,14 +97,15 @@ class Counts:
 
 
 def count(program: Program, graph: str = "main") -> Counts:
-    """Count one graph of a program, for one image.
+    """Count one graph of a program, for one image; other symbolic dimensions (time) count as one, too.
 
     A weight that several layers share is stored, and counted in params and bits, once; its work counts every time.
     """
     if graph not in program.graphs:
         raise ProgramError(f"the program has no graph {graph!r}; it has {', '.join(program.graphs)}")
     counted = program.graphs[graph]
-    shapes = counted.bind(**{BATCH: 1})
+    names = {split_dim(d)[1] for name in counted.inputs for d in counted.tensors[name].shape} - {""}
+    shapes = program.shapes(counted, dict.fromkeys({BATCH, *names}, 1))
     seen: set[str] = set()
     rows = tuple(
         _row(node, program, shapes, seen) for node in counted.nodes if node.weight is not None or node.op == "matmul"
@@ -127,7 +128,7 @@ def geometry(node: Node, shapes: Shapes) -> Geometry:
 
 def _row(node: Node, program: Program, shapes: Shapes, seen: set[str]) -> Row:
     if node.weight is None:
-        macs = math.prod(shapes[node.output]) * _shape(node.inputs[0], program, shapes)[-1]
+        macs = math.prod(shapes[node.output]) * shapes[node.inputs[0]][-1]
         return Row(node.name, node.op, "", 0, macs, 0, 0, 0, 0, macs, node.source)
     packed, at = program.weights[node.weight], geometry(node, shapes)
     stored = (0, 0, 0, 0) if node.weight in seen else _stored(packed)
@@ -151,10 +152,6 @@ def _row(node: Node, program: Program, shapes: Shapes, seen: set[str]) -> Row:
 
 def _stored(packed: Packed) -> tuple[int, int, int, int]:
     return packed.params(), packed.bits(), packed.nonzeros(), math.prod(packed.shape)
-
-
-def _shape(name: str, program: Program, shapes: Shapes) -> tuple[int, ...]:
-    return shapes[name] if name in shapes else program.arrays[name].shape
 
 
 def _constants(graph: Graph) -> set[str]:

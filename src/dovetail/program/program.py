@@ -154,6 +154,10 @@ class Program:
         """The main graph."""
         return self.graphs["main"]
 
+    def shapes(self, graph: Graph, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Concrete shape of every tensor of a graph and of every array, by name."""
+        return {**{name: array.shape for name, array in self.arrays.items()}, **graph.bind(**dims)}
+
     def with_graph(self, graph: Graph) -> Program:
         """A copy whose main graph is `graph`."""
         return replace(self, graphs={**self.graphs, "main": graph})

@@ -59,8 +59,9 @@ def max_pool2d(x: Shape, *, kernel: Pair, stride: Pair, padding: Pads, dilation:
     n, c, *size = image(x)
     out = _slide(size, kernel, stride, padding, dilation)
     for i, axis in enumerate(("height", "width")):
-        before, extent = padding[2 * i], dilation[i] * (kernel[i] - 1) + 1
-        if before >= extent or (out[i] - 1) * stride[i] - before >= size[i]:  # type: ignore[operator]
+        first = [o * stride[i] - padding[2 * i] for o in range(out[i])]
+        taps = range(0, dilation[i] * kernel[i], dilation[i])
+        if not all(any(0 <= at + tap < size[i] for tap in taps) for at in first):  # type: ignore[operator]
             raise ProgramError(f"a pooling window lies wholly in the padding {padding} of the {axis}")
     return (n, c, *out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -40,10 +41,10 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv(schedule.CACHE_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache" / "tuning.json"
+    return schedule.cache_file()
 
 
 def test_inputs_of_all_kinds_give_the_same(program, image):
@@ -132,14 +133,14 @@ def test_broken_schedule_files(tmp_path, content):
         Schedule.load(tmp_path / "s.json")
 
 
-def test_tuning_is_cached_and_a_broken_cache_is_rebuilt(program, image, own_cache, caplog):
+def test_tuning_is_cached_and_a_broken_cache_is_rebuilt(program, image, cache, caplog):
     Session(program)(image)
-    found = json.loads(own_cache.read_text())
+    found = json.loads(cache.read_text())
     assert [set(times) for times in found.values()] == [{"conv2d_dense", "conv2d_lanes", "conv2d_sparse"}]
-    own_cache.write_text("{ not json")
+    cache.write_text("{ not json")
     Session(program)(image)
     assert "ignoring the tuning cache" in caplog.text
-    assert set(json.loads(own_cache.read_text())) == set(found)
+    assert set(json.loads(cache.read_text())) == set(found)
 
 
 def test_a_schedule_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -152,13 +153,11 @@ def test_a_schedule_that_cannot_be_written_leaves_nothing_behind(tmp_path, monke
     assert list((tmp_path / "deep").iterdir()) == []
 
 
-def test_cached_times_decide(program, image, own_cache):
+def test_cached_times_decide(program, image, cache):
     Session(program)(image)
-    found = json.loads(own_cache.read_text())
+    found = json.loads(cache.read_text())
     for fast in ("conv2d_dense", "conv2d_lanes", "conv2d_sparse"):
-        own_cache.write_text(
-            json.dumps({key: {**dict.fromkeys(times, 2.0), fast: 1.0} for key, times in found.items()})
-        )
+        cache.write_text(json.dumps({key: {**dict.fromkeys(times, 2.0), fast: 1.0} for key, times in found.items()}))
         session = Session(program)
         session(image)
         assert session.schedule.choices["conv2d0"] == fast
@@ -204,3 +203,56 @@ print(Session(program)(np.ones((2, 5), np.float32)).shape, native_status().avail
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(2, 3) False"
     assert "native engine is not built" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_can_use_and_drop_the_session():
+    code = """
+import os, sys
+sys.path.insert(0, "tests")
+import numpy as np
+from programs import Sketch, random_packed
+from dovetail.engine import Session
+sketch = Sketch(0)
+x = sketch.input("batch", 5)
+program = sketch.program(sketch.add("linear", x, packed=random_packed("dense", (3, 5), sketch.random)))
+session = Session(program)
+want = session(np.ones((2, 5), np.float32))
+child = os.fork()
+if child == 0:
+    same = np.array_equal(session(np.ones((2, 5), np.float32)), want)
+    del session
+    os._exit(0 if same else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip() == "0"
+
+
+def test_sessions_that_tune_at_the_same_time(program, image, cache):
+    want = Session(program, schedule=Schedule({"conv2d0": "conv2d_dense"}))(image)
+    for _ in range(3):
+        cache.unlink(missing_ok=True)
+        results: list[np.ndarray] = []
+        run = lambda results=results: results.append(Session(program)(image))  # noqa: E731
+        workers = [threading.Thread(target=run) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert len(results) == 3
+        assert all(close(result, want) for result in results)
+
+
+@pytest.mark.parametrize(
+    "times", ['{"conv2d_dense": "x"}', '{"conv2d_dense": NaN}', '{"conv2d_dense": -1.0}', "[]", "3"]
+)
+def test_a_cache_of_nonsense_is_timed_again(program, image, cache, times):
+    Session(program)(image)
+    found = json.loads(cache.read_text())
+    given = json.loads(times)
+    broken = {k: {**v, **given} if isinstance(given, dict) else given for k, v in found.items()}
+    cache.write_text(json.dumps(broken))
+    Session(program)(image)
+    healed = json.loads(cache.read_text())
+    assert all(isinstance(t, float) and t > 0 for times in healed.values() for t in times.values())
