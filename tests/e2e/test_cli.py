@@ -137,6 +137,12 @@ def test_a_recipe_leaves_exactly_the_evidence_that_the_design_names(here):
     assert control["bits_ratio"] == 1.0
 
 
+def change_result(here, name, change):
+    path = here / "recipes/results" / f"{name}.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | change(told)))
+
+
 def test_verify_holds_for_what_was_run(here, capsys):
     assert main(["recipe", "verify", "tiny"]) == 0
     assert "differs" not in capsys.readouterr().out
@@ -150,8 +156,7 @@ def test_verify_holds_for_what_was_run(here, capsys):
     ],
 )
 def test_verify_fails_where_a_result_was_changed(here, capsys, change, message):
-    path = here / "recipes/results/tiny.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    change_result(here, "tiny", lambda _: change)
     assert main(["recipe", "verify", "tiny"]) == 1
     assert message in capsys.readouterr().err
 
@@ -162,11 +167,83 @@ def test_verify_refuses_another_file(here, capsys):
     assert "sha256" in capsys.readouterr().err
 
 
-def test_a_recipe_without_a_dense_accuracy_is_refused_before_training(here, capsys):
+def test_verify_compares_the_dense_accuracy_with_the_control(here, capsys):
+    change_result(here, "tiny", lambda told: {"dense_accuracy": told["dense_accuracy"] - 0.002})
+    assert main(["recipe", "verify", "tiny"]) == 1
+    assert "dense_accuracy differ" in capsys.readouterr().err
     (here / "recipes/results/dense-tiny.json").unlink()
-    assert main(["recipe", "run", "tiny", "--set", "runs=elsewhere"]) == 2
+    assert main(["recipe", "verify", "tiny"]) == 2
     assert "dovetail recipe run dense-tiny" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_dense_accuracy_of_a_control_is_its_own(here, capsys):
+    assert main(["recipe", "verify", "dense-tiny"]) == 0
+    change_result(here, "dense-tiny", lambda told: {"dense_accuracy": told["dense_accuracy"] + 1})
+    assert main(["recipe", "verify", "dense-tiny"]) == 1
+    assert "dense_accuracy differ" in capsys.readouterr().err
+
+
+def test_start_weights_better_than_the_control_are_the_dense_accuracy(here, capsys):
+    shutil.copy("t.safetensors", "data.safetensors")
+    (here / "recipes/warm.yaml").write_text(
+        TINY.replace("{ width: 0.5 } }", "{ width: 0.5 }, weights: data.safetensors }")
+    )
+    change_result(here, "dense-tiny", lambda told: {"accuracy": [1.0]})
+    assert main(["eval", "t.dovetail"]) == 0
+    start = float(capsys.readouterr().out.split(" %")[0].split()[-1])
+    assert main(["recipe", "run", "warm", "--data", "."]) == 0
+    told = json.loads((here / "recipes/results/warm.json").read_text())
+    assert told["dense_accuracy"] == pytest.approx(start, abs=0.3)
+    assert main(["recipe", "verify", "warm", "--data", "."]) == 0
+
+
+def test_without_the_controls_result_a_recipe_trains_but_claims_nothing(here, capsys):
+    results = here / "recipes/results"
+    for name in ("tiny", "dense-tiny"):
+        (results / f"{name}.json").rename(here / f"{name}.json")
+    before = sorted(results.iterdir())
+    again = ["recipe", "run", "tiny", "--set", "runs=elsewhere"]
+    assert main(again) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "run `dovetail recipe run dense-tiny` first" in err
+    assert "magnitude 1/1" in err
+    assert sorted(results.iterdir()) == before
+    (here / "dense-tiny.json").rename(results / "dense-tiny.json")
+    assert main(again) == 0
+    err = capsys.readouterr().err
+    assert "finished already" in err
+    assert "magnitude 1/1" not in err
+    assert (results / "tiny.json").is_file()
+
+
+def test_a_recipe_with_nothing_dense_to_compare_with_is_refused_before_training(here, capsys):
+    assert main(["recipe", "run", "tiny", "--set", "control=null", "--set", "runs=elsewhere"]) == 2
+    assert "name the dense control" in " ".join(capsys.readouterr().err.split())
     assert not (here / "elsewhere").exists()
+
+
+def test_a_changed_recipe_leaves_the_evidence_of_the_recipe_alone(here, capsys):
+    results = here / "recipes/results"
+    before = {path: path.read_bytes() for path in results.iterdir()}
+    assert main(["recipe", "run", "tiny", "--set", "method.parameters.density=0.3"]) == 0
+    out = capsys.readouterr()
+    (custom,) = (here / "runs").glob("tiny-custom-*.json")
+    assert f"wrote runs/{custom.name}, for --set makes it another recipe than tiny" in out.out
+    assert f"it is called {custom.stem}" in out.err
+    assert {path: path.read_bytes() for path in results.iterdir()} == before
+    told = json.loads(custom.read_text())
+    assert told["recipe"] == custom.stem
+    assert told["command"] == "dovetail recipe run tiny --set method.parameters.density=0.3"
+    assert load(custom.with_suffix(".dovetail")).metadata["recipe"] == custom.stem
+    assert main(["recipe", "run", "tiny", "--set", "method.parameters.density=0.4"]) == 0
+    assert len(list((here / "runs").glob("tiny-custom-*.json"))) == 2
+
+
+@pytest.mark.parametrize(("images", "allowed"), [(1, 1), (360, 1), (4_000, 2), (10_000, 5), (50_000, 25)])
+def test_ties_scale_with_the_test_set(images, allowed):
+    from dovetail.cli.recipe import differing_allowed
+
+    assert differing_allowed(images) == allowed
 
 
 def test_list_shows_what_was_run(here, capsys):
@@ -226,6 +303,22 @@ def test_the_version_is_the_package_s(here, capsys):
             ["compress", "resnet8", "--method", "tucker", "--set", "method.plan={layer9: {format: tucker}}"],
             "spec is incomplete",
         ),
+        (["train", "resnet8", "--set", "method.parameters.epochs=abc"], "epochs: give a whole number, not 'abc'"),
+        (["train", "resnet8", "--set", "method.parameters.learning_rate=x"], "learning_rate: give a number, not 'x'"),
+        (["train", "resnet8", "--set", "settings.threads=100000"], "settings.threads: 100000 threads on"),
+        (
+            ["compress", "resnet8", "--method", "penni", "--set", "method.parameters.bases=foo"],
+            "bases: give a number or",
+        ),
+        (
+            ["compress", "resnet8", "--method", "tucker", "--set", "method.parameters.ranks={layer: 3}"],
+            "ranks: give a mapping of names to [a whole number, a whole number]",
+        ),
+        (
+            ["compress", "resnet8", "--method", "tucker", "--set", "method.plan={layer1: 5}"],
+            "'layer1' has 5; give a spec",
+        ),
+        (["bench", "t.dovetail", "--batch", "0"], "batch 0"),
         (["eval", "missing.dovetail"], "there is no file missing.dovetail"),
         (["eval", "broken.dovetail"], "truncated"),
         (["eval", "resnet8"], "give its data and weights"),
