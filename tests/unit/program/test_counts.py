@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from program_nets import every_format
+from programs import Sketch, random_packed
 from torch import nn
 
 from dovetail.errors import ProgramError
@@ -73,3 +74,13 @@ def test_bits_are_the_payload_of_the_file(tmp_path):
 def test_unknown_graph():
     with pytest.raises(ProgramError, match="no graph 'early'"):
         count(every_format(), "early")
+
+
+def test_time_and_constants_count_once():
+    sketch = Sketch(0)
+    x = sketch.input("batch", "time", 4)
+    packed = random_packed("dense", (3, 4), sketch.random)
+    program = sketch.program(
+        sketch.add("linear", x, packed=packed), sketch.add("linear", sketch.array(5, 4), packed=packed)
+    )
+    assert [row.macs for row in count(program).rows] == [3 * 4, 5 * 3 * 4]

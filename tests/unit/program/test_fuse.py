@@ -161,6 +161,15 @@ def test_a_zero_pad_never_wins_after_a_relu():
     assert same(net.done(y), lambda program: fuse.remove_dead(fuse.merge_pads(program)))[0] == ["c", "y"]
 
 
+def test_a_pad_between_the_taps_of_a_dilated_pool_stays():
+    """On two columns with one zero on each side, the taps of a window 3 apart can both be zeros of the pad."""
+    net = Net()
+    y = net.op("slice", "s", net.conv("c", net.x, Epilogue(activation=Activation("relu"))), axis=3, start=0, stop=2)
+    y = net.op("pad", "p", y, pads=((0, 0), (0, 0), (0, 0), (1, 1)), value=0.0)
+    y = net.op("max_pool2d", "y", y, kernel=(1, 2), stride=(1, 1), dilation=(1, 3))
+    assert same(net.done(y), lambda program: fuse.remove_dead(fuse.merge_pads(program)))[0] == ["c", "s", "p", "y"]
+
+
 def test_a_pad_of_channels_stays():
     net = Net()
     y = net.op("pad", "p", net.op("slice", "s", net.x, axis=1, start=0, stop=2), pads=((0, 0), (1, 1), (0, 0), (0, 0)))
