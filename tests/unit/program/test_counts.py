@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from program_nets import every_format
-from programs import Sketch, random_packed
 from torch import nn
 
 from dovetail.errors import ProgramError
@@ -13,6 +12,7 @@ from dovetail.formats import TuckerSpec
 from dovetail.formats.layer import from_dense, swap
 from dovetail.program.counts import count
 from dovetail.program.lower import lower
+from programs import Sketch, random_packed
 
 
 def test_a_network_by_hand():
