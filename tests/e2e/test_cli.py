@@ -286,13 +286,13 @@ def test_the_version_is_the_package_s(here, capsys):
         (["train", "resnet8", "--out", "."], "is a folder"),
         (["train", "resnet8", "--set", "data.btch=3"], "did you mean 'data.batch'"),
         (["train", "resnet8", "--epochs", "-1"], "epochs is -1; it must be a whole number"),
-        (["train", "resnet8", "--set", "method.parameters.epochs=1.5"], "epochs is 1.5"),
+        (["train", "resnet8", "--set", "method.parameters.epochs=1.5"], "epochs: give a whole number, not 1.5"),
         (["train", "resnet8", "--learning-rate", "nan"], "learning_rate is nan; it must be a finite number above 0"),
         (
             ["compress", "resnet8", "--method", "penni", "--set", "method.parameters.alternate_epochs=-3"],
             "phase 'alternate': epochs is -3",
         ),
-        (["recipe", "run", "tiny", "--set", "method.parameters.schedule=linear"], "constant, cosine"),
+        (["recipe", "run", "tiny", "--set", "method.parameters.schedule=linear"], "'constant', 'cosine'"),
         (["compress", "resnet8"], "--method penni, tucker, magnitude or thin"),
         (["compress", "resnet8", "--method", "peni"], "did you mean 'penni'"),
         (

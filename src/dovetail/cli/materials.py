@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dovetail.cli.parameters import checked
 from dovetail.cli.schema import Data, Method, Network, Recipe, Teacher, suggest
-from dovetail.errors import DataError, RecipeError
+from dovetail.engine.native import cores
+from dovetail.errors import DataError, RecipeError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,9 +119,13 @@ def build_method(method: Method, root: Path | None, sets: Sets) -> TrainingMetho
 
 
 def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
-    """The training room's settings for one seed."""
+    """The training room's settings for one seed; `RecipeError` for more threads than there are cores."""
     from dovetail.training.settings import Settings
 
+    if (recipe.settings.threads or 1) > cores():
+        raise RecipeError(
+            f"settings.threads: {recipe.settings.threads} threads on {cores()} cores; give 1 to {cores()}, or null"
+        )
     names = ("precision", "channels_last", "label_smoothing", "checkpoint_minutes", "threads")
     return Settings(seed=seed, run=run, **{name: getattr(recipe.settings, name) for name in names})
 
@@ -157,28 +162,11 @@ def _normalisation(network: str, data: Data, name: str) -> tuple[tuple[float, ..
 
 
 def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> TrainingMethod:
-    known = _parameters(kind)
-    for name in parameters:
-        if name not in known:
-            advice = suggest(name, known, prefix=("method", "parameters"))
-            raise RecipeError(f"unknown key 'method.parameters.{name}'; {advice}")
+    given = checked(kind, parameters)
     try:
-        return kind(**parameters)
-    except TypeError as error:
+        return kind(**given)
+    except SpecError as error:
         raise RecipeError(f"method.parameters: {error}") from None
-
-
-def _parameters(kind: type[TrainingMethod]) -> list[str]:
-    """What a method's constructor takes by name; where it passes keywords on, what its bases take too."""
-    names: list[str] = []
-    for each in kind.__mro__:
-        if "__init__" not in vars(each):
-            continue
-        taken = list(inspect.signature(each.__init__).parameters.values())[1:]
-        names += [p.name for p in taken if p.kind is not p.VAR_KEYWORD]
-        if not any(p.kind is p.VAR_KEYWORD for p in taken):
-            break
-    return names
 
 
 def _distilled(method: TrainingMethod, teacher: Teacher, root: Path | None, sets: Sets) -> TrainingMethod:

@@ -88,6 +88,15 @@ class Method(Part):
     plan: dict[str, dict[str, Any] | str] = Field(default_factory=dict)
     teacher: Teacher | None = None
 
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _spec_or_reason(cls, value: Any) -> Any:
+        for layer, what in value.items() if isinstance(value, Mapping) else ():
+            if not isinstance(what, (Mapping, str)):
+                told = "give a spec such as {format: tucker, rank_in: 8, rank_out: 8}, or why the layer stays dense"
+                raise ValueError(f"layer {layer!r} has {what!r}; {told}")
+        return value
+
 
 class Settings(Part):
     """How training computes; one run per seed."""

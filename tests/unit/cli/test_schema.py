@@ -64,6 +64,9 @@ def test_bases_in_a_circle_are_refused(write):
         ({"settings": {"seeds": []}}, "settings.seeds"),
         ({"settings": {"precision": "f16"}}, "settings.precision"),
         ({"case": "no-slash"}, "case: "),
+        ({"method": {"name": "tucker", "plan": {"layer1": 5}}}, "method.plan: layer 'layer1' has 5; give a spec such"),
+        ({"method": {"name": "tucker", "plan": {"layer1:5": None}}}, "layer 'layer1:5' has None; give a spec"),
+        ({"method": {"name": "tucker", "plan": 5}}, "method.plan: .*valid dictionary"),
     ],
 )
 def test_errors_name_the_dotted_key_and_the_nearest_known_one(write, change, message):
