@@ -6,7 +6,6 @@ Source: Zhu and Gupta, "To prune, or not to prune" (2017), equation 1; one thres
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from dovetail.methods.base import (
     into_formats,
     unplain,
 )
+from dovetail.methods.largest import densest
 
 
 @dataclass(kw_only=True, eq=False)
@@ -120,7 +120,7 @@ class Magnitude(SinglePhase):
         """Remove all but the largest weights; those that are removed already are the smallest."""
         sizes = [weight.numel() for weight in self._weights.values()]
         magnitudes = torch.cat([weight.detach().abs().flatten() for weight in self._weights.values()])
-        dropped = ~largest(magnitudes, math.floor(density * len(magnitudes) + 0.5))
+        dropped = ~densest(magnitudes, density)
         parts = zip(self._weights.items(), dropped.split(sizes))
         self._dropped = {name: part.view(weight.shape) for (name, weight), part in parts}
 
@@ -133,17 +133,6 @@ class Magnitude(SinglePhase):
 def cubic(at: float, density: float) -> float:
     """Density at a part `at` of the ramp, from 1 to `density` (Zhu and Gupta, equation 1)."""
     return density + (1.0 - density) * (1.0 - at) ** 3
-
-
-def largest(values: Tensor, count: int) -> Tensor:
-    """True at the `count` largest entries of a vector; of equal ones the first are taken."""
-    if count <= 0 or count >= len(values):
-        return torch.full_like(values, count > 0, dtype=torch.bool)
-    threshold = values.kthvalue(len(values) - count + 1).values
-    kept = values > threshold
-    ties = (values == threshold).nonzero().flatten()
-    kept[ties[: count - int(kept.sum())]] = True
-    return kept
 
 
 def _require_global(name: str, spec: Spec) -> None:

@@ -23,12 +23,13 @@ from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
 from dovetail.formats.layer import numpy, swap
 from dovetail.methods.base import Kept, Method, ParamGroups, Phase, Plan, Schedule, complete, execution_order, unplain
 from dovetail.methods.kernels import Bases, Init, bases_for, basis_macs, decomposed, soften
-from dovetail.methods.magnitude import largest
+from dovetail.methods.largest import densest
+from dovetail.methods.reach import require_reach
 from dovetail.methods.shrink import Bound, ChannelMap, bind, shrink
 from dovetail.methods.shrinking.groups import ChannelGroups
 from dovetail.methods.shrinking.rebuild import foldable
 from dovetail.methods.shrinking.removal import Mode, dead
-from dovetail.methods.shrinking.selection import importance, least_macs, silence, total_macs, weakest, within
+from dovetail.methods.shrinking.selection import importance, silence, total_macs, weakest, within
 from dovetail.methods.shrinking.sites import Site
 from dovetail.methods.shrinking.tracks import Bools
 from dovetail.training.schedule import factor
@@ -136,7 +137,11 @@ class Penni(Method):
         if not any(self._plan.specs()):
             raise SpecError("penni finds no convolution larger than 1x1 to decompose (pointwise=True takes 1x1, too)")
         if self._removes:
-            self._require_reach(bind(model, example))
+            bound = bind(model, example)
+            if self.macs_target is not None:
+                specs = {name: spec for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
+                density = self.density or self.global_density
+                require_reach(bound.coupling, specs, self._macs, self.macs_target, density)
         return self._plan
 
     def phases(self) -> Sequence[Phase]:
@@ -278,16 +283,6 @@ class Penni(Method):
         if isinstance(self.bases, Mapping):
             Plan(dict.fromkeys(self.bases, Kept(""))).resolve(model)
 
-    def _require_reach(self, bound: Bound) -> None:
-        if self.macs_target is None or self.finish == "kernel_basis":
-            return
-        least = least_macs(bound.coupling) / total_macs(bound.coupling, _nothing(bound))
-        if least > self.macs_target:
-            raise SpecError(
-                f"penni macs_target {self.macs_target} is out of reach: with one channel left in every layer that may "
-                f"shrink, {least:.3f} of the dense network's multiply-accumulates remain"
-            )
-
     def _train(self, *, bases: bool, coefficients: bool) -> None:
         for layer in self._layers.values():
             layer.bases.requires_grad_(bases)
@@ -319,10 +314,10 @@ class Penni(Method):
     def _survivors(self, sizes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.global_density is not None:
             every = torch.cat([size.flatten() for size in sizes.values()])
-            kept = _densest(every, self.global_density).split([size.numel() for size in sizes.values()])
+            kept = densest(every, self.global_density).split([size.numel() for size in sizes.values()])
             return {name: part.view(size.shape) for (name, size), part in zip(sizes.items(), kept)}
         if self.density is not None:
-            return {name: _densest(size.flatten(), self.density).view(size.shape) for name, size in sizes.items()}
+            return {name: densest(size.flatten(), self.density).view(size.shape) for name, size in sizes.items()}
         return {name: size >= self.threshold * self._free(self._layers[name]).std() for name, size in sizes.items()}
 
     def _remove_channels(self, model: nn.Module, bound: Bound) -> None:
@@ -380,10 +375,6 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "shrink": (True, False, "exact", "paper"),
     "finish": ("kernel_basis", "dense", "auto"),
 }
-
-
-def _densest(sizes: Tensor, density: float) -> Tensor:
-    return largest(sizes, max(1, round(density * len(sizes))))
 
 
 def _decomposed_layers(model: nn.Module) -> dict[str, KernelBasisConv2d]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,8 +12,10 @@ from dovetail.api import compress
 from dovetail.errors import TrainingError
 from dovetail.formats.sparse import SparseSpec
 from dovetail.formats.sparse.layer import SparseConv2d
+from dovetail.formats.sparse.packed import PackedSparse
 from dovetail.methods import Kept, Magnitude
-from dovetail.methods.magnitude import cubic, largest
+from dovetail.methods.largest import densest, largest
+from dovetail.methods.magnitude import cubic
 
 
 class Watched(Magnitude):
@@ -36,6 +39,15 @@ def test_largest_keeps_exactly_that_many_and_no_smaller_one(values, data):
     kept = largest(vector, count)
     order = sorted(range(len(values)), key=lambda i: (-values[i], i))
     assert sorted(kept.nonzero().flatten().tolist()) == sorted(order[:count])
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.sampled_from([0.01, 0.1, 0.25, 0.5, 0.75, 1.0]))
+def test_methods_and_the_packed_format_keep_the_same_entries(values, density):
+    weight = np.array(values, dtype=np.float32).reshape(1, -1)
+    kept = densest(torch.tensor(values, dtype=torch.float32).abs(), density).numpy()
+    packed = PackedSparse.from_dense(weight, SparseSpec(density=density)).dense()
+    np.testing.assert_array_equal(np.where(kept, weight, 0), packed)
+    assert kept.sum() == max(1, math.floor(density * len(values) + 0.5))
 
 
 def test_the_cubic_law():

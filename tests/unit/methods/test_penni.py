@@ -414,6 +414,16 @@ def test_impossible_options(options, message):
         Penni(**options)
 
 
+def test_a_target_that_is_hardly_in_reach_is_told_in_plan(net, batch, coupling, caplog):
+    """One channel and one coefficient per layer: stem, one and two cost a 3x3 kernel per pixel, down one per four."""
+    lowest = 3 * 9 * 36 + 9 * 9 + 9 + 9 * 9 + 3
+    share = lowest / total_macs(coupling, np.zeros(coupling.count, bool))
+    Penni(macs_target=1.01 * share, finish="kernel_basis").plan(net, batch[0])
+    assert "hardly in reach" not in caplog.text
+    Penni(macs_target=0.99 * share, finish="kernel_basis").plan(net, batch[0])
+    assert f"and one coefficient, {share:.3f} of the dense network" in caplog.text
+
+
 def test_impossible_plans(net, batch):
     from dovetail.formats.sparse import SparseSpec
 
@@ -421,7 +431,8 @@ def test_impossible_plans(net, batch):
         Penni(bases={"nothing": 3}).plan(net, batch[0])
     with pytest.raises(SpecError, match="trains the format kernel_basis"):
         Penni().plan(net, batch[0], Plan({"one": SparseSpec()}))
-    with pytest.raises(SpecError, match="out of reach"):
-        Penni(macs_target=0.01, finish="dense").plan(net, batch[0])
+    for final in ("dense", "kernel_basis", "auto"):
+        with pytest.raises(SpecError, match="out of reach"):
+            Penni(macs_target=0.001, finish=final).plan(net, batch[0])
     with pytest.raises(SpecError, match="no convolution larger"):
         Penni().plan(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), batch[0])
