@@ -15,9 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import dovetail
 from dovetail.cli import main
+from dovetail.program.lower import lower
 from dovetail.program.store import load
 
 pytest.importorskip("sklearn")
@@ -93,6 +96,22 @@ def test_run_answers_an_array_and_an_image(here, capsys):
     assert np.load("y.npy").shape == (2, 10)
     assert main(["run", "t.dovetail", "x.png"]) == 0
     assert "probability" in capsys.readouterr().out
+
+
+def test_run_keeps_every_output_of_several(tmp_path, monkeypatch):
+    class Two(nn.Module):
+        def forward(self, x):
+            return x.relu(), (-x).relu()
+
+    monkeypatch.chdir(tmp_path)
+    program = lower(Two(), torch.zeros(1, 4))
+    program.save("two.dovetail")
+    x = np.array([[1.0, -2.0, 3.0, -4.0]], np.float32)
+    np.save("x.npy", x)
+    assert main(["run", "two.dovetail", "x.npy", "--out", "y.npz"]) == 0
+    with np.load("y.npz") as kept:
+        positive, negative = (kept[name] for name in program.graph.outputs)
+    np.testing.assert_array_equal(positive - negative, x)
 
 
 def test_compress_writes_a_file_that_says_where_it_comes_from(here, capsys):
@@ -294,6 +313,10 @@ def test_the_version_is_the_package_s(here, capsys):
         ),
         (["recipe", "run", "tiny", "--set", "method.parameters.schedule=linear"], "'constant', 'cosine'"),
         (["compress", "resnet8"], "--method penni, tucker, magnitude or thin"),
+        (["compress", "recipes/tiny.yaml", "--on", "mnist"], "change it with --set data.name=mnist"),
+        (["compress", "recipes/tiny.yaml", "--runs", "there"], "change it with --set runs=there"),
+        (["compress", "recipes/tiny.yaml", "--method", "penni"], "change it with --set method.name=penni"),
+        (["compress", "recipes/tiny.yaml", "--weights", "t.safetensors"], "--set network.weights=t.safetensors"),
         (["compress", "resnet8", "--method", "peni"], "did you mean 'penni'"),
         (
             ["compress", "resnet8", "--method", "penni", "--set", "method.parameters.basis=3"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,11 @@ from cyclopts import Parameter
 from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say
 from dovetail.cli.options import DataFolder, On, Out, Runs, Seed, Set, Weights, writable
-from dovetail.cli.schema import Recipe, read
+from dovetail.cli.schema import read
 from dovetail.errors import RecipeError
 
 YAML = (".yaml", ".yml")
+KEYS = {"method": "method.name", "on": "data.name", "weights": "network.weights", "runs": "runs"}
 
 
 def compress(
@@ -21,25 +23,27 @@ def compress(
     /,
     *,
     method: Annotated[str | None, Parameter(help="penni, tucker, magnitude or thin.")] = None,
-    on: On = "digits",
+    on: On | None = None,
     weights: Weights = None,
     seed: Seed = 0,
     overrides: Set = (),
-    runs: Runs = Path("runs"),
+    runs: Runs | None = None,
     data: DataFolder = None,
     out: Out = None,
 ) -> None:
     """Compress a network and write a .dovetail file; the same command goes on from its last checkpoint.
 
     Choices are made on held-out training images, so the accuracy reported here is theirs: `dovetail eval` measures
-    a file on the test set. A recipe brings network, data and method along; --set method.parameters.KEY=VALUE and
-    other keys change it.
+    a file on the test set. Without a recipe the data are the digits unless --on says otherwise, and checkpoints lie in
+    runs. A recipe brings all that along; --set method.parameters.KEY=VALUE and other keys change it.
     """
     from dovetail.cli.pipeline import pack_trained, train
 
     if network.endswith(YAML):
-        name, recipe = _from_file(Path(network), method, weights, overrides)
+        _refuse_beside_recipe(network, {"method": method, "on": on, "weights": weights, "runs": runs})
+        name, recipe = Path(network).stem, read(Path(network), overrides)
     else:
+        on, runs = on or "digits", runs or Path("runs")
         name = f"{method}-{network.rpartition(':')[2]}-{Path(on).name}"
         recipe = adhoc(network, on, _required(method), weights=weights, overrides=overrides, runs=runs)
     target = writable(out or Path(f"{name}.dovetail"))
@@ -49,10 +53,10 @@ def compress(
     say(f"wrote {target}" + ("" if accuracy is None else f"; {accuracy:.2f} % on the held-out images"))
 
 
-def _from_file(path: Path, method: str | None, weights: str | None, overrides: tuple[str, ...]) -> tuple[str, Recipe]:
-    if method or weights:
-        raise RecipeError(f"{path} says its method and weights itself; change them with --set method.name=…")
-    return path.stem, read(path, overrides)
+def _refuse_beside_recipe(recipe: str, flags: Mapping[str, object]) -> None:
+    for flag, value in flags.items():
+        if value is not None:
+            raise RecipeError(f"{recipe} says itself what --{flag} would; change it with --set {KEYS[flag]}={value}")
 
 
 def _required(method: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -12,9 +12,6 @@ from dovetail.cli.console import say
 from dovetail.cli.materials import build_network, fitted, image_of, open_sets
 from dovetail.cli.options import DataFolder, Out, Set, Weights, writable
 from dovetail.cli.pipeline import describe
-
-if TYPE_CHECKING:
-    pass
 
 
 def pack(

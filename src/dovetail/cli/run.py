@@ -31,7 +31,10 @@ def run(
     threads: Threads = None,
     out: Out = None,
 ) -> None:
-    """Run a packed network on one image (or a .npy batch) and print its answer; --out keeps the raw outputs (.npy)."""
+    """Run a packed network on one image (or a .npy batch) and print its answer.
+
+    --out keeps the raw output (.npy), or all of them by name where there are several (.npz).
+    """
     from dovetail.engine import Session
 
     target = None if out is None else writable(out)
@@ -44,7 +47,7 @@ def run(
     if outputs[0].ndim == 2:
         _classes(outputs[0], loaded.metadata)
     if target is not None:
-        files.write(target, _npy(outputs[0]))
+        files.write(target, _raw(dict(zip(loaded.graph.outputs, outputs))))
         say(f"wrote {target}")
 
 
@@ -65,9 +68,13 @@ def _array(path: Path) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32) if array.dtype.kind in "fiub" else array
 
 
-def _npy(array: np.ndarray) -> bytes:
+def _raw(outputs: Mapping[str, np.ndarray]) -> bytes:
+    """One output as `.npy`; several, by name, as `.npz`."""
     buffer = BytesIO()
-    np.save(buffer, array)
+    if len(outputs) == 1:
+        np.save(buffer, *outputs.values())
+    else:
+        np.savez(buffer, **outputs)
     return buffer.getvalue()
 
 
