@@ -87,6 +87,20 @@ def test_inspect_lists_every_weight_layer(here, capsys):
     assert [name for name in weights if name not in out] == []
 
 
+def test_inspect_counts_kernel_bases_as_the_paper_does_too(here, capsys):
+    from dovetail.program.counts import paper_counts
+    from dovetail.report import numbers
+
+    change = [part for key in ("alternate", "retrain") for part in ("--set", f"method.parameters.{key}_epochs=0")]
+    assert main(["compress", "resnet8", "--method", "penni", *change, "-o", "p.dovetail"]) == 0
+    for name, shown in (("p.dovetail", True), ("t.dovetail", False)):
+        assert main(["inspect", name, "--no-time"]) == 0
+        assert ("as PENNI's counter has it" in capsys.readouterr().out) == shown
+    assert main(["inspect", "p.dovetail", "--no-time"]) == 0
+    paper = paper_counts(load("p.dovetail"))
+    assert f"{numbers.count(paper.params)} parameters, {numbers.count(paper.flops)} FLOPs" in capsys.readouterr().out
+
+
 def test_run_answers_an_array_and_an_image(here, capsys):
     from PIL import Image
 

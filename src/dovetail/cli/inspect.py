@@ -24,7 +24,7 @@ def inspect(
     threads: Annotated[int, Parameter(help="Threads of the engine while timing.")] = 1,
 ) -> None:
     """Print format, ranks or density, parameters, size, MACs, kernel and share of time of every layer."""
-    from dovetail.program.counts import count
+    from dovetail.program.counts import count, paper_counts
 
     loaded = networks.load(str(program))
     rows = layers.rows(loaded, timed=time, threads=threads)
@@ -38,6 +38,9 @@ def inspect(
         f"{numbers.count(counts.params)} parameters, {numbers.count(counts.macs)} MACs, {numbers.size(counts.bits / 8)}"
     )
     say(f"all in all: {figures}" + (f", {numbers.milliseconds(total * 1e3)} per image" if time else ""))
+    if any(row.format == "kernel_basis" for row in counts.rows):
+        paper = paper_counts(loaded)
+        say(f"as PENNI's counter has it: {numbers.count(paper.params)} parameters, {numbers.count(paper.flops)} FLOPs")
     _provenance(loaded)
 
 

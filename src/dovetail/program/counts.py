@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dovetail.errors import ProgramError
 from dovetail.formats.base import Geometry, Packed
+from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.program.program import BATCH, Graph, Node, Program, split_dim
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -101,11 +102,7 @@ def count(program: Program, graph: str = "main") -> Counts:
 
     A weight that several layers share is stored, and counted in params and bits, once; its work counts every time.
     """
-    if graph not in program.graphs:
-        raise ProgramError(f"the program has no graph {graph!r}; it has {', '.join(program.graphs)}")
-    counted = program.graphs[graph]
-    names = {split_dim(d)[1] for name in counted.inputs for d in counted.tensors[name].shape} - {""}
-    shapes = program.shapes(counted, dict.fromkeys({BATCH, *names}, 1))
+    counted, shapes = _of_one_image(program, graph)
     seen: set[str] = set()
     rows = tuple(
         _row(node, program, shapes, seen) for node in counted.nodes if node.weight is not None or node.op == "matmul"
@@ -113,6 +110,61 @@ def count(program: Program, graph: str = "main") -> Counts:
     named = _constants(counted) & set(program.arrays)
     sizes = [program.arrays[name].size for name in named]
     return Counts(rows, sum(sizes), sum(program.arrays[name].nbytes * 8 for name in named))
+
+
+@dataclass(frozen=True)
+class PaperCounts:
+    """What the counter released with PENNI says of a network: `params` without bases, `flops` of which one is a MAC."""
+
+    params: int
+    flops: int
+
+
+def paper_counts(program: Program, graph: str = "main") -> PaperCounts:
+    """Count as the code released with PENNI (ICML 2020) does: to compare with its tables, not to believe in.
+
+    *params* are the non-zero coefficients of kernel bases and the non-zero weights of all other layers. Bases, biases
+    and norms are not counted.
+
+    *flops*, per image, of an input (C, H, W) and an output (K, H', W'), n being the non-zeros counted above:
+
+    - a kernel basis of d bases R x S: H'W' (C d R S + n), whether or not another order is cheaper;
+    - a 1x1 convolution: C H n, where H'W' n would be right (the slip is the released counter's);
+    - a linear layer: 2 in - 1 per output, zeros included;
+    - any other layer, which the released code does not have: our multiply-accumulates.
+    """
+    counted, shapes = _of_one_image(program, graph)
+    nodes = [node for node in counted.nodes if node.weight is not None]
+    stored = {node.weight: program.weights[node.weight] for node in nodes if node.weight is not None}
+    return PaperCounts(
+        sum(_paper_params(packed) for packed in stored.values()),
+        sum(_paper_flops(node, stored[node.weight or ""], shapes) for node in nodes),
+    )
+
+
+def _paper_params(packed: Packed) -> int:
+    factors = packed.factors() if isinstance(packed, PackedKernelBasis) else None
+    return packed.nonzeros() if factors is None else int((factors[1] != 0).sum())
+
+
+def _paper_flops(node: Node, packed: Packed, shapes: Shapes) -> int:
+    source, at, nonzeros = shapes[node.inputs[0]], geometry(node, shapes), _paper_params(packed)
+    if node.op == "linear":
+        return (2 * packed.shape[1] - 1) * packed.shape[0] * at.outputs
+    if packed.shape[2:] == (1, 1):
+        return source[1] * source[2] * nonzeros
+    if isinstance(packed, PackedKernelBasis):
+        return (source[1] * packed.spec.bases * math.prod(packed.shape[2:]) + nonzeros) * at.outputs
+    return packed.macs(at)
+
+
+def _of_one_image(program: Program, graph: str) -> tuple[Graph, Shapes]:
+    """A graph and its shapes with every symbolic dimension one."""
+    if graph not in program.graphs:
+        raise ProgramError(f"the program has no graph {graph!r}; it has {', '.join(program.graphs)}")
+    counted = program.graphs[graph]
+    names = {split_dim(d)[1] for name in counted.inputs for d in counted.tensors[name].shape} - {""}
+    return counted, program.shapes(counted, dict.fromkeys({BATCH, *names}, 1))
 
 
 def geometry(node: Node, shapes: Shapes) -> Geometry:

@@ -9,8 +9,9 @@ from torch import nn
 
 from dovetail.errors import ProgramError
 from dovetail.formats import TuckerSpec
+from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.layer import from_dense, swap
-from dovetail.program.counts import count
+from dovetail.program.counts import PaperCounts, count, paper_counts
 from dovetail.program.lower import lower
 from programs import Sketch, random_packed
 
@@ -84,3 +85,37 @@ def test_time_and_constants_count_once():
         sketch.add("linear", x, packed=packed), sketch.add("linear", sketch.array(5, 4), packed=packed)
     )
     assert [row.macs for row in count(program).rows] == [3 * 4, 5 * 3 * 4]
+
+
+def test_the_counts_of_the_paper_by_hand():
+    """A 3x3 kernel basis (stride 2), a 1x1 convolution, a dense 3x3, a classifier; two zeros in each of the first two.
+
+    Input 4x9x7; the basis answers 6x5x4, the 1x1 convolution 8x5x4, the dense one 5x3x2.
+    """
+    layers = [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 1)]
+    model = nn.Sequential(*layers, nn.Conv2d(8, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 10)).eval()
+    swap(model, "0", from_dense(model[0], KernelBasisSpec(bases=2, coefficients="sparse")))
+    with torch.no_grad():
+        mask = torch.ones_like(model[0].coefficients, dtype=torch.bool)
+        mask.view(-1)[[3, 11]] = False
+        model[0].prune(mask)
+        model[3].weight.view(-1)[[0, 7]] = 0.0
+    coefficients, pointwise, dense, classifier = 6 * 4 * 2 - 2, 8 * 6 - 2, 5 * 8 * 9, 10 * 5
+    flops = 5 * 4 * (4 * 2 * 9 + coefficients) + 6 * 5 * pointwise + dense * 3 * 2 + 10 * (2 * 5 - 1)
+    program = lower(model, torch.randn(1, 4, 9, 7))
+    assert paper_counts(program) == PaperCounts(coefficients + pointwise + dense + classifier, flops)
+    with pytest.raises(ProgramError, match="no graph 'other'"):
+        paper_counts(program, "other")
+
+
+def test_the_paper_counts_a_sparse_pointwise_basis_as_a_1x1_convolution():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2, bias=False))
+    swap(model, "0", from_dense(model[0], KernelBasisSpec(bases=1, coefficients="sparse")))
+    assert paper_counts(lower(model, torch.randn(1, 3, 6, 8))) == PaperCounts(12, 3 * 6 * 12)
+
+
+def test_the_paper_counts_a_shared_weight_once_in_params():
+    conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+    assert paper_counts(lower(nn.Sequential(conv, nn.ReLU(), conv), torch.randn(1, 4, 5, 5))) == PaperCounts(
+        4 * 4 * 9, 2 * 4 * 4 * 9 * 25
+    )
