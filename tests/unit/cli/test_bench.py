@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -27,15 +28,22 @@ class Asked:
         path.write_text("{}")
 
 
-@pytest.fixture
-def races(tmp_path, monkeypatch):
-    """`races(*arguments)` is what `dovetail bench` asked of each race, in a folder with a thin and a sparse network."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DOVETAIL_DATA", raising=False)
-    (tmp_path / "packed").mkdir()
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A folder with a thin and a sparse network."""
+    folder = tmp_path_factory.mktemp("packed")
     for method in ("thin", "magnitude"):
         metadata = {"method": method, "case": f"net/{method}", "original": {"name": "resnet8"}}
-        lower(nn.Linear(4, 2), torch.zeros(1, 4), metadata=metadata).save(tmp_path / "packed" / f"{method}.dovetail")
+        lower(nn.Linear(4, 2), torch.zeros(1, 4), metadata=metadata).save(folder / f"{method}.dovetail")
+    return folder
+
+
+@pytest.fixture
+def races(packed, tmp_path, monkeypatch):
+    """`races(*arguments)` is what `dovetail bench` asked of each race, where those networks lie in `packed`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DOVETAIL_DATA", raising=False)
+    shutil.copytree(packed, tmp_path / "packed")
     found: list[dict] = []
 
     def race(program, original, **asked):
