@@ -44,11 +44,13 @@ class Server:
         self.runner.bind(self.x)
         return {}
 
-    def time(self, runs: int, warm: int) -> Answer:
-        """Nanoseconds of each of `runs` runs, after `warm` that do not count."""
+    def time(self, runs: int, warm: int, warm_seconds: float = 0.0) -> Answer:
+        """Nanoseconds of each of `runs` runs, after at least `warm` and `warm_seconds` that do not count."""
         run, clock = self.runner.run, time.perf_counter_ns
-        for _ in range(warm):
+        end = time.perf_counter() + warm_seconds
+        while warm > 0 or time.perf_counter() < end:
             run()
+            warm -= 1
         gc.disable()
         stamps = [clock()]
         took = []

@@ -24,6 +24,7 @@ class Pace:
         blocks: per target; the ratios are medians over as many pairs.
         runs: timed in a block, fewer where a block would take longer than `seconds` (never fewer than 3).
         warm: runs before each block that do not count: they bring weights and code back into the caches.
+        warm_seconds: how long they last at least: a core that has slept takes milliseconds to come back to its speed.
         gap: seconds of idleness between blocks.
         seconds: the longest block.
     """
@@ -31,6 +32,7 @@ class Pace:
     blocks: int = 20
     runs: int = 20
     warm: int = 3
+    warm_seconds: float = 0.01
     gap: float = 0.005
     seconds: float = 0.25
 
@@ -71,4 +73,4 @@ def drive(children: Sequence[Child], pace: Pace, drop: Callable[[Child, PeerErro
 
 def _block(child: Child, runs: int, pace: Pace) -> Block:
     time.sleep(pace.gap)
-    return np.array(child.ask("time", runs=runs, warm=pace.warm)["ns"]) / 1e6
+    return np.array(child.ask("time", runs=runs, warm=pace.warm, warm_seconds=pace.warm_seconds)["ns"]) / 1e6

@@ -14,7 +14,7 @@ from dovetail.peers.judge import Judge
 from dovetail.peers.process import Child
 from dovetail.peers.schedule import Pace
 
-QUICK = Pace(blocks=3, runs=4, warm=1, gap=0.0)
+QUICK = Pace(blocks=3, runs=4, warm=1, warm_seconds=0.0, gap=0.0)
 OURS = fake("dovetail", reference="compressed")
 
 
@@ -50,7 +50,7 @@ def test_blocks_alternate_between_targets_and_the_direction_turns_each_round(que
     log = tmp_path / "order.txt"
     marks = {"dovetail": "a", "peer": "b", "other": "c"}
     targets = [fake(name, log=str(log), mark=mark) for name, mark in marks.items()]
-    run(targets, questions, pace=Pace(blocks=2, runs=4, warm=1, gap=0.0))
+    run(targets, questions, pace=Pace(blocks=2, runs=4, warm=1, warm_seconds=0.0, gap=0.0))
     order = log.read_text().split()[-40:]  # loading and checking come first; 4 children, 2 rounds, 1 + 4 runs each
     assert "".join(order[::5]) == "abca" + "acba"
     assert all(len(set(order[i : i + 5])) == 1 for i in range(0, 40, 5))
