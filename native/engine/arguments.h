@@ -52,10 +52,11 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // Shared kernel bases, conv-first: every used input channel meets all bases; sparse combinations of the maps follow.
 // `bases`: [taps][base_count]; `used`: x offsets of the used channels; `entries`: (scratch offset, coefficient) pairs, where
 // the map of the u-th used channel and basis b lies at (u * base_count + b) * map_stride of the thread's scratch.
+// With `x_row` (and `y_row`) a vector is two rows of half its lanes, that far apart: maps as wide as half a vector.
 #define DOVETAIL_CONV_BASIS(P, I, A, F)                                                            \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
   P(const float, bases) I(base_count) P(const int32_t, taps) I(tap_count)                          \
-  P(const int64_t, used) I(used_count) I(map_stride) P(const void, entries) P(const int64_t, starts) I(out_channels)
+  P(const int64_t, used) I(used_count) I(map_stride) I(x_row) I(y_row) P(const void, entries) P(const int64_t, starts) I(out_channels)
 
 // y[b, m, n] = activation(sum_c x[b, m, c] w[b, c, n] + bias[n] + residual[b, m, n]); w is blocked in `w_block` columns,
 // each block [c][w_row], or plain rows where w_block >= columns. A w_batch of 0 shares w between batches.

@@ -12,6 +12,11 @@ using Vec = __m256;
 
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a); }
+inline Vec load_halves(const float* a, const float* b) { return _mm256_set_m128(_mm_loadu_ps(b), _mm_loadu_ps(a)); }
+inline void store_halves(float* a, float* b, Vec v) {
+  _mm_storeu_ps(a, _mm256_castps256_ps128(v));
+  _mm_storeu_ps(b, _mm256_extractf128_ps(v, 1));
+}
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
 inline __m256i lanes_below(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 inline Vec load_first(const float* p, int n) { return _mm256_maskload_ps(p, lanes_below(n)); }

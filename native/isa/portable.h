@@ -16,6 +16,16 @@ struct Vec {
 #define DOVETAIL_EACH for (int i = 0; i < kLanes; ++i)
 inline Vec load(const float* p) { Vec a; std::memcpy(a.v, p, sizeof a.v); return a; }
 inline void store(float* p, Vec a) { std::memcpy(p, a.v, sizeof a.v); }
+inline Vec load_halves(const float* a, const float* b) {
+  Vec v;
+  std::memcpy(v.v, a, sizeof v.v / 2);
+  std::memcpy(v.v + kLanes / 2, b, sizeof v.v / 2);
+  return v;
+}
+inline void store_halves(float* a, float* b, Vec v) {
+  std::memcpy(a, v.v, sizeof v.v / 2);
+  std::memcpy(b, v.v + kLanes / 2, sizeof v.v / 2);
+}
 inline Vec splat(float x) { Vec a; DOVETAIL_EACH a.v[i] = x; return a; }
 inline Vec load_first(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[i]; return a; }
 inline void store_first(float* p, Vec a, int n) { for (int i = 0; i < n; ++i) p[i] = a.v[i]; }

@@ -9,8 +9,21 @@ struct SparseRow {
   const Entry *begin, *end;
   const uint32_t* masks;
   float bias;
+  int64_t row = 0;  // of y, where a vector is two rows (conv_basis.inl)
   int first, pixels;
 };
+
+// As `finish`, for vectors of two rows; each row is followed by the zeros of its halo.
+template <int P>
+__attribute__((always_inline)) inline void finish_rows(const Vec (&acc)[P], const Clamp& clamp, const float* residual, float* y, int64_t row, int first) {
+  each<P>(DOVETAIL_LAMBDA(int j) {
+    const int64_t at = 2 * (first + j) * row;
+    Vec v = acc[j];
+    if (residual) v = add(v, load_halves(residual + at, residual + at + row));
+    store_halves(y + at, y + at + row, bounded(v, clamp));
+    for (int64_t i = kLanes / 2; i < row; ++i) y[at + i] = y[at + row + i] = 0.0f;
+  });
+}
 
 template <int P>
 void sparse_tile(const SparseRow& t, const Clamp& clamp) {
@@ -22,7 +35,11 @@ void sparse_tile(const SparseRow& t, const Clamp& clamp) {
     const Vec w = splat(e->weight);
     each<P>(DOVETAIL_LAMBDA(int j) { acc[j] = fma(w, load(p + j * kLanes), acc[j]); });
   }
-  finish<P>(acc, clamp, t.residual, t.y, t.masks, t.first, t.pixels);
+  if (t.row) {
+    finish_rows<P>(acc, clamp, t.residual, t.y, t.row, t.first);
+  } else {
+    finish<P>(acc, clamp, t.residual, t.y, t.masks, t.first, t.pixels);
+  }
 }
 
 using SparseFunction = void (*)(const SparseRow&, const Clamp&);

@@ -55,6 +55,12 @@ CONVS = (
     Case("depthwise", (10, 1, 3, 3), (9, 9), attributes={"padding": (1, 1, 1, 1), "groups": 10}, epilogue=FULL),
     Case("one row, stride 2", (3, 2, 3, 3), (1, 5), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}),
     Case("kernel of the whole image", (5, 6, 4, 3), (4, 3), epilogue=FULL),
+    Case("two rows a vector", (6, 7, 3, 3), (8, 8), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("two rows a vector, stride 2", (5, 3, 3, 3), (12, 16), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}),
+    Case(
+        "two rows a vector, no halo", (5, 3, 2, 2), (7, 9), epilogue={"biased": True, "activation": Activation("gelu")}
+    ),
+    Case("four pixels wide", (5, 3, 3, 3), (6, 4), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
     Case("many channels", (40, 33, 3, 3), (4, 4), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
 )
 LINEARS = (

@@ -133,7 +133,8 @@ def conv_kernel_basis(
     used, index = np.unique(channel, return_inverse=True)
     maps = max(len(used) * len(bases), 1)
     vectors = max(1, min(12, 65536 // (maps * b.lanes)))
-    runs = _runs(b, y, taps, vectors, 1, pieces=1)
+    by_rows = _fits_two_rows(b, y, epilogue)
+    runs = _runs_of_two_rows(b, y, taps, vectors) if by_rows else _runs(b, y, taps, vectors, 1, pieces=1)
     map_stride = runs.longest * b.lanes
     b.scratch = max(b.scratch, maps * map_stride)
     entries, starts = entry_lists(
@@ -147,6 +148,7 @@ def conv_kernel_basis(
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
         {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
         base_count=len(bases), tap_count=taps.offsets.size, used_count=len(used), map_stride=map_stride,
+        x_row=taps.pitch * by_rows, y_row=out_pitch(y) * by_rows,
         out_channels=coefficients.shape[0],
         work=(maps * taps.offsets.size + 2 * len(k)) * math.prod(y.shape[2:]) * y.shape[0],
     )  # fmt: skip
@@ -247,6 +249,26 @@ def _runs(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces: in
     read = max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + int((taps.offsets % taps.channel).max())
     b.overrun = max(b.overrun, read)
     return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest)
+
+
+def _fits_two_rows(b: Builder, y: View, epilogue: Epilogue) -> bool:
+    """Whether two rows of the output fill a vector exactly, and nothing has to be done to them afterwards."""
+    height, width = y.shape[2:]
+    exact = epilogue.activation is None or epilogue.activation.name in ("relu", "clamp")
+    return exact and 2 * width == b.lanes and height % 2 == 0
+
+
+def _runs_of_two_rows(b: Builder, y: View, taps: Taps, vectors: int) -> Runs:
+    """Runs of vectors that are two rows each; the last row's halo reaches to the end of the plane."""
+    total = y.shape[2] // 2
+    pieces = _pieces(total, max(1, min(vectors, -(-total * y.shape[0] // b.threads))))
+    records = [(2 * at * taps.pitch, 2 * at * out_pitch(y), n * b.lanes, 0) for at, n in pieces]
+    return Runs(np.array(records, dtype=np.int32), np.zeros(1, dtype=np.uint32), max(n for _, n in pieces))
+
+
+def out_pitch(y: View) -> int:
+    """Distance of two rows."""
+    return y.strides[2]
 
 
 def _masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:

@@ -135,3 +135,12 @@ def test_only_the_last_shapes_are_kept(sketch):
     for batch in range(1, 20):
         assert session(np.ones((batch, 3), np.float32)).shape == (batch, 3)
     assert len(session._compiled) <= 8
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 8), (6, 4), (7, 8)])
+def test_halos_after_kernel_bases_on_small_maps(sketch, size):
+    x = sketch.input("batch", 5, *size)
+    packed = random_packed("kernel_basis", (6, 5, 3, 3), sketch.random, bases=4, coefficients="sparse")
+    y = sketch.add("conv2d", x, packed=packed, padding=(1, 1, 1, 1), biased=True)
+    program = sketch.program(conv(sketch, y, 3))
+    assert agrees(program, images(sketch), schedule=Schedule({y: "conv2d_kernel_basis"}))
