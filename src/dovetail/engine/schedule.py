@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 
 from dovetail import files
-from dovetail.engine.compile import compile_graph, weight_nodes
+from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
 from dovetail.engine.kernels import Candidate, candidate_named, candidates
 from dovetail.errors import EngineError
 from dovetail.program.counts import geometry
@@ -104,7 +104,8 @@ class Tuner:
     dims: Mapping[str, int]
     isa: str
     pool: Any
-    runs: int = 12
+    rounds: int = 5
+    runs: int = 8
 
     def __post_init__(self) -> None:
         self._cache = _load_cache()
@@ -120,7 +121,7 @@ class Tuner:
         names = {c.name: c for c in found}
         times = self._cache.get(key)
         if not _are_times(times, names):
-            times = {c.name: self._time(node, c) for c in found}
+            times = self._times(node, found)
             self._cache[key] = times
             self._changed = True
         return names[min(times, key=lambda name: times[name])]
@@ -134,19 +135,28 @@ class Tuner:
         except EngineError as error:
             _log.info("the tuning cache %s cannot be written: %s", cache_file(), error)
 
-    def _time(self, node: Node, candidate: Candidate) -> float:
-        """Least seconds of the node alone, its inputs hot."""
+    def _times(self, node: Node, found: Sequence[Candidate]) -> dict[str, float]:
+        """Least seconds of the node alone by each candidate, its inputs hot.
+
+        The candidates take turns, so that a moment in which the machine was busy is held against none of them.
+        """
         graph = single_node_graph(self.graph, node)
-        compiled = compile_graph(
-            self.program, graph, self.dims, {node.name: candidate}, isa=self.isa, threads=self.pool.threads
-        )
-        arrays = _slots(graph, self.dims)
-        slots = [array.ctypes.data for array in arrays]
-        best = float("inf")
-        for _ in range(self.runs):
-            times = compiled.plan.run_timed(self.pool, slots)
-            best = min(best, sum(t for t, step in zip(times, compiled.steps) if step.node))
-        return best * 1e-9
+        slots = _slots(graph, self.dims)
+        compiled = {c.name: self._compile(node, graph, c) for c in found}
+        best = dict.fromkeys(compiled, math.inf)
+        for _ in range(self.rounds):
+            for name, candidate in compiled.items():
+                best[name] = min(best[name], self._least(candidate, slots))
+        return best
+
+    def _compile(self, node: Node, graph: Graph, candidate: Candidate) -> Compiled:
+        choice = {node.name: candidate}
+        return compile_graph(self.program, graph, self.dims, choice, isa=self.isa, threads=self.pool.threads)
+
+    def _least(self, compiled: Compiled, slots: Sequence[np.ndarray]) -> float:
+        addresses = [array.ctypes.data for array in slots]
+        runs = [compiled.plan.run_timed(self.pool, addresses) for _ in range(self.runs)]
+        return 1e-9 * float(min(sum(t for t, step in zip(times, compiled.steps) if step.node) for times in runs))
 
     def _key(self, node: Node) -> str:
         packed = self.program.weights[node.weight or ""]
