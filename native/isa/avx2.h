@@ -20,6 +20,10 @@ inline void store_halves(float* a, float* b, Vec v) {
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
 inline __m256i lanes_below(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 inline Vec load_first(const float* p, int n) { return _mm256_maskload_ps(p, lanes_below(n)); }
+inline Vec load_evens(const float* p, int n) {
+  const Vec low = load_first(p, 2 * n - 1), high = n > 4 ? load_first(p + 8, 2 * n - 9) : splat(0.0f);
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88)), 0xD8));
+}
 // Masked stores are microcoded on several CPUs; a short loop is not.
 inline void store_first(float* p, Vec a, int n) {
   alignas(32) float lanes[kLanes];

@@ -22,6 +22,11 @@ inline void store_halves(float* a, float* b, Vec v) {
 inline Vec splat(float x) { return _mm512_set1_ps(x); }
 inline __mmask16 lanes_below(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 inline Vec load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+// p[0], p[2], …: n of them, reading no further than the last.
+inline Vec load_evens(const float* p, int n) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return _mm512_permutex2var_ps(load_first(p, 2 * n - 1), even, n > 8 ? load_first(p + 16, 2 * n - 17) : splat(0.0f));
+}
 inline void store_first(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, lanes_below(n), a); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }

@@ -28,6 +28,7 @@ inline void store_halves(float* a, float* b, Vec v) {
 }
 inline Vec splat(float x) { Vec a; DOVETAIL_EACH a.v[i] = x; return a; }
 inline Vec load_first(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[i]; return a; }
+inline Vec load_evens(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[2 * i]; return a; }
 inline void store_first(float* p, Vec a, int n) { for (int i = 0; i < n; ++i) p[i] = a.v[i]; }
 inline Vec add(Vec a, Vec b) { DOVETAIL_EACH a.v[i] += b.v[i]; return a; }
 inline Vec sub(Vec a, Vec b) { DOVETAIL_EACH a.v[i] -= b.v[i]; return a; }

@@ -31,10 +31,13 @@ struct Walk {
 };
 
 inline void copy_row(const float* x, int64_t x_stride, float* y, int64_t y_stride, int64_t n) {
-  if (x_stride == 1 && y_stride == 1) {
-    for (int64_t i = 0; i < n; i += kLanes) put(y + i, n - i >= kLanes ? load(x + i) : load_first(x + i, static_cast<int>(n - i)), static_cast<int>(n - i < kLanes ? n - i : kLanes));
-  } else {
+  if (y_stride != 1 || x_stride < 1 || x_stride > 2) {
     for (int64_t i = 0; i < n; ++i) y[i * y_stride] = x[i * x_stride];
+    return;
+  }
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int lanes = static_cast<int>(n - i < kLanes ? n - i : kLanes);
+    put(y + i, x_stride == 1 ? load_some(x + i, lanes) : load_evens(x + 2 * i, lanes), lanes);
   }
 }
 

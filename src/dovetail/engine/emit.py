@@ -220,12 +220,15 @@ def permute(b: Builder, call: Call) -> View:
 def pad(b: Builder, call: Call) -> View:
     """A constant border around a copy."""
     x, y = call.inputs[0], output(b, call)
+    b.clear_halo(y)
     inside = y
     for axis, (low, _) in enumerate(call.attribute("pads")):
-        inside = inside.sliced(axis, low, low + x.shape[axis], 1)
-    b.clear_halo(y)
-    b.fill(y, call.attribute("value"), disjoint=True)
-    b.copy(x, inside)
+        size, outer = x.shape[axis], inside.shape[axis]
+        for start, stop in ((0, low), (low + size, outer)):
+            if start < stop:
+                b.fill(inside.sliced(axis, start, stop, 1), call.attribute("value"), disjoint=True)
+        inside = inside.sliced(axis, low, low + size, 1)
+    b.copy(x, inside, disjoint=True)
     return y
 
 
