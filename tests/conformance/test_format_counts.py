@@ -1,0 +1,141 @@
+"""What a packed weight says of itself, against what it stores and against loops that count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dovetail.formats import (
+    Geometry,
+)
+from dovetail.formats.values import VALUES
+from samples import (
+    SAMPLES,
+    Case,
+    few_rows,
+    packed,
+)
+
+
+@few_rows
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_counts_are_of_what_is_stored(name: str, case: Case, number: int, values: Any) -> None:
+    weight = packed(name, case, number, values)
+    weight.validate()
+    numbers = [key for key in weight.arrays if not key.endswith((".bitmap", ".gaps"))]
+    assert weight.params() == sum(weight.arrays[key].size for key in numbers)
+    assert weight.nonzeros() == sum(np.count_nonzero(values.decode(key, weight.arrays)) for key in numbers)
+    assert weight.bits() == 8 * sum(len(array.tobytes()) for array in weight.arrays.values())
+    assert weight.bits() >= weight.params() * values.bits
+    assert weight.dense().dtype == np.float32
+    assert weight.dense().shape == case.shape
+
+
+class Meter:
+    """Convolves by plain loops and counts every multiplication by a stored number, zero padding included."""
+
+    def __init__(self) -> None:
+        self.macs = 0
+
+    def conv(
+        self, x: np.ndarray, weight: np.ndarray, *, stride: int = 1, padding: int = 0, groups: int = 1
+    ) -> np.ndarray:
+        """`weight` holds NaN where nothing is stored."""
+        k, c, r, s = weight.shape
+        x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
+        h, w = (x.shape[1] - r) // stride + 1, (x.shape[2] - s) // stride + 1
+        y = np.zeros((k, h, w))
+        for out, channel, row, column in zip(*np.nonzero(~np.isnan(weight))):
+            source = x[out // (k // groups) * c + channel]
+            for i in range(h):
+                for j in range(w):
+                    y[out, i, j] += weight[out, channel, row, column] * source[i * stride + row, j * stride + column]
+                    self.macs += 1
+        return y
+
+
+def stored_coefficients(weight: Any) -> np.ndarray:
+    """(K, C, d), NaN where nothing is stored."""
+    coefficients = weight.factors()[1].astype(np.float64)
+    if weight.spec.coefficients == "sparse":
+        coefficients[coefficients == 0] = np.nan
+    return coefficients
+
+
+def plain(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[int, np.ndarray]]:
+    meter, dense = Meter(), weight.dense().astype(np.float64).reshape(*case.shape[:2], *(case.shape[2:] or (1, 1)))
+    if weight.spec.format == "sparse":
+        dense[dense == 0] = np.nan
+    yield meter.conv(x, dense, stride=case.stride, padding=case.padding, groups=case.groups), meter.macs
+
+
+def low_rank(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[int, np.ndarray]]:
+    meter, (output, inputs) = Meter(), weight.factors()
+    z = meter.conv(x, inputs[:, :, None, None], stride=case.stride, padding=case.padding)
+    yield meter.conv(z, output[:, :, None, None]), meter.macs
+
+
+def tucker(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[int, np.ndarray]]:
+    meter, (output, core, inputs) = Meter(), weight.factors()
+    z = meter.conv(x, inputs[:, :, None, None])
+    z = meter.conv(z, core, stride=case.stride, padding=case.padding)
+    yield meter.conv(z, output[:, :, None, None]), meter.macs
+
+
+def kernel_basis(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[int, np.ndarray]]:
+    """The three orders: conv-first, coefficients-first, recomposed."""
+    (k, c), bases, coefficients = case.shape[:2], weight.factors()[0], stored_coefficients(weight)
+    d, place = len(bases), {"stride": case.stride, "padding": case.padding}
+    meter = Meter()
+    maps = meter.conv(x, np.tile(bases, (case.channels, 1, 1))[:, None], groups=case.channels, **place)
+    yield meter.conv(maps, coefficients.reshape(k, c * d, 1, 1), groups=case.groups), meter.macs
+    meter = Meter()
+    mixed = meter.conv(x, coefficients.transpose(0, 2, 1).reshape(k * d, c, 1, 1), groups=case.groups)
+    yield meter.conv(mixed, np.tile(bases, (k, 1, 1)).reshape(k, d, *bases.shape[1:]), groups=k, **place), meter.macs
+    meter, dense = Meter(), weight.dense().astype(np.float64)
+    dense[np.isnan(coefficients).all(axis=2)] = np.nan
+    yield meter.conv(x, dense, groups=case.groups, **place), meter.macs
+
+
+ORDERS = {"dense": plain, "sparse": plain, "svd": low_rank, "tucker": tucker, "kernel_basis": kernel_basis}
+COUNTED = [
+    Case((3, 2), size=(1, 1)),
+    Case((3, 4, 1, 1), stride=2, size=(5, 4)),
+    Case((2, 5, 3, 3), padding=1, size=(4, 4)),
+    Case((5, 2, 3, 3), stride=2, padding=1, size=(4, 5)),
+    Case((4, 2, 3, 3), groups=2, padding=1, size=(4, 3)),
+]
+
+
+@pytest.mark.parametrize("thinned", [False, True], ids=["as-is", "thinned"])
+@pytest.mark.parametrize(
+    "name, case, number",
+    [
+        pytest.param(name, case, number, id=f"{name}-{case}-{number}")
+        for name, sample in SAMPLES.items()
+        for case in COUNTED
+        if sample.holds(case.shape, case.groups)
+        for number in range(len(sample.specs(case.shape)))
+    ],
+)
+def test_macs_by_brute_force(name: str, case: Case, number: int, thinned: bool) -> None:
+    """Every order that is counted is run by loops: it gives the oracle's output, and the least count is `macs`."""
+    weight = packed(name, case, number)
+    if thinned and name == "kernel_basis":
+        bases, coefficients = weight.factors()
+        kept = np.random.default_rng(1).random(coefficients.shape) < 0.2
+        weight = type(weight).from_factors(bases, coefficients * kept, weight.spec)
+    x = np.random.default_rng(2).standard_normal((case.channels, *case.size))
+    dense = torch.from_numpy(weight.dense().astype(np.float64)).reshape(*case.shape[:2], *(case.shape[2:] or (1, 1)))
+    oracle = F.conv2d(torch.from_numpy(x)[None], dense, None, case.stride, case.padding, 1, case.groups)[0].numpy()
+    counts = []
+    for y, macs in ORDERS[name](weight, x, case):
+        assert np.abs(y - oracle).max() <= 1e-5
+        counts.append(macs)
+    at = Geometry(inputs=x[0].size, outputs=oracle[0].size, groups=case.groups)
+    assert weight.macs(at) == min(counts)

@@ -1,0 +1,91 @@
+"""Packed weights that are no such thing: none gets through `validate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dovetail.errors import ProgramError, SpecError
+from dovetail.formats import (
+    FORMATS,
+    Packed,
+)
+from dovetail.formats.values import BF16, F32
+from samples import (
+    ONE_ROW_EACH,
+    SAMPLES,
+    Case,
+    packed,
+)
+
+
+def damages(weight: Packed) -> Iterator[tuple[str, Packed]]:
+    """The lies about the whole, and every array of a good weight damaged in every way."""
+    k, c, *kernel = weight.shape
+    for shape in ((k + 8, c, *kernel), (k, c + 9, *kernel), (-k, c, *kernel), (k, 0, *kernel), (k, c, 3)):
+        yield f"shape {shape}", type(weight)(weight.spec, shape, weight.arrays)
+    changes: list[tuple[str, dict[str, Any]]] = [("an unknown array", {"strange": np.zeros(1, np.float32)})]
+    for key, array in weight.arrays.items():
+        changes += [(f"no {key}", {key: None}), *((f"{key}: {what}", new) for what, new in damaged_array(key, array))]
+    for what, change in changes:
+        arrays = {key: array for key, array in {**weight.arrays, **change}.items() if array is not None}
+        yield what, type(weight)(weight.spec, weight.shape, arrays)
+
+
+def damaged_array(key: str, array: np.ndarray) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    yield "float16", {key: array.astype(np.float16)}
+    yield "another axis", {key: array[None]}
+    yield "truncated", {key: array[:-1]}
+    yield "too long", {key: np.concatenate([array, array[:1]])}
+    if array.dtype == np.float32:
+        yield "NaN", {key: with_entry(array, np.nan)}
+        yield "infinity", {key: with_entry(array, -np.inf)}
+    if array.dtype == np.uint16:
+        yield "a NaN of bf16", {key: with_entry(array, 0x7FC0)}
+    if key.endswith(".bitmap"):
+        yield "beside gaps", {key.replace(".bitmap", ".gaps"): array}
+        yield "one bit flipped", {key: with_entry(array, array.flat[array.size // 2] ^ 1)}
+    if key.endswith(".gaps"):
+        yield "beside a bitmap", {key.replace(".gaps", ".bitmap"): array}
+        yield "ends in a gap", {key: np.append(array, np.uint8(255))}
+        yield "out of bounds", {key: np.append(np.uint8(255), array)}
+        yield "a longer gap", {key: with_entry(array, array.flat[array.size // 2] + 1)}
+
+
+def with_entry(array: np.ndarray, value: Any) -> np.ndarray:
+    array = array.copy()
+    array.flat[array.size // 2] = value
+    return array
+
+
+def passes(weight: Packed) -> bool:
+    try:
+        weight.validate()
+    except ProgramError:
+        return False
+    return True
+
+
+BIG_SPARSE = [
+    pytest.param("sparse", Case((9, 8, 3, 3)), 2, id="sparse-gaps"),
+    pytest.param("sparse", Case((9, 8, 3, 3)), 1, id="sparse-bitmap"),
+    pytest.param("kernel_basis", Case((9, 8, 3, 3)), 2, id="coefficients-bitmap"),
+]
+
+
+@pytest.mark.parametrize("values", [F32, BF16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("name, case, number", [*ONE_ROW_EACH, *BIG_SPARSE])
+def test_validate_rejects_all_damage(name: str, case: Case, number: int, values: Any) -> None:
+    weight = packed(name, case, number, values)
+    weight.validate()
+    assert [what for what, bad in damages(weight) if passes(bad)] == []
+
+
+def test_nan_weights_are_refused() -> None:
+    for name, sample in SAMPLES.items():
+        shape = (4, 3, 1, 1)
+        with pytest.raises(SpecError, match="NaN"):
+            FORMATS[name].packed.from_dense(np.full(shape, np.nan, np.float32), sample.full(shape))
