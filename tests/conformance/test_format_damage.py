@@ -13,7 +13,7 @@ from dovetail.formats import (
     FORMATS,
     Packed,
 )
-from dovetail.formats.values import BF16, F32
+from dovetail.formats.values import VALUES
 from samples import (
     ONE_ROW_EACH,
     SAMPLES,
@@ -43,6 +43,11 @@ def damaged_array(key: str, array: np.ndarray) -> Iterator[tuple[str, dict[str, 
     if array.dtype == np.float32:
         yield "NaN", {key: with_entry(array, np.nan)}
         yield "infinity", {key: with_entry(array, -np.inf)}
+    if key.endswith(".scale"):
+        yield "a scale of zero", {key: with_entry(array, 0)}
+        yield "a negative scale", {key: -array}
+    if array.dtype == np.int8:
+        yield "a code without opposite", {key: with_entry(array, -128)}
     if array.dtype == np.uint16:
         yield "a NaN of bf16", {key: with_entry(array, 0x7FC0)}
     if key.endswith(".bitmap"):
@@ -76,7 +81,7 @@ BIG_SPARSE = [
 ]
 
 
-@pytest.mark.parametrize("values", [F32, BF16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 @pytest.mark.parametrize("name, case, number", [*ONE_ROW_EACH, *BIG_SPARSE])
 def test_validate_rejects_all_damage(name: str, case: Case, number: int, values: Any) -> None:
     weight = packed(name, case, number, values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from dovetail.formats import (
     spec_from_json,
 )
 from dovetail.formats import layer as layers
-from dovetail.formats.values import BF16, F32, VALUES
+from dovetail.formats.values import BF16, F32, INT8, VALUES
 from samples import (
     ONE_ROW_EACH,
     ROWS,
@@ -155,6 +156,35 @@ def test_slicing_channels_slices_the_weight(name: str, case: Case, number: int) 
         layer.slice_channels(torch.tensor([case.shape[0]]))
     with pytest.raises(SpecError):
         layer.slice_channels(torch.zeros(case.shape[0], dtype=torch.bool))
+
+
+# Values
+
+
+@every_row
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
+def test_cast_keeps_the_structure(name: str, case: Case, number: int, values: Any) -> None:
+    weight = packed(name, case, number)
+    multiply = np.random.default_rng(4).uniform(0.5, 2, case.shape[0]).astype(np.float32)
+    cast = weight.cast(values, multiply)
+    cast.validate()
+    assert cast.spec == replace(weight.spec, values=values)
+    want = weight.dense() * multiply.reshape(-1, *(1,) * (len(case.shape) - 1))
+    assert worst(cast.dense(), want) < {"f32": 1e-6, "bf16": 0.02, "int8": 0.03}[values.name]
+
+
+@every_row
+def test_integers_are_the_weight(name: str, case: Case, number: int) -> None:
+    """One product of whole numbers and a scale per output, unless the format needs rounding in between."""
+    weight = packed(name, case, number, INT8)
+    assert packed(name, case, number, F32).integers() is None
+    found = weight.integers()
+    assert (found is None) == (name in ("svd", "tucker"))
+    if found is not None:
+        codes, scale = found
+        assert codes.dtype == np.int32
+        assert scale.shape == case.shape[:1]
+        assert worst(codes * scale.reshape(-1, *(1,) * (len(case.shape) - 1)), weight.dense()) < 1e-6
 
 
 # Specs

@@ -14,9 +14,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dovetail.errors import ProgramError, SpecError
-from dovetail.formats.values import F32, Array, FloatArray, Values, values_named
+from dovetail.formats.values import F32, Array, FloatArray, Rows, Values, values_named
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -99,6 +100,17 @@ class Packed(ABC):
         """The float32 weight of `shape` that this stands for: the oracle of every kernel."""
 
     @abstractmethod
+    def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
+        """The same structure with numbers of another type; output channel `k` is first multiplied by `multiply[k]`."""
+
+    def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
+        """Whole numbers of `shape` and `(K,)` scales whose product is the dense weight; None where there are none.
+
+        Every exact order of evaluation gives the same sums over these.
+        """
+        return None
+
+    @abstractmethod
     def macs(self, at: Geometry) -> int:
         """Multiply-accumulates per image, in the cheaper exact order of evaluation."""
 
@@ -136,7 +148,11 @@ class Packed(ABC):
 
     def decode(self, name: str) -> FloatArray:
         """The float32 array whose values are stored under `name`."""
-        return self.spec.values.decode(name, self.arrays)
+        return self.spec.values.decode(name, self.arrays, self.rows(name))
+
+    def rows(self, name: str) -> Rows | None:
+        """Which of the values stored under `name` share a scale; None: those of an index of the first axis."""
+        return None
 
     def require(self, name: str, shape: Shape) -> None:
         """`ProgramError` unless the values stored under `name` decode to `shape` and are finite."""
@@ -218,6 +234,13 @@ def as_weight(weight: Array) -> FloatArray:
     if not np.isfinite(array).all():
         raise SpecError(f"a weight of shape {array.shape} has NaN or Inf; check the checkpoint it came from")
     return array
+
+
+def scaled(weight: FloatArray, multiply: FloatArray | None) -> FloatArray:
+    """`weight` with index `k` of its first axis multiplied by `multiply[k]`."""
+    if multiply is None:
+        return weight
+    return (weight * multiply.reshape(-1, *(1,) * (weight.ndim - 1))).astype(np.float32)
 
 
 def _require_version(spec: type[Spec], version: Any) -> None:

@@ -18,6 +18,22 @@ Array = NDArray[np.generic]
 FloatArray = NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Which numbers of an array share a scale.
+
+    Attributes:
+        index: of the scale that each number takes; broadcasts against the array.
+        count: how many scales there are.
+    """
+
+    index: NDArray[np.int64]
+    count: int
+
+
+ONE_ROW: Final = Rows(np.zeros((), dtype=np.int64), 1)
+
+
 @dataclass(frozen=True)
 class Values:
     """A value type: `encode` to stored arrays, `decode` back to float32.
@@ -28,21 +44,24 @@ class Values:
     name: ClassVar[str]
     bits: ClassVar[int]
 
-    def encode(self, name: str, array: FloatArray) -> dict[str, Array]:
-        """Store `array` under `name`; extra arrays (scales, code books) take `name + ".<part>"`."""
+    def encode(self, name: str, array: FloatArray, rows: Rows | None = None) -> dict[str, Array]:
+        """Store `array` under `name`; extra arrays (scales, code books) take `name + ".<part>"`.
+
+        Types with scales give one to each of `rows`; None means each index of the first axis.
+        """
         raise SpecError(f"value type {type(self).__name__} does not say how to store numbers")
 
-    def decode(self, name: str, arrays: Mapping[str, Array]) -> FloatArray:
-        """The float32 array that `encode` stored under `name`."""
+    def decode(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
+        """The float32 array that `encode` stored under `name`, with the same `rows`."""
         raise SpecError(f"value type {type(self).__name__} does not say how to read numbers")
 
     def stored(self, name: str) -> tuple[str, ...]:
         """Names of the arrays that `encode` writes for `name`."""
         return (name,)
 
-    def round(self, array: FloatArray) -> FloatArray:
+    def round(self, array: FloatArray, rows: Rows | None = None) -> FloatArray:
         """`array` after one trip through storage."""
-        return self.decode("x", self.encode("x", array))
+        return self.decode("x", self.encode("x", array, rows), rows)
 
 
 @dataclass(frozen=True)
@@ -52,11 +71,11 @@ class Float32(Values):
     name: ClassVar[str] = "f32"
     bits: ClassVar[int] = 32
 
-    def encode(self, name: str, array: FloatArray) -> dict[str, Array]:
+    def encode(self, name: str, array: FloatArray, rows: Rows | None = None) -> dict[str, Array]:
         """One float32 array."""
         return {name: np.ascontiguousarray(array, dtype=np.float32)}
 
-    def decode(self, name: str, arrays: Mapping[str, Array]) -> FloatArray:
+    def decode(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
         """The stored array itself."""
         return _stored(name, arrays, np.float32).view(np.float32)
 
@@ -68,21 +87,75 @@ class BFloat16(Values):
     name: ClassVar[str] = "bf16"
     bits: ClassVar[int] = 16
 
-    def encode(self, name: str, array: FloatArray) -> dict[str, Array]:
+    def encode(self, name: str, array: FloatArray, rows: Rows | None = None) -> dict[str, Array]:
         """One uint16 array."""
         words = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
         rounded = words + np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))
         return {name: (rounded >> np.uint32(16)).astype(np.uint16)}
 
-    def decode(self, name: str, arrays: Mapping[str, Array]) -> FloatArray:
+    def decode(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
         """Exact: every bf16 number is a float32 number."""
         words = _stored(name, arrays, np.uint16).astype(np.uint32) << np.uint32(16)
         return words.view(np.float32)
 
 
+@dataclass(frozen=True)
+class Integer8(Values):
+    """Whole numbers from -127 to 127, times a positive float32 scale per row: `x = scale[row] * code`.
+
+    The scale of a row is its largest magnitude over 127. A row of zeros takes the least scale of the others, so that
+    what is added to it later (a bias in units of the scale) is no coarser there.
+    """
+
+    name: ClassVar[str] = "int8"
+    bits: ClassVar[int] = 8
+
+    def encode(self, name: str, array: FloatArray, rows: Rows | None = None) -> dict[str, Array]:
+        """The int8 codes, and `name + ".scale"`, float32, one per row."""
+        array = np.ascontiguousarray(array, dtype=np.float32)
+        rows = rows or _first_axis(array)
+        index = np.broadcast_to(rows.index, array.shape)
+        most = np.zeros(rows.count, dtype=np.float32)
+        np.maximum.at(most, index, np.abs(array))
+        scale = (most / np.float32(127)).astype(np.float32)
+        scale[scale == 0] = scale[scale > 0].min(initial=np.inf) if scale.any() else 1
+        codes = np.clip(np.rint(array / scale[index]), -127, 127).astype(np.int8)
+        return {name: codes, f"{name}.scale": scale}
+
+    def decode(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
+        """Codes times scales, in float32."""
+        codes, scale = self.codes(name, arrays), self.scale(name, arrays, rows)
+        index = (rows or _first_axis(codes)).index
+        if index.ndim and index.shape[0] != codes.shape[0]:
+            raise ProgramError(f"stored array {name!r} holds {codes.shape[0]} numbers, expected {index.shape[0]}")
+        return (codes.astype(np.float32) * scale[index]).astype(np.float32)
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Codes and scales."""
+        return (name, f"{name}.scale")
+
+    def codes(self, name: str, arrays: Mapping[str, Array]) -> NDArray[np.int8]:
+        """The whole numbers; `ProgramError` where one is -128, which has no opposite."""
+        codes = _stored(name, arrays, np.int8).view(np.int8)
+        if codes.size and codes.min() < -127:
+            raise ProgramError(f"stored array {name!r} holds -128; codes go from -127 to 127")
+        return codes
+
+    def scale(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
+        """One positive number per row."""
+        scale = _stored(f"{name}.scale", arrays, np.float32).view(np.float32)
+        count = (rows or _first_axis(arrays[name])).count
+        if scale.shape != (count,):
+            raise ProgramError(f"stored array {name + '.scale'!r} has shape {scale.shape}, expected ({count},)")
+        if not (np.isfinite(scale) & (scale > 0)).all():
+            raise ProgramError(f"stored array {name + '.scale'!r} has a scale that is not positive and finite")
+        return scale
+
+
 F32: Final = Float32()
 BF16: Final = BFloat16()
-VALUES: Final[dict[str, Values]] = {values.name: values for values in (F32, BF16)}
+INT8: Final = Integer8()
+VALUES: Final[dict[str, Values]] = {values.name: values for values in (F32, BF16, INT8)}
 
 
 def values_named(name: str) -> Values:
@@ -90,6 +163,12 @@ def values_named(name: str) -> Values:
     if not isinstance(name, str) or name not in VALUES:
         raise SpecError(f"unknown value type {name!r}; known are {', '.join(VALUES)}")
     return VALUES[name]
+
+
+def _first_axis(array: Array) -> Rows:
+    if array.ndim == 0:
+        raise ProgramError("a single number has no rows")
+    return Rows(np.arange(array.shape[0]).reshape(-1, *(1,) * (array.ndim - 1)), array.shape[0])
 
 
 def _stored(name: str, arrays: Mapping[str, Array], dtype: type[np.generic]) -> Array:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dovetail.formats.base import Geometry, Packed, as_weight
+from dovetail.formats.base import Geometry, Packed, as_weight, scaled
 from dovetail.formats.dense.spec import DenseSpec
-from dovetail.formats.values import FloatArray
+from dovetail.formats.values import FloatArray, Integer8, Values
 
 
 class PackedDense(Packed):
@@ -26,6 +28,17 @@ class PackedDense(Packed):
     def dense(self) -> FloatArray:
         """The stored weight."""
         return self.decode("weight")
+
+    def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
+        """The stored weight in another value type."""
+        return type(self).from_dense(scaled(self.dense(), multiply), replace(self.spec, values=values))
+
+    def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
+        """Codes and scales of int8 values."""
+        values = self.spec.values
+        if not isinstance(values, Integer8):
+            return None
+        return values.codes("weight", self.arrays).astype(np.int32), values.scale("weight", self.arrays)
 
     def macs(self, at: Geometry) -> int:
         """K C/groups R S H'W'."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dovetail.errors import SpecError
+from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import positions
-from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size
+from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size, scaled
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
-from dovetail.formats.values import FloatArray
+from dovetail.formats.values import ONE_ROW, FloatArray, Integer8, Rows, Values
 
 Init = Literal["svd", "pca_nomean"]
 
@@ -37,12 +39,12 @@ class PackedKernelBasis(Packed):
     def from_factors(cls, bases: np.ndarray, coefficients: np.ndarray, spec: KernelBasisSpec) -> Self:
         """From `bases` (d, R, S) and `coefficients` (K, C/groups, d), zeros included."""
         bases, stored = as_weight(bases), as_weight(coefficients)
-        arrays = spec.values.encode("bases", bases)
+        arrays, rows = spec.values.encode("bases", bases, ONE_ROW), None
         if spec.coefficients == "sparse":
             present = spec.values.round(stored) != 0
             arrays |= positions.encode("coefficients", present)
-            stored = stored[present]
-        arrays |= spec.values.encode("coefficients", stored)
+            rows, stored = _output_of(np.flatnonzero(present), stored.shape), stored[present]
+        arrays |= spec.values.encode("coefficients", stored, rows)
         return cls(spec, (*coefficients.shape[:2], *bases.shape[1:]), arrays)
 
     def factors(self) -> tuple[FloatArray, FloatArray]:
@@ -58,6 +60,39 @@ class PackedKernelBasis(Packed):
         """W[k,c,r,s] = sum over b of coefficients[k,c,b] bases[b,r,s]."""
         bases, coefficients = (factor.astype(np.float64) for factor in self.factors())
         return np.tensordot(coefficients, bases, axes=1).astype(np.float32)
+
+    def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
+        """Bases and coefficients in another value type; the coefficients take the factors of the outputs."""
+        bases, coefficients = self.factors()
+        return type(self).from_factors(bases, scaled(coefficients, multiply), replace(self.spec, values=values))
+
+    def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
+        """Codes of the coefficients times codes of the bases, which have one scale for all (int8 values)."""
+        values = self.spec.values
+        if not isinstance(values, Integer8):
+            return None
+        bases, coefficients = self.codes()
+        weight = np.tensordot(coefficients.astype(np.int32), bases.astype(np.int32), axes=1)
+        scale = values.scale("coefficients", self.arrays, self.rows("coefficients"))
+        return weight, scale * values.scale("bases", self.arrays, ONE_ROW)
+
+    def codes(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        """`bases` (d, R, S) and `coefficients` (K, C/groups, d) of int8 values, as they are stored, zeros filled in."""
+        values = self.spec.values
+        if not isinstance(values, Integer8):
+            raise ProgramError(f"a weight of {values.name} values has no codes")
+        bases, stored = values.codes("bases", self.arrays), values.codes("coefficients", self.arrays)
+        if self.spec.coefficients == "dense":
+            return bases, stored
+        coefficients = np.zeros(self._grid, dtype=np.int8)
+        coefficients.ravel()[self._positions()] = stored
+        return bases, coefficients
+
+    def rows(self, name: str) -> Rows | None:
+        """One scale for all bases; of the coefficients, one per output channel."""
+        if name == "bases":
+            return ONE_ROW
+        return _output_of(self._positions(), self._grid) if self.spec.coefficients == "sparse" else None
 
     def macs(self, at: Geometry) -> int:
         """The least of three exact orders, for n stored coefficients, C channels over all groups and d bases.
@@ -107,6 +142,10 @@ class PackedKernelBasis(Packed):
 
     def _positions(self) -> positions.Indices:
         return positions.decode("coefficients", self.arrays, math.prod(self._grid))
+
+
+def _output_of(indices: positions.Indices, grid: Shape) -> Rows:
+    return Rows(indices // math.prod(grid[1:]), grid[0])
 
 
 def decompose(weight: np.ndarray, bases: int, init: Init = "svd") -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from dovetail.errors import ProgramError
 from dovetail.formats import positions
-from dovetail.formats.base import Geometry, Packed, as_weight
+from dovetail.formats.base import Geometry, Packed, Shape, as_weight, scaled
 from dovetail.formats.sparse.spec import SparseSpec
-from dovetail.formats.values import FloatArray
+from dovetail.formats.values import FloatArray, Integer8, Rows, Values
 
 
 class PackedSparse(Packed):
@@ -26,7 +27,8 @@ class PackedSparse(Packed):
         weight = as_weight(weight)
         spec.check(weight.shape)
         present = largest(weight, spec.most(weight.size)) & (spec.values.round(weight) != 0)
-        arrays = {**spec.values.encode("weight", weight[present]), **positions.encode("weight", present)}
+        rows = _output_of(np.flatnonzero(present), weight.shape)
+        arrays = {**spec.values.encode("weight", weight[present], rows), **positions.encode("weight", present)}
         return cls(spec, weight.shape, arrays)
 
     def dense(self) -> FloatArray:
@@ -38,6 +40,23 @@ class PackedSparse(Packed):
     def indices(self) -> positions.Indices:
         """Indices of the kept entries into the flattened weight, rising."""
         return positions.decode("weight", self.arrays, math.prod(self.shape))
+
+    def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
+        """The kept entries in another value type; those that become zero there are dropped."""
+        return type(self).from_dense(scaled(self.dense(), multiply), replace(self.spec, values=values))
+
+    def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
+        """Codes in place, zeros elsewhere, and the scales of int8 values."""
+        values = self.spec.values
+        if not isinstance(values, Integer8):
+            return None
+        weight = np.zeros(self.shape, dtype=np.int32)
+        weight.ravel()[self.indices()] = values.codes("weight", self.arrays)
+        return weight, values.scale("weight", self.arrays, self.rows("weight"))
+
+    def rows(self, name: str) -> Rows:
+        """One scale per output channel."""
+        return _output_of(self.indices(), self.shape)
 
     def macs(self, at: Geometry) -> int:
         """One per kept entry and output position."""
@@ -58,6 +77,10 @@ class PackedSparse(Packed):
         self.require("weight", (kept,))
         if kept > most:
             raise ProgramError(f"sparse weight of shape {self.shape} keeps {kept} entries; its density allows {most}")
+
+
+def _output_of(indices: positions.Indices, shape: Shape) -> Rows:
+    return Rows(indices // math.prod(shape[1:]), shape[0])
 
 
 def largest(weight: np.ndarray, count: int) -> NDArray[np.bool_]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 
-from dovetail.formats.base import Geometry, Packed, Shape, as_weight
+from dovetail.formats.base import Geometry, Packed, Shape, as_weight, scaled
 from dovetail.formats.svd.spec import SvdSpec
-from dovetail.formats.values import FloatArray
+from dovetail.formats.values import FloatArray, Values
 
 
 class PackedSvd(Packed):
@@ -39,6 +40,11 @@ class PackedSvd(Packed):
         """Output times input."""
         output, inputs = (factor.astype(np.float64) for factor in self.factors())
         return (output @ inputs).astype(np.float32).reshape(self.shape)
+
+    def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
+        """Both factors in another value type; `output` takes the factors of the outputs."""
+        output, inputs = self.factors()
+        return type(self).from_factors(scaled(output, multiply), inputs, replace(self.spec, values=values), self.shape)
 
     def macs(self, at: Geometry) -> int:
         """(C + K) rank H'W': a stride is taken in the first product."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 
-from dovetail.formats.base import Geometry, Packed, as_weight, kernel_size
+from dovetail.formats.base import Geometry, Packed, as_weight, kernel_size, scaled
 from dovetail.formats.tucker.spec import TuckerSpec
-from dovetail.formats.values import FloatArray
+from dovetail.formats.values import FloatArray, Values
 
 
 class PackedTucker(Packed):
@@ -37,14 +38,18 @@ class PackedTucker(Packed):
 
     def factors(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`output` (K, D2), `core` (D2, D1, R, S) and `inputs` (D1, C) as float32."""
-        decode = self.spec.values.decode
-        return decode("output", self.arrays), decode("core", self.arrays), decode("input", self.arrays)
+        return self.decode("output"), self.decode("core"), self.decode("input")
 
     def dense(self) -> FloatArray:
         """W[k,c,r,s] = sum over d2, d1 of output[k,d2] core[d2,d1,r,s] inputs[d1,c]."""
         output, core, inputs = (factor.astype(np.float64) for factor in self.factors())
         weight: FloatArray = np.einsum("kb,bars,ac->kcrs", output, core, inputs, optimize=True).astype(np.float32)
         return weight
+
+    def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
+        """The factors in another value type; `output` takes the factors of the outputs."""
+        output, core, inputs = self.factors()
+        return type(self).from_factors(scaled(output, multiply), core, inputs, replace(self.spec, values=values))
 
     def macs(self, at: Geometry) -> int:
         """C D1 HW + R S D1 D2 H'W' + D2 K H'W'."""
