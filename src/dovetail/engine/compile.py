@@ -16,6 +16,7 @@ from dovetail.engine.kernels import Candidate
 from dovetail.engine.layout import Buffer, Shape, View, contiguous_strides, plan_arena, round_up
 from dovetail.engine.native import require_native
 from dovetail.errors import EngineError
+from dovetail.program.integer import is_quantized
 from dovetail.program.ops import complete
 from dovetail.program.program import Graph, Node, Program
 
@@ -55,6 +56,10 @@ def compile_graph(
 ) -> Compiled:
     """Compile for the given symbolic dimensions; `choices` names a candidate for every weight op."""
     native = require_native()
+    if any(is_quantized(tensor) for tensor in graph.tensors.values()):
+        raise EngineError(
+            "this program computes with whole numbers; the engine runs floating point so far, `dovetail.reference` both"
+        )
     shapes = graph.bind(**dims)
     nodes = [complete(node) for node in graph.nodes]
     builder = Builder(native.lanes(isa), threads, _halos(program, nodes, shapes))

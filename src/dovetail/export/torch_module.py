@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from dovetail.errors import InputError
 from dovetail.formats.base import Packed
 from dovetail.formats.layer import from_packed
+from dovetail.program.integer import CODES
 from dovetail.program.ops import channel_axis
 from dovetail.program.program import Activation, Epilogue, Node, Program, bind_shape
 from dovetail.program.program import Shape as ProgramShape
+from dovetail.program.program import Tensor as ProgramTensor
 
 Pads = tuple[int, int, int, int]
 
@@ -23,7 +25,8 @@ def to_torch(program: Program) -> ProgramModule:
     """A module of the same function as the program's main graph, in evaluation mode.
 
     Weights become the layers of their formats (`SparseConv2d`, `TuckerConv2d`, …), a shared weight one shared layer;
-    scales, biases and norm parameters become parameters.
+    scales, biases and norm parameters become parameters. Tensors that hold codes are rounded to what these stand for,
+    in real numbers (so they can train); the result is that of whole numbers up to a rare step of one code.
     """
     return ProgramModule(program).eval()
 
@@ -84,7 +87,8 @@ class ProgramModule(nn.Module):
             y = y + self.arrays[_key(epilogue.bias)].view(along)
         if epilogue.residual is not None:
             y = y + values[epilogue.residual]
-        return y if epilogue.activation is None else activate(y, epilogue.activation)
+        y = y if epilogue.activation is None else activate(y, epilogue.activation)
+        return as_codes(y, self.graph.tensors[node.output])
 
     def _value(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         return values[name] if name in values else self.arrays[_key(name)]
@@ -104,6 +108,13 @@ class ProgramModule(nn.Module):
 def activate(x: Tensor, activation: Activation) -> Tensor:
     """The activation in torch."""
     return ACTIVATION_FUNCTIONS[activation.name](x, *activation.args)
+
+
+def as_codes(x: Tensor, tensor: ProgramTensor) -> Tensor:
+    """The numbers that the codes of `tensor` stand for, nearest to `x`; `x` itself where it holds real numbers."""
+    if tensor.scale is None or tensor.zero is None:
+        return x
+    return torch.fake_quantize_per_tensor_affine(x, tensor.scale, tensor.zero, 0, CODES)
 
 
 def _key(name: str) -> str:
@@ -183,6 +194,8 @@ def _layer_norm(
 FUNCTIONS: Final[dict[str, Callable[..., Tensor]]] = {
     "affine": _same,
     "activation": _same,
+    "quantize": _same,
+    "dequantize": _same,
     "add": torch.add,
     "mul": torch.mul,
     "max_pool2d": _max_pool2d,

@@ -10,10 +10,12 @@ import numpy as np
 from dovetail.errors import DovetailError, ProgramError
 from dovetail.formats.base import Packed, format_named
 from dovetail.program.attributes import is_dim
+from dovetail.program.integer import check_codes, is_quantized, touches_codes
 from dovetail.program.ops import check_node
 from dovetail.program.program import Graph, Node, Program, Shape, Tensor, format_shape, split_dim
 
 LARGEST_TENSOR = 1 << 40  # numbers per image
+LEAST_SCALE = 1e-20  # products and ratios of scales stay within float32
 
 
 def check(program: Program) -> None:
@@ -44,6 +46,10 @@ def check_graph(graph: Graph, program: Program) -> None:
         shape = check_node(node, known, _weight_shape(node, program))
         _check_output(node, shape, graph, known, program)
         known[node.output] = shape
+        if touches_codes(node, graph):
+            check_codes(program, graph, node)
+        elif node.op in ("quantize", "dequantize"):
+            raise ProgramError(f"node {node.name!r} ({node.op}) touches no uint8 tensor")
     _check_ends(graph)
 
 
@@ -87,9 +93,20 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         raise ProgramError(f"tensor {name!r} is entered as {tensor.name!r} with shape {format_shape(tensor.shape)}")
     if math.prod(split_dim(d)[0] for d in tensor.shape) > LARGEST_TENSOR:
         raise ProgramError(f"tensor {name!r} of shape {format_shape(tensor.shape)} is larger than any machine's memory")
-    if tensor.dtype != "float32" or tensor.scale is not None or tensor.zero is not None:
+    _check_type(tensor)
+
+
+def _check_type(tensor: Tensor) -> None:
+    scale, zero = tensor.scale, tensor.zero
+    if tensor.dtype == "float32":
+        if scale is not None or zero is not None:
+            raise ProgramError(f"tensor {tensor.name!r} is float32 and has a scale or a zero, which codes have")
+    elif tensor.dtype != "uint8":
+        raise ProgramError(f"tensor {tensor.name!r} has type {tensor.dtype}; known are float32 and uint8")
+    elif scale is None or not LEAST_SCALE <= scale <= 1 / LEAST_SCALE or zero is None or not 0 <= zero <= 255:
         raise ProgramError(
-            f"tensor {name!r} has type {tensor.dtype}; this version holds float32 tensors without a scale"
+            f"tensor {tensor.name!r} holds codes of scale {scale} and zero {zero}; the scale must lie between "
+            f"{LEAST_SCALE} and {1 / LEAST_SCALE}, the zero between 0 and 255"
         )
 
 
@@ -120,5 +137,8 @@ def _check_ends(graph: Graph) -> None:
     for name in graph.outputs:
         if name not in made:
             raise ProgramError(f"output {name!r} is computed nowhere")
+    for name in (*graph.inputs, *graph.outputs):
+        if is_quantized(graph.tensors[name]):
+            raise ProgramError(f"{name!r} holds codes; inputs and outputs of a graph are float32")
     if idle := sorted(set(graph.tensors) - made):
         raise ProgramError(f"tensor {idle[0]!r} is in the table but computed nowhere")

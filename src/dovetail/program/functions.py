@@ -9,10 +9,12 @@ paddings are `(top, bottom, left, right)`. Results keep the type of `x`, so the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 Array = np.ndarray
+Reduce = Callable[..., Array]
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
 
@@ -53,19 +55,18 @@ def max_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Pads, dilation:
 
 def avg_pool2d(x: Array, *, kernel: Pair, stride: Pair, padding: Pads, include_pad: bool) -> Array:
     """Mean of each window: over all of its positions, or over those that are no padding."""
-    total = windows(_padded(x, padding, 0.0), kernel, stride, (1, 1)).sum(axis=(4, 5))
-    inside = _padded(np.ones((1, 1, *x.shape[2:]), x.dtype), padding, float(include_pad))
-    return total / windows(inside, kernel, stride, (1, 1)).sum(axis=(4, 5))
+    inside = np.ones((1, 1, *x.shape[2:]), x.dtype)
+    return window_sums(x, kernel, stride, padding) / window_sums(inside, kernel, stride, padding, float(include_pad))
 
 
 def adaptive_avg_pool2d(x: Array, *, output: Pair) -> Array:
     """Mean over `output` nearly equal windows."""
-    return _adaptive(x, output, np.mean)
+    return adaptive(x, output, np.mean)
 
 
 def adaptive_max_pool2d(x: Array, *, output: Pair) -> Array:
     """Largest over `output` nearly equal windows."""
-    return _adaptive(x, output, np.max)
+    return adaptive(x, output, np.max)
 
 
 def mean(x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -176,18 +177,24 @@ def windows(x: Array, kernel: Pair, stride: Pair, dilation: Pair) -> Array:
     return every[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 
 
-def _padded(x: Array, padding: Pads, value: float) -> Array:
-    top, bottom, left, right = padding
-    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value) if any(padding) else x
+def window_sums(x: Array, kernel: Pair, stride: Pair, padding: Pads, border: float = 0.0) -> Array:
+    """Sum of each window of an image with `border` around it."""
+    return windows(_padded(x, padding, border), kernel, stride, (1, 1)).sum(axis=(4, 5))
 
 
-def _adaptive(x: Array, output: Pair, reduce: object) -> Array:
+def adaptive(x: Array, output: Pair, reduce: Reduce) -> Array:
+    """`reduce` over each of `output` nearly equal windows of an image."""
     y = np.empty((*x.shape[:2], *output), x.dtype)
     for i in range(output[0]):
         for j in range(output[1]):
             rows, columns = _share(i, x.shape[2], output[0]), _share(j, x.shape[3], output[1])
-            y[:, :, i, j] = reduce(x[:, :, rows, columns], axis=(2, 3))  # type: ignore[operator]
+            y[:, :, i, j] = reduce(x[:, :, rows, columns], axis=(2, 3))
     return y
+
+
+def _padded(x: Array, padding: Pads, value: float) -> Array:
+    top, bottom, left, right = padding
+    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value) if any(padding) else x
 
 
 def _share(index: int, size: int, count: int) -> slice:

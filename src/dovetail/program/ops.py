@@ -92,6 +92,8 @@ OPS: Final = _table(
     OpDef("matmul", (2, 2), {}, shapes.matmul, f.matmul),
     OpDef("softmax", (1, 1), _AXIS, shapes.softmax, f.softmax),
     OpDef("layer_norm", (1, 3), _NORM, shapes.layer_norm, f.layer_norm),
+    OpDef("quantize", (1, 1), {}, shapes.same, f.identity),
+    OpDef("dequantize", (1, 1), {}, shapes.same, f.identity),
     OpDef("upsample_nearest", (1, 1), {"scale": _KERNEL}, shapes.upsample_nearest, f.upsample_nearest),
 )
 

@@ -25,7 +25,7 @@ BATCH = "batch"
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value between ops. `scale` and `zero` belong to integer types: real = scale * (stored - zero)."""
+    """A value between ops: `float32`, or `uint8` codes that stand for `scale * (code - zero)`."""
 
     name: str
     shape: Shape

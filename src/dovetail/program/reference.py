@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from dovetail.errors import InputError, ProgramError
+from dovetail.program.integer import evaluate, touches_codes
 from dovetail.program.ops import ACTIVATIONS, channel_axis, complete, op_named
 from dovetail.program.program import Graph, Node, Program, bind_shape, format_shape
 
@@ -67,6 +68,9 @@ def _evaluate(program: Program, graph: Graph, values: dict[str, Array], dims: Ma
     """Fill `values` with every tensor, in order."""
     dense: dict[str, Array] = {}
     for node in graph.nodes:
+        if touches_codes(node, graph):
+            values[node.output] = evaluate(program, graph, node, values, dims)
+            continue
         if node.weight is not None and node.weight not in dense:
             dense[node.weight] = program.weights[node.weight].dense().astype(dtype)
         read = {name: values[name] if name in values else program.arrays[name].astype(dtype) for name in node.reads()}

@@ -1,0 +1,148 @@
+"""What numbers the tensors of a network hold on real images: ranges for `quantize`, and means to mend biases by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, get_args
+
+import numpy as np
+
+from dovetail.errors import InputError
+from dovetail.program.ops import complete
+from dovetail.program.program import Node, Program
+from dovetail.program.quantize import Range
+from dovetail.program.reference import run
+
+Array = np.ndarray
+Rule = Literal["minmax", "percentile", "mse"]
+RULES: Final = get_args(Rule)
+SAMPLES: Final = 1 << 17  # numbers kept of each tensor
+PER_BATCH: Final = 1 << 14
+PERCENTILE: Final = 99.99
+
+
+@dataclass
+class Statistics:
+    """Of one tensor: extremes, a sample of its numbers, and the mean of each channel (axis 1, or the last of rows)."""
+
+    low: float = 0.0
+    high: float = 0.0
+    samples: list[Array] = field(default_factory=list)
+    total: Array | float = 0.0
+    count: int = 0
+
+    @property
+    def mean(self) -> Array:
+        """Per channel."""
+        return np.asarray(self.total) / max(self.count, 1)
+
+    def range(self, rule: Rule) -> Range:
+        """What codes should reach from and to; always holds 0."""
+        if rule == "minmax":
+            return self.low, self.high
+        sample = np.concatenate(self.samples)
+        if rule == "percentile":
+            low, high = np.percentile(sample, [100 - PERCENTILE, PERCENTILE])
+            return min(float(low), 0.0), max(float(high), 0.0)
+        return _least_error(sample, self.low, self.high)
+
+
+def calibrate(
+    program: Program,
+    images: Iterable[Array],
+    evaluate: Callable[[Array], Mapping[str, Array]] | None = None,
+) -> dict[str, Statistics]:
+    """Statistics of every tensor of the main graph over batches of images.
+
+    Args:
+        program: in floating point; one input.
+        images: batches, normalised as in training; a few hundred images do.
+        evaluate: all tensors by name of a batch; None runs the reference.
+
+    Raises:
+        InputError: there are no images, or something computed from them is not finite.
+    """
+    found = {name: Statistics() for name in program.graph.tensors}
+    random, batches = np.random.default_rng(0), 0
+    for batch in images:
+        batches += 1
+        values = evaluate(batch) if evaluate else run(program, batch, every=True)
+        for name, statistics in found.items():
+            _note(statistics, name, values[name], random)
+    if not batches:
+        raise InputError("calibration needs images, and there are none; give training images, not augmented")
+    return found
+
+
+def correct_bias(program: Program, quantized: Program, statistics: Mapping[str, Statistics]) -> Program:
+    """`quantized`, its biases shifted by what rounding the weights changes on average.
+
+    A weight that is rounded by `dW` shifts an output by the sum of `dW` times the means of the inputs (Nagel et al.,
+    Data-free quantization, 2019, section 4.2, with measured means; borders are taken like the rest).
+    """
+    arrays, nodes = dict(quantized.arrays), []
+    before = {node.name: complete(node) for node in program.graph.nodes}
+    for node in quantized.graph.nodes:
+        old = before.get(node.name)
+        packed = quantized.weights[node.weight] if node.weight is not None else None
+        if old is None or packed is None or packed.integers() is None:
+            nodes.append(node)
+            continue
+        shift = _shift(program, quantized, old, node, statistics[old.inputs[0]].mean)
+        bias = f"{node.name}.corrected"
+        arrays[bias] = (_bias(program, old, len(shift)) - shift).astype(np.float32)
+        nodes.append(replace(node, epilogue=replace(node.epilogue, bias=bias)))
+    graph = replace(quantized.graph, nodes=tuple(nodes))
+    used = {name for node in nodes for name in (*node.reads(), node.epilogue.scale, node.epilogue.bias)}
+    return replace(
+        quantized, graphs={"main": graph}, arrays={name: array for name, array in arrays.items() if name in used}
+    )
+
+
+def _note(statistics: Statistics, name: str, value: Array, random: np.random.Generator) -> None:
+    if not np.isfinite(value).all():
+        raise InputError(f"tensor {name!r} has NaN or Inf on these images; check them and the weights")
+    statistics.low = min(statistics.low, float(value.min()))
+    statistics.high = max(statistics.high, float(value.max()))
+    flat = value.ravel()
+    statistics.samples.append(flat if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH))
+    if sum(map(len, statistics.samples)) > 2 * SAMPLES:
+        statistics.samples = [random.choice(np.concatenate(statistics.samples), SAMPLES)]
+    axes = tuple(i for i in range(value.ndim) if i != (1 if value.ndim == 4 else value.ndim - 1))
+    statistics.total = statistics.total + value.sum(axis=axes, dtype=np.float64)
+    statistics.count += value.size // max(1, np.size(statistics.total))
+
+
+def _least_error(sample: Array, low: float, high: float) -> Range:
+    """The share of the range that 256 codes represent with the least squared error, ends clipped alike."""
+    best, error = (low, high), np.inf
+    for share in np.linspace(1.0, 0.3, 71):
+        a, b = low * share, high * share
+        if b <= a:
+            break
+        step = (b - a) / 255
+        zero = np.clip(np.rint(-a / step), 0, 255)
+        rounded = (np.clip(np.rint(sample / step) + zero, 0, 255) - zero) * step
+        now = float(np.square(rounded - sample, dtype=np.float64).mean())
+        if now < error:
+            best, error = (float(a), float(b)), now
+    return best
+
+
+def _shift(program: Program, quantized: Program, old: Node, node: Node, mean: Array) -> Array:
+    """Sum over the inputs of each output of (rounded - real weight) * mean."""
+    real = program.weights[old.weight or ""].dense().astype(np.float64)
+    if old.epilogue.scale is not None:
+        real = real * program.arrays[old.epilogue.scale].reshape(-1, *(1,) * (real.ndim - 1))
+    change = quantized.weights[node.weight or ""].dense() - real
+    change = change.reshape(*change.shape[:2], -1).sum(axis=2)
+    groups = int(node.attributes.get("groups", 1))
+    of_group = mean.reshape(groups, -1).repeat(len(change) // groups, axis=0)
+    shift: Array = (change * of_group).sum(axis=1)
+    return shift
+
+
+def _bias(program: Program, node: Node, outputs: int) -> Array:
+    name = node.epilogue.bias
+    return np.zeros(outputs) if name is None else program.arrays[name].astype(np.float64)
