@@ -83,7 +83,7 @@ void run(Plan& plan, Pool& pool, std::vector<uintptr_t> slots) {
 
 std::vector<std::string> isas() {
   std::vector<std::string> names;
-  for (const char* name : {"portable", "avx2", "avx512"})
+  for (const char* name : {"portable", "avx2", "avx512", "avx512vnni"})
     if (isa_table(name)) names.emplace_back(name);
   return names;
 }

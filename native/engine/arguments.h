@@ -80,12 +80,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // y = x over six nested dimensions with any strides.
 #define DOVETAIL_COPY(P, I, A, F) P(const float, x) P(float, y) A(size, 6) A(x_stride, 6) A(y_stride, 6)
 
-// y = value over six nested dimensions with any strides.
-#define DOVETAIL_FILL(P, I, A, F) P(float, y) A(size, 6) A(y_stride, 6) F(value)
+// y = the 32 bits of `word` over six nested dimensions with any strides.
+#define DOVETAIL_FILL(P, I, A, F) P(int32_t, y) A(size, 6) A(y_stride, 6) I(word)
 
-// Zeros around the pixels of planes: `lead` before each and after the last, `gap` after each row, `rest` after the last row.
+// `word` around the pixels of planes: `lead` before each and after the last, `gap` after each row, `rest` after the last row.
 #define DOVETAIL_HALO(P, I, A, F) \
-  P(float, y) I(images) I(channels) I(height) I(width) I(y_image) I(y_channel) I(pitch) I(lead) I(rest)
+  P(int32_t, y) I(images) I(channels) I(height) I(width) I(y_image) I(y_channel) I(pitch) I(lead) I(rest) I(word)
 
 // Max (average = 0) or average pooling over clipped windows; `include_pad` divides by the whole window.
 #define DOVETAIL_POOL(P, I, A, F)                                                                       \
@@ -109,6 +109,66 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_LAYER_NORM(P, I, A, F) \
   P(const float, x) P(float, y) P(const float, weight) P(const float, bias) I(rows) I(columns) F(eps)
 
+// Codes: tensors of uint8 are planes (or rows) of 32-bit words, four channels each, so that all layouts and offsets of
+// floats hold for them. What they mean is in program/integer.py.
+
+// From sums to results: activation(float32(sum) * multiplier + residual), as codes between `low` and `high` (zero
+// included), or with `real` as float32 in planes of single channels. A residual of codes is ratio * (code - r_zero).
+#define DOVETAIL_ROUNDING(P, I, A, F)                                                               \
+  P(const int32_t, bias) P(const float, multiplier) P(const void, residual) I(r_image) I(r_channel) \
+  F(r_ratio) I(r_zero) I(real) I(zero) I(low) I(high) I(activation) F(act_a) F(act_b)
+
+#define DOVETAIL_CODE_PLANES(P, I, A, F) \
+  P(const int32_t, x) P(void, y) I(images) I(x_image) I(x_channel) I(y_image) I(y_channel) I(lead)
+
+// As DOVETAIL_CONV_DENSE, over words: weights per block [words of C/groups][taps][block], blocks of 4 or 8 outputs.
+#define DOVETAIL_CONV_DENSE_CODES(P, I, A, F)                                                \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F)   \
+  P(const int32_t, weight) P(const int32_t, taps) I(tap_count) I(channels) I(out_channels)   \
+  P(const int32_t, blocks) I(block_count) I(blocks_outer)
+
+// As DOVETAIL_CONV_LANES, over words; `channels` counts words.
+#define DOVETAIL_CONV_LANES_CODES(P, I, A, F)                                           \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) P(const int32_t, weight) \
+  P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels) I(pixel_count)
+
+// Sparse convolution in blocks of four input channels: `entries` are (x offset, word of four weights) pairs.
+#define DOVETAIL_CONV_SPARSE_CODES(P, I, A, F)                                             \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
+  P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer)
+
+// Groups of any size: `weight` is [out_channels][C/groups][taps], whole numbers.
+#define DOVETAIL_CONV_GROUPED_CODES(P, I, A, F)                                            \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
+  P(const int32_t, weight) P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) I(groups)
+
+// As DOVETAIL_GEMM with one batch, over words: w is in blocks of 4 vectors of columns, each [inner][columns of the block].
+#define DOVETAIL_GEMM_CODES(P, I, A, F)                                                              \
+  P(const int32_t, x) P(const int32_t, w) P(void, y) I(rows) I(inner) I(columns) I(x_row) I(y_row)   \
+  DOVETAIL_ROUNDING(P, I, A, F)
+
+// Codes of float32 images with any strides, and back; `channels` counts single channels.
+#define DOVETAIL_QUANTIZE(P, I, A, F)                                                              \
+  P(const float, x) P(int32_t, y) I(images) I(channels) I(height) I(width) I(x_image) I(x_channel) \
+  I(x_row) I(x_column) I(y_image) I(y_channel) I(y_row) F(inverse) I(zero)
+#define DOVETAIL_DEQUANTIZE(P, I, A, F)                                                            \
+  P(const int32_t, x) P(float, y) I(images) I(channels) I(height) I(width) I(x_image) I(x_channel) \
+  I(x_row) I(y_image) I(y_channel) I(y_row) I(y_column) F(scale) I(zero)
+
+// y = codes of x_ratio * (x - x_zero) + r_ratio * (r - r_zero); `channels` counts words.
+#define DOVETAIL_ADD_CODES(P, I, A, F)                                                                    \
+  P(const int32_t, x) P(const int32_t, r) P(int32_t, y) I(images) I(channels) I(height) I(width)          \
+  I(x_image) I(x_channel) I(x_row) I(r_image) I(r_channel) I(r_row) I(y_image) I(y_channel) I(y_row)      \
+  F(x_ratio) I(x_zero) F(r_ratio) I(r_zero) I(zero) I(low) I(high)
+
+// Pooling of codes: maxima (average = 0), averages of clipped windows (1) or of adaptive ones (2). `ratios[n]` leads from
+// the sum of n codes to the result; `channels` counts words, `out_channels` single channels.
+#define DOVETAIL_POOL_CODES(P, I, A, F)                                                                     \
+  P(const int32_t, x) P(void, y) P(const float, ratios) I(images) I(channels) I(out_channels) I(height)     \
+  I(width) I(out_height) I(out_width) I(x_image) I(x_channel) I(x_row) I(y_image) I(y_channel) I(y_row)     \
+  I(kernel_h) I(kernel_w) I(stride_h) I(stride_w) I(dilation_h) I(dilation_w) I(pad_top) I(pad_left)        \
+  I(average) I(include_pad) I(x_zero) I(real) I(zero) I(low) I(high)
+
 // Every kernel: struct name, public name, field list.
 #define DOVETAIL_KERNELS(K)                                            \
   K(ConvDenseArgs, conv2d_dense_f32, DOVETAIL_CONV_DENSE)              \
@@ -125,7 +185,16 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(AdaptivePoolArgs, adaptive_pool2d_f32, DOVETAIL_ADAPTIVE_POOL)     \
   K(MeanArgs, mean_f32, DOVETAIL_MEAN)                                 \
   K(SoftmaxArgs, softmax_f32, DOVETAIL_SOFTMAX)                        \
-  K(LayerNormArgs, layer_norm_f32, DOVETAIL_LAYER_NORM)
+  K(LayerNormArgs, layer_norm_f32, DOVETAIL_LAYER_NORM)                \
+  K(ConvDenseCodesArgs, conv2d_dense_int8, DOVETAIL_CONV_DENSE_CODES)  \
+  K(ConvLanesCodesArgs, conv2d_lanes_int8, DOVETAIL_CONV_LANES_CODES)  \
+  K(ConvSparseCodesArgs, conv2d_sparse_int8, DOVETAIL_CONV_SPARSE_CODES) \
+  K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
+  K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
+  K(QuantizeArgs, quantize_int8, DOVETAIL_QUANTIZE)                    \
+  K(DequantizeArgs, dequantize_int8, DOVETAIL_DEQUANTIZE)              \
+  K(AddCodesArgs, add_int8, DOVETAIL_ADD_CODES)                        \
+  K(PoolCodesArgs, pool2d_int8, DOVETAIL_POOL_CODES)
 
 #define DOVETAIL_MEMBER_P(type, name) type* name = nullptr;
 #define DOVETAIL_MEMBER_I(name) int64_t name = 0;

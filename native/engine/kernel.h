@@ -95,6 +95,7 @@ struct IsaTable {
 extern const IsaTable portable_table;
 extern const IsaTable avx2_table;
 extern const IsaTable avx512_table;
+extern const IsaTable avx512vnni_table;
 
 const KernelInfo* kernel_infos(size_t* count);
 // The table of an ISA that this build has and this CPU can run, else null.

@@ -40,6 +40,8 @@ const IsaTable* isa_table(const char* name) {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (std::strcmp(name, "avx512") == 0 && avx2 && avx512) return &avx512_table;
+  const bool vnni = __builtin_cpu_supports("avx512vnni");
+  if (std::strcmp(name, "avx512vnni") == 0 && avx2 && avx512 && vnni) return &avx512vnni_table;
 #endif
   return nullptr;
 }

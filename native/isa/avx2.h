@@ -55,4 +55,47 @@ inline float sum(Vec a) {
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 
+
+// Eight 32-bit words: whole numbers, or four codes each.
+using Ints = __m256i;
+inline Ints load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline Ints load_words_first(const void* p, int n) { return _mm256_maskload_epi32(static_cast<const int*>(p), lanes_below(n)); }
+inline void store_words(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
+inline void store_words_first(void* p, Ints a, int n) { store_first(static_cast<float*>(p), _mm256_castsi256_ps(a), n); }
+inline Ints splat_word(int32_t x) { return _mm256_set1_epi32(x); }
+inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+inline Ints sub(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
+inline Ints mul(Ints a, Ints b) { return _mm256_mullo_epi32(a, b); }
+inline Ints either(Ints a, Ints b) { return _mm256_or_si256(a, b); }
+inline Ints keep(Ints a, uint32_t bits, Ints other) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit), bit);
+  return _mm256_blendv_epi8(other, a, set);
+}
+inline Ints up(Ints a, int bits) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
+inline Ints byte_of(Ints a, int i) { return _mm256_and_si256(_mm256_srl_epi32(a, _mm_cvtsi32_si128(8 * i)), _mm256_set1_epi32(255)); }
+inline Ints greater_bytes(Ints a, Ints b) { return _mm256_max_epu8(a, b); }
+inline Vec to_real(Ints a) { return _mm256_cvtepi32_ps(a); }
+inline Ints to_whole(Vec a) { return _mm256_cvtps_epi32(a); }
+inline int32_t sum(Ints a) {
+  alignas(32) int32_t lanes[kLanes];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);
+  int32_t total = 0;
+  for (int32_t lane : lanes) total += lane;
+  return total;
+}
+inline Ints expand_bytes(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+inline void pack_bytes(uint8_t* p, Ints a) {
+  alignas(32) int32_t lanes[kLanes];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+}
+// acc + the four products of unsigned codes and signed weights of each word; exact, as `maddubs` (which saturates) is not.
+inline Ints dot(Ints acc, Ints codes, Ints weights) {
+  const Ints low = _mm256_set1_epi16(255);
+  const Ints even = _mm256_madd_epi16(_mm256_and_si256(codes, low), _mm256_srai_epi16(_mm256_slli_epi16(weights, 8), 8));
+  const Ints odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(weights, 8));
+  return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+
 }  // namespace dovetail::avx2

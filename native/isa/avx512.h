@@ -1,11 +1,11 @@
-// Vectors of sixteen floats with AVX-512 (F, BW, DQ, VL).
+// Vectors of sixteen floats with AVX-512 (F, BW, DQ, VL); with DOVETAIL_VNNI, dot products of bytes in one instruction.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
 
-namespace dovetail::avx512 {
+namespace dovetail::DOVETAIL_ISA {
 
 constexpr int kLanes = 16;
 using Vec = __m512;
@@ -43,4 +43,37 @@ inline Vec exp2_integral(Vec n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), 
 inline Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 
-}  // namespace dovetail::avx512
+
+// Sixteen 32-bit words: whole numbers, or four codes each.
+using Ints = __m512i;
+inline Ints load_words(const void* p) { return _mm512_loadu_si512(p); }
+inline Ints load_words_first(const void* p, int n) { return _mm512_maskz_loadu_epi32(lanes_below(n), p); }
+inline void store_words(void* p, Ints a) { _mm512_storeu_si512(p, a); }
+inline void store_words_first(void* p, Ints a, int n) { _mm512_mask_storeu_epi32(p, lanes_below(n), a); }
+inline Ints splat_word(int32_t x) { return _mm512_set1_epi32(x); }
+inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+inline Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+inline Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+inline Ints either(Ints a, Ints b) { return _mm512_or_si512(a, b); }
+inline Ints keep(Ints a, uint32_t bits, Ints other) { return _mm512_mask_mov_epi32(other, static_cast<__mmask16>(bits), a); }
+inline Ints up(Ints a, int bits) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
+inline Ints byte_of(Ints a, int i) { return _mm512_and_si512(_mm512_srl_epi32(a, _mm_cvtsi32_si128(8 * i)), _mm512_set1_epi32(255)); }
+inline Ints greater_bytes(Ints a, Ints b) { return _mm512_max_epu8(a, b); }
+inline Vec to_real(Ints a) { return _mm512_cvtepi32_ps(a); }
+inline Ints to_whole(Vec a) { return _mm512_cvtps_epi32(a); }
+inline int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a); }
+inline Ints expand_bytes(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline void pack_bytes(uint8_t* p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
+// acc + the four products of unsigned codes and signed weights of each word, exactly.
+inline Ints dot(Ints acc, Ints codes, Ints weights) {
+#ifdef DOVETAIL_VNNI
+  return _mm512_dpbusd_epi32(acc, codes, weights);
+#else
+  const Ints low = _mm512_set1_epi16(255);
+  const Ints even = _mm512_madd_epi16(_mm512_and_si512(codes, low), _mm512_srai_epi16(_mm512_slli_epi16(weights, 8), 8));
+  const Ints odd = _mm512_madd_epi16(_mm512_srli_epi16(codes, 8), _mm512_srai_epi16(weights, 8));
+  return _mm512_add_epi32(acc, _mm512_add_epi32(even, odd));
+#endif
+}
+
+}  // namespace dovetail::DOVETAIL_ISA

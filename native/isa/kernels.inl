@@ -1,4 +1,4 @@
-// All kernels of one ISA. The including file defines DOVETAIL_ISA (the namespace) after its vector header.
+// All kernels of one ISA. The including file defines DOVETAIL_ISA (the namespace) and includes its vector header.
 #include "../engine/kernel.h"
 
 namespace dovetail::DOVETAIL_ISA {
@@ -14,6 +14,13 @@ namespace {
 #include "../kernels/pointwise.inl"
 #include "../kernels/pooling.inl"
 #include "../kernels/rows.inl"
+#include "../kernels/codes.inl"
+#include "../kernels/conv_dense_codes.inl"
+#include "../kernels/conv_lanes_codes.inl"
+#include "../kernels/conv_sparse_codes.inl"
+#include "../kernels/linear_codes.inl"
+#include "../kernels/pointwise_codes.inl"
+#include "../kernels/pooling_codes.inl"
 
 #define DOVETAIL_FUNCTION(Args, kernel, FIELDS) kernel,
 const KernelFunction functions[] = {DOVETAIL_KERNELS(DOVETAIL_FUNCTION)};

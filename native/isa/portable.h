@@ -62,6 +62,45 @@ inline Vec exp2_integral(Vec n) {
 }
 inline Vec round(Vec a) { DOVETAIL_EACH a.v[i] = std::nearbyint(a.v[i]); return a; }
 inline float sum(Vec a) { return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7])); }
+
+// Eight 32-bit words: whole numbers, or four codes each.
+struct Ints {
+  int32_t v[kLanes];
+};
+inline Ints load_words(const void* p) { Ints a; std::memcpy(a.v, p, sizeof a.v); return a; }
+inline void store_words(void* p, Ints a) { std::memcpy(p, a.v, sizeof a.v); }
+inline Ints splat_word(int32_t x) { Ints a; DOVETAIL_EACH a.v[i] = x; return a; }
+inline Ints load_words_first(const void* p, int n) { Ints a = splat_word(0); std::memcpy(a.v, p, n * sizeof(int32_t)); return a; }
+inline void store_words_first(void* p, Ints a, int n) { std::memcpy(p, a.v, n * sizeof(int32_t)); }
+inline Ints add(Ints a, Ints b) { DOVETAIL_EACH a.v[i] += b.v[i]; return a; }
+inline Ints sub(Ints a, Ints b) { DOVETAIL_EACH a.v[i] -= b.v[i]; return a; }
+inline Ints mul(Ints a, Ints b) { DOVETAIL_EACH a.v[i] *= b.v[i]; return a; }
+inline Ints either(Ints a, Ints b) { DOVETAIL_EACH a.v[i] |= b.v[i]; return a; }
+// Lanes whose bit is clear become those of `other`.
+inline Ints keep(Ints a, uint32_t bits, Ints other) { DOVETAIL_EACH a.v[i] = bits >> i & 1 ? a.v[i] : other.v[i]; return a; }
+inline Ints up(Ints a, int bits) { DOVETAIL_EACH a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << bits); return a; }
+inline int32_t byte_of_word(int32_t word, int i) { return static_cast<int32_t>(static_cast<uint32_t>(word) >> 8 * i & 255u); }
+inline Ints byte_of(Ints a, int i) { for (int32_t& word : a.v) word = byte_of_word(word, i); return a; }
+inline Ints greater_bytes(Ints a, Ints b) {
+  uint8_t p[sizeof a.v], q[sizeof b.v];
+  std::memcpy(p, a.v, sizeof p);
+  std::memcpy(q, b.v, sizeof q);
+  for (size_t i = 0; i < sizeof p; ++i) p[i] = p[i] > q[i] ? p[i] : q[i];
+  std::memcpy(a.v, p, sizeof p);
+  return a;
+}
+inline Vec to_real(Ints a) { Vec r; DOVETAIL_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
+inline Ints to_whole(Vec a) { Ints r; DOVETAIL_EACH r.v[i] = static_cast<int32_t>(std::nearbyint(a.v[i])); return r; }
+inline int32_t sum(Ints a) { int32_t total = 0; for (int32_t word : a.v) total += word; return total; }
+inline Ints expand_bytes(const uint8_t* p) { Ints a; DOVETAIL_EACH a.v[i] = p[i]; return a; }
+inline void pack_bytes(uint8_t* p, Ints a) { DOVETAIL_EACH p[i] = static_cast<uint8_t>(a.v[i]); }
+// acc + the four products of unsigned codes and signed weights of each word, exactly.
+inline Ints dot(Ints acc, Ints codes, Ints weights) {
+  DOVETAIL_EACH
+    for (int b = 0; b < 4; ++b)
+      acc.v[i] += byte_of_word(codes.v[i], b) * static_cast<int8_t>(byte_of_word(weights.v[i], b));
+  return acc;
+}
 #undef DOVETAIL_EACH
 
 }  // namespace dovetail::portable

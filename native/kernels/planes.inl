@@ -66,7 +66,13 @@ __attribute__((noinline)) void activate_run(float* y, const Run& run, const uint
   }
 }
 
-// The zeros before plane `channel`, and after it where it is the last one. `lead` is a multiple of the lanes or zero.
+// What lies before plane `channel`, and after it where it is the last one. `lead` is a multiple of the lanes or zero.
+inline void fill_lead(int32_t* plane, int64_t stride, int64_t lead, bool last, int32_t word) {
+  for (int64_t i = 0; i < lead; i += kLanes) store_words(plane - lead + i, splat_word(word));
+  if (last)
+    for (int64_t i = 0; i < lead; i += kLanes) store_words(plane + stride - lead + i, splat_word(word));
+}
+
 inline void zero_lead(float* plane, int64_t stride, int64_t lead, bool last) {
   for (int64_t i = 0; i < lead; i += kLanes) store(plane - lead + i, splat(0.0f));
   if (last)

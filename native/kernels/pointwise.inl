@@ -54,11 +54,12 @@ void copy_f32(const void* arguments, Worker& worker) {
 void fill_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const FillArgs*>(arguments);
   const int64_t rows = rows_of(a.size);
+  const auto word = static_cast<int32_t>(a.word);
   for_units(worker, rows, grain_of(rows, worker.threads), [&](int64_t begin, int64_t end) {
     Walk<1> walk(begin, a.size, {a.y_stride});
     for (int64_t row = begin; row < end; ++row, walk.next()) {
-      float* y = a.y + walk.offset[0];
-      for (int64_t i = 0; i < a.size[5]; ++i) y[i * a.y_stride[5]] = a.value;
+      int32_t* y = a.y + walk.offset[0];
+      for (int64_t i = 0; i < a.size[5]; ++i) y[i * a.y_stride[5]] = word;
     }
   });
 }
@@ -111,14 +112,15 @@ void pointwise_f32(const void* arguments, Worker& worker) {
 void halo_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const HaloArgs*>(arguments);
   const int64_t units = a.images * a.channels;
+  const auto word = static_cast<int32_t>(a.word);
   for_units(worker, units, grain_of(units, worker.threads), [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t channel = unit % a.channels;
-      float* plane = a.y + unit / a.channels * a.y_image + channel * a.y_channel;
-      zero_lead(plane, a.y_channel, a.lead, channel + 1 == a.channels);
+      int32_t* plane = a.y + unit / a.channels * a.y_image + channel * a.y_channel;
+      fill_lead(plane, a.y_channel, a.lead, channel + 1 == a.channels, word);
       for (int64_t h = 0; h < a.height; ++h)
-        for (int64_t w = a.width; w < a.pitch; ++w) plane[h * a.pitch + w] = 0.0f;
-      for (int64_t i = 0; i < a.rest; ++i) plane[a.height * a.pitch + i] = 0.0f;
+        for (int64_t w = a.width; w < a.pitch; ++w) plane[h * a.pitch + w] = word;
+      for (int64_t i = 0; i < a.rest; ++i) plane[a.height * a.pitch + i] = word;
     }
   });
 }

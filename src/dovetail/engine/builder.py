@@ -72,9 +72,9 @@ class Builder:
         """The one geometry of all planar tensors of this size, so that they can be visited side by side."""
         return Planes.of(height, width, *self.halos.get((height, width), (0, 0)))
 
-    def planar(self, shape: Shape, planes: Planes | None = None) -> View:
-        """A new planar tensor `(N, C, H, W)`."""
-        return planar_view(shape, planes or self.planes(shape[2], shape[3]), self.node)
+    def planar(self, shape: Shape, planes: Planes | None = None, word: int = 0) -> View:
+        """A new planar tensor `(N, C, H, W)`; `word` is what its halo holds."""
+        return planar_view(shape, planes or self.planes(shape[2], shape[3]), self.node, word)
 
     def rows(self, shape: Shape) -> View:
         """A new C-ordered tensor."""
@@ -131,16 +131,14 @@ class Builder:
             self.emit("copy_f32", *views, disjoint=disjoint, size=size, x_stride=x_stride, y_stride=y_stride)
             disjoint = True
 
-    def fill(self, y: View, value: float, *, disjoint: bool = False) -> None:
-        """Set every element of `y`."""
+    def fill(self, y: View, word: int, *, disjoint: bool = False) -> None:
+        """Set every element of `y` to the 32 bits of `word` (see `bits_of`)."""
         for (at,), size, (y_stride,) in nests(y.shape, y.strides):
-            self.emit(
-                "fill_f32", {}, {"y": y.shifted(at)}, disjoint=disjoint, size=size, y_stride=y_stride, value=value
-            )
+            self.emit("fill_f32", {}, {"y": y.shifted(at)}, disjoint=disjoint, size=size, y_stride=y_stride, word=word)
             disjoint = True
 
     def clear_halo(self, y: View, *, disjoint: bool = False) -> None:
-        """Zeros around the pixels of a planar tensor, for ops that write only the pixels; call before them."""
+        """What belongs around the pixels of a planar tensor, for ops that write only these; call before them."""
         planes = y.planes
         if planes is None or planes.plane == 1:
             return
@@ -148,7 +146,7 @@ class Builder:
         self.emit(
             "halo_f32", {}, {"y": y}, disjoint=disjoint, images=images, channels=channels, height=height, width=width,
             y_image=y.strides[0], y_channel=y.strides[1], pitch=planes.pitch, lead=planes.lead,
-            rest=planes.body - height * planes.pitch,
+            rest=planes.body - height * planes.pitch, word=y.word,
         )  # fmt: skip
 
     def as_rows(self, x: View) -> View:
@@ -164,10 +162,15 @@ class Builder:
         wanted = planes or self.planes(x.shape[2], x.shape[3])
         if x.planes == wanted:
             return x
-        y = self.planar(x.shape, wanted)
+        y = self.planar(x.shape, wanted, x.word)
         self.clear_halo(y)
         self.copy(x, y, disjoint=True)
         return y
+
+
+def bits_of(value: float) -> int:
+    """The 32 bits of a float32 number."""
+    return int(np.float32(value).view(np.int32))
 
 
 def activation_fields(activation: Activation | None) -> dict[str, Any]:

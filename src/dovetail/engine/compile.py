@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.engine import codes
 from dovetail.engine.builder import Builder, Step
+from dovetail.engine.codes import AnyCandidate
 from dovetail.engine.conv import Geometry
 from dovetail.engine.emit import ANY_LAYOUT_OPS, EMITTERS, IMAGE_OPS, Call
 from dovetail.engine.kernels import Candidate
 from dovetail.engine.layout import Buffer, Shape, View, contiguous_strides, plan_arena, round_up
 from dovetail.engine.native import require_native
 from dovetail.errors import EngineError
-from dovetail.program.integer import is_quantized
+from dovetail.program.integer import is_quantized, touches_codes
 from dovetail.program.ops import complete
 from dovetail.program.program import Graph, Node, Program
 
@@ -49,26 +51,26 @@ def compile_graph(
     program: Program,
     graph: Graph,
     dims: Mapping[str, int],
-    choices: Mapping[str, Candidate],
+    choices: Mapping[str, AnyCandidate],
     *,
     isa: str,
     threads: int,
 ) -> Compiled:
     """Compile for the given symbolic dimensions; `choices` names a candidate for every weight op."""
     native = require_native()
-    if any(is_quantized(tensor) for tensor in graph.tensors.values()):
-        raise EngineError(
-            "this program computes with whole numbers; the engine runs floating point so far, `dovetail.reference` both"
-        )
     shapes = graph.bind(**dims)
     nodes = [complete(node) for node in graph.nodes]
     builder = Builder(native.lanes(isa), threads, _halos(program, nodes, shapes))
     views = _inputs(graph, shapes)
     planar = planar_tensors(graph, nodes, shapes)
-    places = _places(builder, nodes, shapes, planar)
+    places = _places(builder, graph, nodes, shapes, planar)
     for node in nodes:
-        call = _call(builder, program, node, views, shapes, dims, choices, places, node.output in planar)
         builder.node = node.name
+        if touches_codes(node, graph):
+            coded = _code_call(program, graph, node, views, shapes, choices)
+            views[node.output] = codes.EMITTERS[node.op](builder, coded)
+            continue
+        call = _call(builder, program, node, views, shapes, dims, choices, places, node.output in planar)
         views[node.output] = EMITTERS[node.op](builder, call)
     builder.node = ""
     for i, name in enumerate(graph.outputs):
@@ -112,12 +114,16 @@ def _halos(program: Program, nodes: list[Node], shapes: Mapping[str, Shape]) -> 
     return halos
 
 
-def _places(b: Builder, nodes: list[Node], shapes: Mapping[str, Shape], planar: set[str]) -> dict[str, View]:
+def _places(
+    b: Builder, graph: Graph, nodes: list[Node], shapes: Mapping[str, Shape], planar: set[str]
+) -> dict[str, View]:
     """Planar concatenations of channels, and the parts of them that can be computed in their place."""
     places: dict[str, View] = {}
     makers = {node.output: node for node in nodes}
     for node in reversed(nodes):
         if node.op != "concat" or node.attributes["axis"] != 1 or node.output not in planar:
+            continue
+        if is_quantized(graph.tensors[node.output]):
             continue
         whole = places.setdefault(node.output, b.planar(shapes[node.output]))
         start = 0
@@ -137,11 +143,11 @@ def _call(
     views: dict[str, View],
     shapes: Mapping[str, Shape],
     dims: Mapping[str, int],
-    choices: Mapping[str, Candidate],
+    choices: Mapping[str, AnyCandidate],
     places: Mapping[str, View],
     planar: bool,
 ) -> Call:
-    epilogue, shape = node.epilogue, shapes[node.output]
+    epilogue, shape, chosen = node.epilogue, shapes[node.output], choices.get(node.name)
     scale, bias = (None if name is None else program.arrays[name] for name in (epilogue.scale, epilogue.bias))
     return Call(
         node,
@@ -151,9 +157,30 @@ def _call(
         bias,
         None if epilogue.residual is None else _operand(b, program, views, epilogue.residual),
         None if node.weight is None else program.weights[node.weight],
-        choices.get(node.name),
+        chosen if isinstance(chosen, Candidate) else None,
         planar,
         places.get(node.output),
+    )
+
+
+def _code_call(
+    program: Program,
+    graph: Graph,
+    node: Node,
+    views: Mapping[str, View],
+    shapes: Mapping[str, Shape],
+    choices: Mapping[str, AnyCandidate],
+) -> codes.CodeCall:
+    residual, chosen = node.epilogue.residual, choices.get(node.name)
+    return codes.CodeCall(
+        program,
+        graph,
+        node,
+        [views[name] for name in node.inputs],
+        None if residual is None else views[residual],
+        shapes[node.output],
+        shapes,
+        chosen if isinstance(chosen, codes.CodeCandidate) else None,
     )
 
 

@@ -68,16 +68,16 @@ def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
     """Writes activation(conv(x, weight) + bias + residual) to `y`; the weight is `(K, C/groups, R, S)`."""
     taps = prepare(b, x, weight.shape, y, at)
     outputs = weight.shape[0] // at.groups
-    sizes = _even(outputs, 8 if b.lanes == 16 else 6)
-    blocks, packed = pack_blocks(weight, at.groups, sizes)
+    sizes = evenly(outputs, 8 if b.lanes == 16 else 6)
+    blocks, packed = pack_blocks(weight.astype(np.float32), at.groups, sizes)
     most = _vectors_for(b.lanes, sizes[0])
     work = weight.shape[1] * weight[0, 0].size * sizes[0] * most
-    runs = _runs(b, y, taps, most * max(1, -(-2000 // work)), len(blocks))
+    runs = runs_over(b, y, taps, most * max(1, -(-2000 // work)), len(blocks))
     b.emit(
         "conv2d_dense_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "weight": b.constant(packed), "blocks": b.constant(blocks),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
         tap_count=taps.offsets.size, channels=weight.shape[1], out_channels=weight.shape[0],
         block_count=len(blocks), blocks_outer=int(weight.size > math.prod(x.shape[1:])),
         work=weight[0].size * math.prod(y.shape),
@@ -101,7 +101,7 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
         {"x": taps.x, "bias": None if bias is None else b.constant(bias), "residual": epilogue.residual,
          "weight": b.constant(packed), "pixels": b.constant(pixels),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **_planes(x, y, taps), **_epilogue(epilogue), tap_count=taps.offsets.size,
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **_epilogue(epilogue), tap_count=taps.offsets.size,
         channels=weight.shape[1], out_channels=outputs, pixel_count=len(pixels),
         work=weight[0].size * math.prod(y.shape),
     )  # fmt: skip
@@ -113,11 +113,11 @@ def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, 
     k, c, r, s = np.nonzero(weight)
     channel = k // (weight.shape[0] // at.groups) * weight.shape[1] + c
     entries, starts = entry_lists(k, channel * taps.channel + taps.offsets[r, s], weight[k, c, r, s], weight.shape[0])
-    runs = _runs(b, y, taps, 12, weight.shape[0])
+    runs = runs_over(b, y, taps, 12, weight.shape[0])
     b.emit(
         "conv2d_sparse_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts)},
-        {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
         work=2 * len(k) * math.prod(y.shape[2:]) * y.shape[0],
         out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])),
     )  # fmt: skip
@@ -134,7 +134,7 @@ def conv_kernel_basis(
     maps = max(len(used) * len(bases), 1)
     vectors = max(1, min(12, 65536 // (maps * b.lanes)))
     by_rows = _fits_two_rows(b, y, epilogue)
-    runs = _runs_of_two_rows(b, y, taps, vectors) if by_rows else _runs(b, y, taps, vectors, 1, pieces=1)
+    runs = _runs_of_two_rows(b, y, taps, vectors) if by_rows else runs_over(b, y, taps, vectors, 1, pieces=1)
     map_stride = runs.longest * b.lanes
     b.scratch = max(b.scratch, maps * map_stride)
     entries, starts = entry_lists(
@@ -146,7 +146,7 @@ def conv_kernel_basis(
          "bases": b.constant(bases.reshape(len(bases), -1).T.astype(np.float32)),
          "used": b.constant((used * taps.channel).astype(np.int64)),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **_planes(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
         base_count=len(bases), tap_count=taps.offsets.size, used_count=len(used), map_stride=map_stride,
         x_row=taps.pitch * by_rows, y_row=out_pitch(y) * by_rows,
         out_channels=coefficients.shape[0],
@@ -180,7 +180,7 @@ def _phases(
     residues = sorted({(int(r) % sh, int(c) % sw) for r, c in zip(rows.ravel(), columns.ravel())})
     pitch = y.planes.pitch if y.planes is not None else 0
     planes = Planes.of(-(-height // sh), -(-width // sw), *halo, pitch=pitch)
-    dealt = planar_view((images, len(residues) * channels, planes.height, planes.width), planes, b.node)
+    dealt = planar_view((images, len(residues) * channels, planes.height, planes.width), planes, b.node, x.word)
     if len(residues) == sh * sw and height % sh == width % sw == 0:
         _deal_evenly(b, x, dealt, at.stride)
     else:
@@ -196,7 +196,7 @@ def _deal(b: Builder, x: View, dealt: View, stride: tuple[int, int], residues: S
     for i, (r, c) in enumerate(residues):
         phase = x.sliced(2, r, x.shape[2], stride[0]).sliced(3, c, x.shape[3], stride[1])
         part = dealt.sliced(1, i * channels, (i + 1) * channels, 1)
-        target = View(dealt.buffer, phase.shape, dealt.strides, part.offset, dealt.planes)
+        target = View(dealt.buffer, phase.shape, dealt.strides, part.offset, dealt.planes, dealt.word)
         b.clear_halo(target, disjoint=True)  # a phase without pixels is all zeros
         if 0 not in phase.shape:
             b.copy(phase, target, disjoint=True)
@@ -225,7 +225,7 @@ def pack_blocks(weight: np.ndarray, groups: int, sizes: Sequence[int]) -> tuple[
             records.append((group, group * outputs + first, size, offset))
             pieces.append(piece.ravel())
             first, offset = first + size, offset + piece.size
-    return np.array(records, dtype=np.int32), np.concatenate(pieces).astype(np.float32)
+    return np.array(records, dtype=np.int32), np.concatenate(pieces)
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class Runs:
         return {"run_count": len(self.records)}
 
 
-def _runs(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces: int = 4) -> Runs:
+def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces: int = 4) -> Runs:
     """Runs of at most `vectors` vectors, shorter where there would not be `pieces` units of work for each thread.
 
     Where input and output have the same pitch the pixels are visited straight on; otherwise row by row.
@@ -299,11 +299,11 @@ def _masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: 
 
 
 def _pieces(total: int, most: int) -> list[tuple[int, int]]:
-    sizes = _even(total, most)
+    sizes = evenly(total, most)
     return list(zip(np.cumsum([0, *sizes[:-1]]).tolist(), sizes))
 
 
-def _even(total: int, most: int) -> list[int]:
+def evenly(total: int, most: int) -> list[int]:
     """`total` cut into as few and as even pieces of at most `most` as possible, the larger first."""
     count = -(-total // most)
     return [total // count + (i < total % count) for i in range(count)]
@@ -322,7 +322,8 @@ def entry_lists(row: np.ndarray, offset: np.ndarray, weight: np.ndarray, rows: i
     return entries, np.searchsorted(row, np.arange(rows + 1)).astype(np.int64)
 
 
-def _planes(x: View, y: View, taps: Taps) -> dict[str, int]:
+def plane_fields(x: View, y: View, taps: Taps) -> dict[str, int]:
+    """The fields of DOVETAIL_PLANES."""
     assert y.planes is not None
     return {
         "images": y.shape[0], "x_image": taps.x.strides[0], "x_channel": taps.channel,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.engine.builder import Builder, activation_fields
+from dovetail.engine.builder import Builder, activation_fields, bits_of
 from dovetail.engine.conv import Epilogue, Geometry
 from dovetail.engine.kernels import Candidate
 from dovetail.engine.layout import Shape, View, nest, nests
@@ -219,17 +219,22 @@ def permute(b: Builder, call: Call) -> View:
 
 def pad(b: Builder, call: Call) -> View:
     """A constant border around a copy."""
-    x, y = call.inputs[0], output(b, call)
+    y = output(b, call)
+    bordered(b, call.inputs[0], y, call.attribute("pads"), bits_of(call.attribute("value")))
+    return y
+
+
+def bordered(b: Builder, x: View, y: View, pads: Sequence[tuple[int, int]], word: int) -> None:
+    """Copies `x` into the middle of `y`, and sets the border to the 32 bits of `word`."""
     b.clear_halo(y)
     inside = y
-    for axis, (low, _) in enumerate(call.attribute("pads")):
+    for axis, (low, _) in enumerate(pads):
         size, outer = x.shape[axis], inside.shape[axis]
         for start, stop in ((0, low), (low + size, outer)):
             if start < stop:
-                b.fill(inside.sliced(axis, start, stop, 1), call.attribute("value"), disjoint=True)
+                b.fill(inside.sliced(axis, start, stop, 1), word, disjoint=True)
         inside = inside.sliced(axis, low, low + size, 1)
     b.copy(x, inside, disjoint=True)
-    return y
 
 
 def matrix_product(b: Builder, call: Call) -> View:

@@ -14,7 +14,6 @@ from dovetail.engine.builder import Builder
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_lanes, conv_sparse
 from dovetail.engine.layout import View
 from dovetail.engine.linear import linear_dense, linear_sparse
-from dovetail.errors import EngineError
 from dovetail.formats.base import Geometry as Where
 from dovetail.formats.base import Packed
 from dovetail.formats.kernel_basis import PackedKernelBasis
@@ -46,17 +45,6 @@ class Candidate:
 def candidates(op: str, packed: Packed, at: Where) -> list[Candidate]:
     """All ways to run the weight there."""
     return [c for c in CANDIDATES if c.op == op and c.runs(packed, at)]
-
-
-def candidate_named(name: str, op: str, packed: Packed, at: Where, node: str) -> Candidate:
-    """The candidate called `name`; `EngineError` where it cannot run this weight there."""
-    found = {c.name: c for c in candidates(op, packed, at)}
-    if name not in found:
-        raise EngineError(
-            f"node {node!r}: kernel {name!r} cannot run a {packed.spec.format} weight of shape {packed.shape}; "
-            f"possible are {', '.join(found)}"
-        )
-    return found[name]
 
 
 def _scaled(weight: np.ndarray, scale: Scale) -> np.ndarray:

@@ -98,7 +98,7 @@ class Buffer:
 class View:
     """A tensor in a buffer: its element (0, …, 0) at `offset`, and a stride for each dimension.
 
-    `planes` is set where the view is a whole planar tensor `(N, C, H, W)` with its halo.
+    `planes` is set where the view is a whole planar tensor `(N, C, H, W)`; its halo holds the 32 bits of `word`.
     """
 
     buffer: Buffer
@@ -106,6 +106,7 @@ class View:
     strides: Shape
     offset: int = 0
     planes: Planes | None = field(default=None)
+    word: int = 0
 
     @property
     def contiguous(self) -> bool:
@@ -128,7 +129,8 @@ class View:
         shape[axis] = max(0, -(-(min(stop, self.shape[axis]) - start) // step))
         strides[axis] *= step
         planes = self.planes if axis == 1 and step == 1 else None
-        return View(self.buffer, tuple(shape), tuple(strides), self.offset + start * self.strides[axis], planes)
+        at = self.offset + start * self.strides[axis]
+        return View(self.buffer, tuple(shape), tuple(strides), at, planes, self.word)
 
     def reshaped(self, shape: Shape) -> View:
         """Another shape over the same elements; only for contiguous views."""
@@ -158,11 +160,11 @@ def rows_view(shape: Shape, name: str = "") -> View:
     return View(Buffer(round_up(math.prod(shape)), name), shape, contiguous_strides(shape))
 
 
-def planar_view(shape: Shape, planes: Planes, name: str = "") -> View:
-    """A new buffer of `(N, C, H, W)` in planes."""
+def planar_view(shape: Shape, planes: Planes, name: str = "", word: int = 0) -> View:
+    """A new buffer of `(N, C, H, W)` in planes; `word` is what their halo holds."""
     images, channels = shape[:2]
     buffer = Buffer(round_up(images * planes.image(channels)), name)
-    return View(buffer, shape, (planes.image(channels), planes.plane, planes.pitch, 1), planes.lead, planes)
+    return View(buffer, shape, (planes.image(channels), planes.plane, planes.pitch, 1), planes.lead, planes, word)
 
 
 def nest(shape: Shape, *strides: Shape, depth: int = 6) -> tuple[list[int], list[list[int]]]:

@@ -17,14 +17,15 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 
 from dovetail import files
+from dovetail.engine.codes import AnyCandidate, candidate_named, candidates_of
 from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
-from dovetail.engine.kernels import Candidate, candidate_named, candidates
 from dovetail.errors import EngineError
 from dovetail.program.counts import geometry
+from dovetail.program.integer import is_quantized
 from dovetail.program.program import Graph, Node, Program, Tensor
 
 SCHEDULE_VERSION = 1
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 CACHE_VARIABLE = "DOVETAIL_CACHE"
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Schedule:
 
 def resolve(
     program: Program, graph: Graph, dims: Mapping[str, int], given: Schedule | None, isa: str, pool: Any
-) -> dict[str, Candidate]:
+) -> dict[str, AnyCandidate]:
     """A candidate for every weight op: as given, else by timing on the threads of `pool`.
 
     Raises:
@@ -88,7 +89,7 @@ def resolve(
         packed = program.weights[node.weight or ""]
         if node.name in choices:
             where = geometry(node, shapes)
-            resolved[node.name] = candidate_named(choices[node.name], node.op, packed, where, node.name)
+            resolved[node.name] = candidate_named(choices[node.name], node, graph, packed, where)
         else:
             resolved[node.name] = tuner.best(node)
     tuner.save()
@@ -111,10 +112,10 @@ class Tuner:
         self._cache = _load_cache()
         self._changed = False
 
-    def best(self, node: Node) -> Candidate:
+    def best(self, node: Node) -> AnyCandidate:
         """The fastest candidate; the only one without timing."""
         where = geometry(node, self.program.shapes(self.graph, self.dims))
-        found = candidates(node.op, self.program.weights[node.weight or ""], where)
+        found = candidates_of(node, self.graph, self.program.weights[node.weight or ""], where)
         if len(found) == 1:
             return found[0]
         key = self._key(node)
@@ -135,7 +136,7 @@ class Tuner:
         except EngineError as error:
             _log.info("the tuning cache %s cannot be written: %s", cache_file(), error)
 
-    def _times(self, node: Node, found: Sequence[Candidate]) -> dict[str, float]:
+    def _times(self, node: Node, found: Sequence[AnyCandidate]) -> dict[str, float]:
         """Least seconds of the node alone by each candidate, its inputs hot.
 
         The candidates take turns, so that a moment in which the machine was busy is held against none of them.
@@ -146,17 +147,19 @@ class Tuner:
         best = dict.fromkeys(compiled, math.inf)
         for _ in range(self.rounds):
             for name, candidate in compiled.items():
-                best[name] = min(best[name], self._least(candidate, slots))
+                best[name] = min(best[name], self._least(candidate, node, slots))
         return best
 
-    def _compile(self, node: Node, graph: Graph, candidate: Candidate) -> Compiled:
+    def _compile(self, node: Node, graph: Graph, candidate: AnyCandidate) -> Compiled:
         choice = {node.name: candidate}
         return compile_graph(self.program, graph, self.dims, choice, isa=self.isa, threads=self.pool.threads)
 
-    def _least(self, compiled: Compiled, slots: Sequence[np.ndarray]) -> float:
+    def _least(self, compiled: Compiled, node: Node, slots: Sequence[np.ndarray]) -> float:
         addresses = [array.ctypes.data for array in slots]
         runs = [compiled.plan.run_timed(self.pool, addresses) for _ in range(self.runs)]
-        return 1e-9 * float(min(sum(t for t, step in zip(times, compiled.steps) if step.node) for times in runs))
+        return 1e-9 * float(
+            min(sum(t for t, step in zip(times, compiled.steps) if step.node == node.name) for times in runs)
+        )
 
     def _key(self, node: Node) -> str:
         packed = self.program.weights[node.weight or ""]
@@ -165,15 +168,28 @@ class Tuner:
             CACHE_VERSION, cpu_model(), self.isa, self.pool.threads, node.op, [shapes[n] for n in node.reads()],
             dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(),
             epilogue.residual is not None, epilogue.activation and epilogue.activation.name,
+            [self.graph.tensors[n].dtype for n in (*node.reads(), node.output) if n in self.graph.tensors],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def single_node_graph(graph: Graph, node: Node) -> Graph:
-    """The node alone, its operands as inputs."""
+    """The node alone, its operands as inputs; codes are made of real numbers before it, and turned back after it."""
     names = [name for name in dict.fromkeys(node.reads()) if name in graph.tensors]
     tensors: dict[str, Tensor] = {name: graph.tensors[name] for name in (*names, node.output)}
-    return Graph(tuple(names), (node.output,), (node,), tensors)
+    before, after, inputs, output = [], [], [], node.output
+    for name in names:
+        source = name
+        if is_quantized(tensors[name]):
+            source = f"{name} in real numbers"
+            tensors[source] = Tensor(source, tensors[name].shape)
+            before.append(Node("quantize", source, (source,), name))
+        inputs.append(source)
+    if is_quantized(tensors[output]):
+        output = f"{output} in real numbers"
+        tensors[output] = Tensor(output, tensors[node.output].shape)
+        after.append(Node("dequantize", output, (node.output,), output))
+    return Graph(tuple(inputs), (output,), (*before, node, *after), tensors)
 
 
 @cache
@@ -188,7 +204,7 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _are_times(times: Any, names: Mapping[str, Candidate]) -> TypeGuard[dict[str, float]]:
+def _are_times(times: Any, names: Mapping[str, AnyCandidate]) -> TypeGuard[dict[str, float]]:
     """Whether the cache holds a sound time for every candidate, and for no other."""
     if not isinstance(times, dict) or set(times) != set(names):
         return False

@@ -49,7 +49,7 @@ class Session:
     Args:
         program: a `Program`, or the path of a `.dovetail` file.
         threads: how many to use; by default all cores that this process may use.
-        isa: "portable", "avx2" or "avx512"; by default `DOVETAIL_ISA` or the best of this CPU.
+        isa: "portable", "avx2", "avx512" or "avx512vnni"; by default `DOVETAIL_ISA` or the best of this CPU.
         schedule: which kernels to use; by default the fastest by timing.
 
     Calls from several threads are served one after another; for more, make several sessions. The plans of the last few

@@ -121,7 +121,7 @@ def evaluate(program: Program, graph: Graph, node: Node, values: Mapping[str, Ar
     if "shape" in attributes:
         attributes["shape"] = bind_shape(attributes["shape"], dims)
     call = _Call(program, graph, node, [values[name] for name in node.reads()], attributes)
-    return _EVALUATE[node.op](call)
+    return EVALUATE[node.op](call)
 
 
 def check_codes(program: Program, graph: Graph, node: Node) -> None:
@@ -229,7 +229,7 @@ def _dequantize(call: _Call) -> Array:
     return call.whole().astype(np.float32) * np.float32(call.inputs[0].scale)
 
 
-_EVALUATE: Final[dict[str, Callable[[_Call], Array]]] = {
+EVALUATE: Final[dict[str, Callable[[_Call], Array]]] = {
     **dict.fromkeys(PRODUCTS, _product),
     **dict.fromkeys(MOVES, _move),
     "add": _add,
@@ -252,7 +252,7 @@ def _refusal(graph: Graph, node: Node, program: Program) -> str:
         return f"it reads codes and the float array {arrays[0]!r}; dequantize before it"
     inputs, output = [graph.tensors[name] for name in node.reads()], graph.tensors[node.output]
     coded = [is_quantized(tensor) for tensor in inputs]
-    if node.op not in _EVALUATE:
+    if node.op not in EVALUATE:
         return "it takes floating point; dequantize before it"
     if node.op in ("quantize", "dequantize"):
         wants = (False, True) if node.op == "quantize" else (True, False)

@@ -14,9 +14,16 @@ from types import MappingProxyType
 import numpy as np
 
 from dovetail.errors import ProgramError
-from dovetail.formats import PackedDense, PackedSvd, PackedTucker
+from dovetail.formats import (
+    DenseSpec,
+    PackedDense,
+    PackedKernelBasis,
+    PackedSparse,
+    PackedSvd,
+    PackedTucker,
+    SparseSpec,
+)
 from dovetail.formats.base import Packed
-from dovetail.formats.dense import DenseSpec
 from dovetail.formats.values import F32, INT8
 from dovetail.program.check import LEAST_SCALE, check
 from dovetail.program.integer import CODES, MEANS, MOVES, PRODUCTS, is_quantized, product
@@ -72,6 +79,15 @@ def split_factors(program: Program) -> Program:
     return replace(
         program, graphs={"main": graph}, weights={name: packed for name, packed in weights.items() if name in used}
     )
+
+
+def recomposed(packed: Packed) -> Packed:
+    """A kernel basis as the dense or sparse weight that it stands for: products of two codes are no codes of a byte."""
+    if not isinstance(packed, PackedKernelBasis):
+        return packed
+    weight = packed.dense()
+    sparse = np.count_nonzero(weight) < weight.size / 2
+    return PackedSparse.from_dense(weight, SparseSpec()) if sparse else PackedDense.from_dense(weight, DenseSpec())
 
 
 def _parts(
@@ -205,7 +221,7 @@ class _Rewriting:
 
     def _add_product(self, node: Node) -> bool:
         """Append a weight op over codes, the epilogue's scale taken into its weight; False where that cannot be."""
-        packed, epilogue = self.program.weights[node.weight or ""], node.epilogue
+        packed, epilogue = recomposed(self.program.weights[node.weight or ""]), node.epilogue
         multiply = None if epilogue.scale is None else self.program.arrays[epilogue.scale].astype(np.float32)
         cast = self._without_silent(node, packed, multiply)
         made = replace(node, epilogue=replace(epilogue, scale=None))

@@ -1,0 +1,166 @@
+"""Every kernel over codes, forced by name on every ISA: bit for bit what the reference gives, for any thread count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dovetail.engine import Schedule, Session, native_status
+from dovetail.engine.codes import CANDIDATES, EMITTERS
+from dovetail.engine.native import cores
+from dovetail.formats.base import Geometry
+from dovetail.program import integer, reference
+from dovetail.program.calibrate import calibrate
+from dovetail.program.program import Activation, Program
+from dovetail.program.quantize import quantize
+from engine_cases import CONVS, LINEARS, Case
+from programs import Sketch, poisoned, random_packed
+
+pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
+ISAS = native_status().isas
+THREADS = (1, 2) if cores() > 1 else (1,)
+FIELDS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {"density": 0.2}}
+
+
+def forced() -> list[Any]:
+    """Every (format, case, kernel) that the registries allow."""
+    found = []
+    for format_name, fields in FIELDS.items():
+        for case in (*CONVS, *LINEARS):
+            packed = random_packed(format_name, case.weight, np.random.default_rng(1), **fields)
+            op, at = "conv2d" if len(case.weight) == 4 else "linear", Geometry(groups=case.attributes.get("groups", 1))
+            found += [
+                pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
+                for c in CANDIDATES
+                if c.op == op and c.runs(packed, at)
+            ]
+    return found
+
+
+def program_of(format_name: str, case: Case) -> tuple[Program, np.ndarray]:
+    """The op to codes, to codes with a residual of codes, and to real numbers with one of those."""
+    sketch = Sketch(3)
+    groups = case.attributes.get("groups", 1)
+    image = len(case.weight) == 4
+    shape = (case.weight[1] * groups, *case.size) if image else (*case.size, case.weight[1])
+    x, op = sketch.input("batch", *shape), "conv2d" if image else "linear"
+
+    def add(activation: Activation | None, residual: str | None = None) -> str:
+        packed = random_packed(format_name, case.weight, sketch.random, **FIELDS[format_name])
+        options = {"biased": True, "scaled": residual is None, "residual": residual, "activation": activation}
+        return sketch.add(op, x, packed=packed, **case.attributes, **options)
+
+    first = add(Activation("relu"))
+    second = add(None, first)
+    third = add(Activation("clamp", (-0.5, 2.0)), second)
+    sums = sketch.add("add", second, third, activation=Activation("relu"))
+    last = add(Activation("gelu"), sums)
+    program = sketch.program(sums, last)
+    inputs = sketch.random.standard_normal((case.batch, *shape)).astype(np.float32)
+    return quantized(program, inputs), inputs
+
+
+def quantized(program: Program, *inputs: np.ndarray) -> Program:
+    (x,) = inputs
+    ranges = {name: found.range("minmax") for name, found in calibrate(program, [x]).items()}
+    return quantize(program, {name: (0.9 * low, 0.9 * high) for name, (low, high) in ranges.items()})
+
+
+def same(session: Session, x: np.ndarray, want: Any) -> None:
+    """Bit for bit, from a clean and from a dirty arena."""
+    got = poisoned(session, x)
+    for a, b in zip(got if isinstance(got, tuple) else (got,), want if isinstance(want, tuple) else (want,)):
+        assert np.array_equal(a, b), f"{session.isa}: {np.count_nonzero(a != b)} of {a.size} differ"
+
+
+@pytest.mark.parametrize(("format_name", "case", "kernel"), forced())
+def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: str) -> None:
+    program, x = program_of(format_name, case)
+    nodes = [node for node in program.graph.nodes if node.weight is not None]
+    assert {program.weights[node.weight or ""].spec.values.name for node in nodes} == {"int8"}
+    want = reference.run(program, x)
+    schedule = Schedule({node.name: kernel for node in nodes})
+    for isa in ISAS:
+        for threads in THREADS:
+            session = Session(program, threads=threads, isa=isa, schedule=schedule)
+            codes, real = poisoned(session, x)
+            assert np.array_equal(codes, want[0]), f"{isa}: {np.count_nonzero(codes != want[0])} differ"
+            assert np.abs(real - want[1]).max() <= 1e-5 * np.abs(want[1]).max()  # gelu is no exact function
+            assert all(f"{kernel}_int8__{isa}" in session.kernels()[node.name] for node in nodes)
+
+
+def test_every_kernel_is_forced_somewhere() -> None:
+    assert {c.name for c in CANDIDATES} == {parameters.values[2] for parameters in forced()}
+
+
+def test_every_op_over_codes_has_its_calls() -> None:
+    assert set(EMITTERS) == set(integer.EVALUATE)
+
+
+def every_move(sketch: Sketch) -> dict[str, str]:
+    """Every op over codes, channels in whole words and not, outputs by name."""
+    x = sketch.input("batch", 3, 9, 8)
+    pointwise = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
+
+    def channels(count: int, source: str, inputs: int) -> str:
+        packed = random_packed("dense", (count, inputs, 1, 1), sketch.random)
+        return sketch.add("conv2d", source, packed=packed, biased=True, **pointwise)
+
+    y, z = channels(8, x, 3), channels(6, x, 3)
+    pool = {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 1, 0, 1)}
+    rows = sketch.add("reshape", y, shape=("batch", 8, 72))
+    flat = sketch.add("reshape", sketch.add("mean", z, axes=(2, 3), keepdims=True), shape=("batch", 6))
+    return {
+        "add": sketch.add("add", z, channels(6, y, 8), activation=Activation("relu")),
+        "mean": sketch.add("mean", y, axes=(2, 3), keepdims=False),
+        "mean of rows": sketch.add("mean", rows, axes=(1,), keepdims=False),
+        "flat": sketch.add("linear", flat, packed=random_packed("dense", (5, 6), sketch.random)),
+        "sequence": sketch.add("linear", rows, packed=random_packed("dense", (7, 72), sketch.random)),
+        "max_pool2d": sketch.add("max_pool2d", z, dilation=(1, 2), **pool),
+        "avg_pool2d": sketch.add("avg_pool2d", z, include_pad=False, **pool),
+        "padded avg_pool2d": sketch.add("avg_pool2d", y, include_pad=True, **pool),
+        "adaptive_avg_pool2d": sketch.add("adaptive_avg_pool2d", y, output=(4, 3)),
+        "adaptive_max_pool2d": sketch.add("adaptive_max_pool2d", y, output=(4, 3)),
+        "concat": sketch.add("concat", y, z, axis=1),
+        "uneven concat": sketch.add("concat", z, y, z, axis=1),
+        "tall concat": sketch.add("concat", z, z, axis=2),
+        "slice": sketch.add("slice", y, axis=1, start=4, stop=8, step=1),
+        "uneven slice": sketch.add("slice", y, axis=1, start=1, stop=8, step=3),
+        "strided slice": sketch.add("slice", sketch.add("slice", z, axis=3, start=1, stop=8, step=2), axis=2, start=0,
+                                    stop=9, step=3),
+        "permute": sketch.add("permute", y, order=(0, 2, 3, 1)),
+        "pad": sketch.add("pad", y, pads=((0, 0), (0, 0), (2, 1), (0, 3)), value=0.4),
+        "channel pad": sketch.add("pad", y, pads=((0, 0), (4, 3), (0, 0), (0, 0)), value=0.0),
+        "uneven channel pad": sketch.add("pad", z, pads=((0, 0), (3, 1), (1, 0), (0, 0)), value=0.0),
+        "upsample_nearest": sketch.add("upsample_nearest", z, scale=(2, 3)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", THREADS)
+def test_ops_over_codes(isa: str, threads: int) -> None:
+    sketch = Sketch(5)
+    made = every_move(sketch)
+    x = sketch.random.standard_normal((2, 3, 9, 8)).astype(np.float32)
+    program = quantized(sketch.program(*made.values()), x)
+    coded = [node.op for node in program.graph.nodes if integer.touches_codes(node, program.graph)]
+    assert set(coded) == set(EMITTERS)
+    want = reference.run(program, x)
+    for name, got, expected in zip(made, poisoned(Session(program, threads=threads, isa=isa), x), want, strict=True):
+        assert np.array_equal(got, expected), name
+
+
+def test_one_image_of_many_channels_and_two_shapes_in_one_session() -> None:
+    sketch = Sketch(6)
+    x = sketch.input("batch", 20, 5, 5)
+    y = sketch.add("conv2d", x, packed=random_packed("dense", (36, 20, 3, 3), sketch.random), padding=(1, 1, 1, 1),
+                   stride=(2, 2), dilation=(1, 1), groups=1, activation=Activation("relu"))  # fmt: skip
+    y = sketch.add("mean", y, axes=(2, 3), keepdims=False)
+    y = sketch.add("linear", y, packed=random_packed("dense", (70, 36), sketch.random), biased=True)
+    images = sketch.random.standard_normal((3, 20, 5, 5)).astype(np.float32)
+    program = quantized(sketch.program(y), images)
+    session = Session(program)
+    for batch in (3, 1):
+        same(session, images[:batch], reference.run(program, images[:batch]))

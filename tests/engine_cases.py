@@ -1,0 +1,55 @@
+"""Weight ops of every geometry, for the conformance tests of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dovetail.program.program import Activation
+
+
+@dataclass(frozen=True)
+class Case:
+    """A weight op: `(K, C/groups, R, S)` or `(K, C)` applied to an input of `size`."""
+
+    id: str
+    weight: tuple[int, ...]
+    size: tuple[int, ...]
+    batch: int = 2
+    attributes: dict[str, Any] = field(default_factory=dict)
+    epilogue: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+FULL = {"scaled": True, "biased": True, "activation": Activation("relu")}
+CONVS = (
+    Case("3x3 same", (11, 5, 3, 3), (7, 9), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("3x3 wide", (9, 4, 3, 3), (11, 13), attributes={"padding": (1, 1, 1, 1)}),
+    Case("3x3 valid", (6, 3, 3, 3), (6, 11), epilogue={"biased": True}),
+    Case("3x3 stride 2", (17, 6, 3, 3), (9, 8), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}, epilogue=FULL),
+    Case("1x1 stride 2", (5, 7, 1, 1), (7, 7), attributes={"stride": (2, 2)}),
+    Case("1x1", (13, 18, 1, 1), (5, 6), epilogue=FULL),
+    Case("1x1 of one pixel", (70, 19, 1, 1), (1, 1), batch=3, epilogue=FULL),
+    Case("5x5 dilated", (4, 3, 5, 5), (16, 15), attributes={"padding": (4, 4, 4, 4), "dilation": (2, 2)}),
+    Case("uneven padding", (6, 5, 3, 3), (8, 8), attributes={"padding": (0, 1, 0, 1), "stride": (2, 2)}, epilogue=FULL),
+    Case("7x7 stride 2", (8, 3, 7, 7), (23, 21), attributes={"padding": (3, 3, 3, 3), "stride": (2, 2)}),
+    Case("1x3 stride 3x1", (4, 2, 1, 3), (10, 8), attributes={"stride": (3, 1), "padding": (0, 0, 1, 1)}),
+    Case("groups", (6, 4, 3, 3), (7, 5), attributes={"padding": (1, 1, 1, 1), "groups": 2}, epilogue=FULL),
+    Case("depthwise", (10, 1, 3, 3), (9, 9), attributes={"padding": (1, 1, 1, 1), "groups": 10}, epilogue=FULL),
+    Case("one row, stride 2", (3, 2, 3, 3), (1, 5), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}),
+    Case("kernel of the whole image", (5, 6, 4, 3), (4, 3), epilogue=FULL),
+    Case("two rows a vector", (6, 7, 3, 3), (8, 8), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("two rows a vector, stride 2", (5, 3, 3, 3), (12, 16), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}),
+    Case(
+        "two rows a vector, no halo", (5, 3, 2, 2), (7, 9), epilogue={"biased": True, "activation": Activation("gelu")}
+    ),
+    Case("four pixels wide", (5, 3, 3, 3), (6, 4), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("many channels", (40, 33, 3, 3), (4, 4), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+)
+LINEARS = (
+    Case("linear", (10, 33), (), epilogue=FULL),
+    Case("wide linear", (130, 17), (), batch=7, epilogue={"biased": True}),
+    Case("linear on a sequence", (65, 12), (5,), epilogue={"activation": Activation("gelu")}),
+)
