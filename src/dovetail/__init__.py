@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dovetail import formats, methods
-    from dovetail.api import Compression, compress, race
+    from dovetail.api import Compression, compress, quantize, race
     from dovetail.engine import Session
     from dovetail.errors import DovetailError
     from dovetail.export.onnx import export_onnx
@@ -41,6 +41,7 @@ _WHERE = {
     "load": "dovetail.program.store:load",
     "lower": "dovetail.program.lower:lower",
     "methods": "dovetail.methods",
+    "quantize": "dovetail.api:quantize",
     "race": "dovetail.api:race",
     "reference": "dovetail.program.reference:run",
     "shrink": "dovetail.methods.shrink:shrink",
@@ -62,6 +63,7 @@ __all__ = [
     "load",
     "lower",
     "methods",
+    "quantize",
     "race",
     "reference",
     "shrink",

@@ -128,6 +128,24 @@ def test_run_keeps_every_output_of_several(tmp_path, monkeypatch):
     np.testing.assert_array_equal(positive - negative, x)
 
 
+def test_quantize_keeps_the_accuracy_in_a_quarter_of_the_bytes(here, capsys):
+    before = accuracy_of("t.dovetail", capsys)
+    assert main(["quantize", "t.dovetail", "--images", "100", "--keep", "conv1"]) == 0
+    assert "t-int8.dovetail: 7 of 8 weight layers in int8" in capsys.readouterr().out
+    assert abs(accuracy_of("t-int8.dovetail", capsys) - before) <= 2
+    assert accuracy_of("t-int8.dovetail", capsys) == accuracy_of("t-int8.dovetail", capsys, "--by", "reference")
+    program = load("t-int8.dovetail")
+    assert program.metadata["data"] == "digits"
+    assert program.weights["conv1"].spec.values.name == "f32"
+    assert sum(packed.spec.values.name == "int8" for packed in program.weights.values()) == 7
+
+
+def accuracy_of(name, capsys, *more):
+    capsys.readouterr()
+    assert main(["eval", name, *more]) == 0
+    return float(capsys.readouterr().out.split()[0])
+
+
 def test_compress_writes_a_file_that_says_where_it_comes_from(here, capsys):
     change = ["--set", "method.parameters.epochs=1", "--set", "method.parameters.ratio=0.5"]
     assert main(["compress", "resnet8", "--method", "tucker", *change, "-o", "c.dovetail"]) == 0
@@ -356,6 +374,8 @@ def test_the_version_is_the_package_s(here, capsys):
             "'layer1' has 5; give a spec",
         ),
         (["bench", "t.dovetail", "--batch", "0"], "batch 0"),
+        (["quantize", "t.dovetail", "--images", "0"], "calibrates on nothing"),
+        (["quantize", "t.dovetail", "--keep", "nosuch"], "cannot keep nosuch in floating point"),
         (["eval", "missing.dovetail"], "there is no file missing.dovetail"),
         (["eval", "broken.dovetail"], "truncated"),
         (["eval", "resnet8"], "give its data and weights"),

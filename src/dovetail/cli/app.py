@@ -22,6 +22,7 @@ VERBS = {
     "train": ("train:train", "Train a dense network on a data set."),
     "compress": ("compress:compress", "Train a network into a method's formats and pack it."),
     "pack": ("pack:pack", "Lower a network into a .dovetail file."),
+    "quantize": ("quantize:quantize", "A packed network in whole numbers: int8, without training."),
     "run": ("run:run", "Run a packed network on one input."),
     "eval": ("evaluate:evaluate", "Accuracy on the test set."),
     "bench": ("bench:bench", "The fair race: a packed network against other runtimes."),
