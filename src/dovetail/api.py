@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
-from dovetail.engine import Schedule, Session, native_status
+from dovetail.engine.quantize import quantize
 from dovetail.errors import TrainingError
 from dovetail.formats import structure
 from dovetail.formats.base import Spec
 from dovetail.methods import Distill, Kept, Method, Plan
 from dovetail.peers.race import race
-from dovetail.program.calibrate import Rule, calibrate, correct_bias
-from dovetail.program.program import Program
-from dovetail.program.quantize import quantize as into_codes
-from dovetail.program.quantize import split_factors
 from dovetail.training.loop import Settings
 from dovetail.training.loop import train as run
 from dovetail.training.metrics import History, device_of
@@ -78,59 +73,6 @@ def compress(
     identity = {"method": _identity(method, chosen)} | ({} if network is None else {"network": dict(network)})
     history = run(model, method, train, validate, settings, structure=structure, identity=identity)
     return Compression(chosen, history)
-
-
-def quantize(
-    program: Program,
-    images: Iterable[Any],
-    *,
-    rule: Rule = "mse",
-    keep: Collection[str] = (),
-    correct: bool = True,
-) -> Program:
-    """The network in whole numbers: int8 weights, uint8 tensors between them, no training.
-
-    Tucker and SVD layers become the convolutions (linear layers) that they are, kernel bases the weights that they
-    stand for; everything without an integer form stays in floating point, between `dequantize` and `quantize` nodes.
-
-    Args:
-        program: in floating point; one input.
-        images: a few hundred training images, normalised, not augmented: batches `(N, C, H, W)`, or pairs of those with
-            their labels.
-        rule: how far codes reach: to the extremes seen ("minmax"), to the 99.99th percentile ("percentile"), or as
-            errs least ("mse").
-        keep: nodes of weight layers to leave in floating point.
-        correct: shift biases by what rounding the weights changes on average.
-
-    Raises:
-        InputError: there are no images, or one of them is no number.
-        ProgramError: `keep` names no weight layer, or the program is quantised already.
-    """
-    split = split_factors(program)
-    statistics = calibrate(split, map(_images, images), _every_tensor(split))
-    made = into_codes(split, {name: found.range(rule) for name, found in statistics.items()}, keep)
-    return correct_bias(split, made, statistics) if correct else made
-
-
-def _images(batch: Any) -> np.ndarray:
-    images = batch[0] if isinstance(batch, tuple | list) else batch
-    return np.ascontiguousarray(images, dtype=np.float32)
-
-
-def _every_tensor(program: Program) -> Callable[[np.ndarray], Mapping[str, np.ndarray]] | None:
-    """All tensors of a batch through the engine, where there is one."""
-    if not native_status().available:
-        return None
-    graph = program.graph
-    made = tuple(node.output for node in graph.nodes)
-    session = Session(program.with_graph(replace(graph, outputs=made)), schedule=Schedule())
-    (source,) = graph.inputs
-
-    def evaluate(batch: np.ndarray) -> Mapping[str, np.ndarray]:
-        outputs = session(batch)
-        return {source: batch, **dict(zip(made, outputs if isinstance(outputs, tuple) else (outputs,)))}
-
-    return evaluate
 
 
 def _example(loader: Loader, model: nn.Module) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from dovetail.peers.peer import Images, Runner, Target
+from dovetail.program.integer import touches_codes
 from dovetail.program.program import Program
 
 MODULE = __name__
-WIDENED = {"bf16": "f32"}
 
 
 def target(program: Program, folder: Path, name: str, reference: str) -> Target:
@@ -22,8 +22,16 @@ def target(program: Program, folder: Path, name: str, reference: str) -> Target:
 
 
 def dtype_of(program: Program) -> str:
-    """What is computed in, several joined by "+": weights that are only stored shorter are widened to f32."""
-    return "+".join(sorted({WIDENED.get(name, name) for name in values_of(program)})) or "f32"
+    """What the weight layers compute in, both types joined by "+": values that are only stored are widened to f32."""
+    whole = [node.name for node in program.graph.nodes if node.weight is not None]
+    real = in_floating_point(program)
+    return "+".join(sorted({"f32" if name in real else "int8" for name in whole})) or "f32"
+
+
+def in_floating_point(program: Program) -> set[str]:
+    """The weight layers that read and give real numbers."""
+    graph = program.graph
+    return {node.name for node in graph.nodes if node.weight is not None and not touches_codes(node, graph)}
 
 
 def values_of(program: Program) -> set[str]:

@@ -149,9 +149,16 @@ class Entry:
         return Source(self.original, self._tensor(), images)
 
     def _own_dense(self, folder: Path) -> Target:
+        """The original on our engine, in whole numbers where ours computes in them."""
+        from dovetail.engine.quantize import quantize
         from dovetail.program.lower import lower
 
-        return engine.target(lower(self.original, self._tensor()), folder, DENSE, "original")
+        program = lower(self.original, self._tensor())
+        if "int8" in engine.dtype_of(self.program):
+            images = self.example if self.calibration is None else self.calibration.images
+            known = {node.name for node in program.graph.nodes if node.weight is not None}
+            program = quantize(program, [images], keep=known & engine.in_floating_point(self.program))
+        return engine.target(program, folder, DENSE, "original")
 
 
 def _opened(program: Program | str | Path) -> Program:

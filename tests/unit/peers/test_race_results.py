@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dovetail.errors import DataError, DovetailError, PeerError
+from dovetail.formats.values import values_named
 from dovetail.peers import PEERS, Peer, Race, Ratio, Row, Source, engine, peer_named
 from dovetail.peers.agreement import accuracy, max_error, top1_agreement
 from dovetail.peers.compare import AGAIN, Answers, Outcome
@@ -20,6 +20,9 @@ from dovetail.peers.judge import Judge
 from dovetail.peers.machine import command, machine, portable
 from dovetail.peers.ratios import Paired, paired, summarise
 from dovetail.peers.samples import filled, gather, padded
+from dovetail.program.program import Activation, Program
+from dovetail.program.quantize import quantize
+from programs import Sketch, random_packed
 
 BLOCKS = arrays(np.float64, (4, 10), elements=st.floats(0.1, 10.0))
 
@@ -175,19 +178,29 @@ def test_noise_is_our_target_against_its_twin():
 # Our own engine
 
 
-@pytest.mark.parametrize(
-    ("values", "dtype"), [(["f32"], "f32"), (["bf16"], "f32"), (["f32", "bf16"], "f32"), (["int8", "bf16"], "f32+int8")]
-)
-def test_stored_bf16_is_computed_in_f32_and_so_compared_with_the_f32_dense_engine(values, dtype):
-    weights = {
-        str(i): SimpleNamespace(spec=SimpleNamespace(values=SimpleNamespace(name=v))) for i, v in enumerate(values)
-    }
-    program = SimpleNamespace(weights=weights)
-    assert engine.dtype_of(program) == dtype
-    assert engine.values_of(program) == set(values)
-    if dtype == "f32":
-        found = outcome({"dovetail": 1, "dovetail-dense": 3}, {"dovetail": engine.dtype_of(program)})
-        assert ratios(found)["vs_own_dense"] == ("dovetail-dense", 3.0)
+def two_layers(values: str) -> Program:
+    sketch = Sketch()
+    x = sketch.input("batch", 6)
+    for _ in range(2):
+        packed = random_packed("dense", (6, 6), sketch.random)
+        x = sketch.add("linear", x, packed=packed.cast(values_named(values)), activation=Activation("relu"))
+    return sketch.program(x)
+
+
+@pytest.mark.parametrize("values", ["f32", "bf16", "int8"])
+def test_what_is_only_stored_shorter_is_computed_in_f32_and_compared_with_the_f32_dense_engine(values):
+    program = two_layers(values)
+    assert engine.dtype_of(program) == "f32"
+    assert engine.values_of(program) == {values}
+    found = outcome({"dovetail": 1, "dovetail-dense": 3}, {"dovetail": engine.dtype_of(program)})
+    assert ratios(found)["vs_own_dense"] == ("dovetail-dense", 3.0)
+
+
+def test_whole_numbers_are_compared_with_the_dense_engine_in_whole_numbers():
+    program = two_layers("f32")
+    ranges = dict.fromkeys(program.graph.tensors, (0.0, 1.0))
+    assert engine.dtype_of(quantize(program, ranges)) == "int8"
+    assert engine.dtype_of(quantize(program, ranges, keep=["linear0"])) == "f32+int8"
 
 
 # The table of peers
