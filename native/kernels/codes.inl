@@ -26,8 +26,9 @@ inline Rounding rounding_of(const Args& a) {
   return r;
 }
 
-// Clamping before rounding to whole numbers is clamping after it, for the limits are whole; and nothing overflows.
-inline Ints to_code(Vec t, Vec low, Vec high, Ints zero) { return add(to_whole(min(high, max(low, t))), zero); }
+// Clamping before rounding to whole numbers is clamping after it, for the limits are whole; and nothing overflows. Of
+// NaN and a limit, `max` gives its second operand.
+inline Ints to_code(Vec t, Vec low, Vec high, Ints zero) { return add(to_whole(min(max(t, low), high)), zero); }
 
 inline void put_words(int32_t* y, Ints v, int lanes) {
   if (lanes >= kLanes) {

@@ -44,7 +44,8 @@ def quantize(
     loaded = networks.load(str(program))
     sets = networks.sets_of(loaded, on, data)
     drawn = Loader(sets.calibration.data, BATCH, mean=sets.mean, std=sets.std, shuffle=True, seed=seed)
-    made = make(loaded, islice(drawn, -(-images // BATCH)), rule=rule, keep=keep, correct=correct)
+    some = (batch[: images - BATCH * i] for i, (batch, _) in enumerate(islice(drawn, -(-images // BATCH))))
+    made = make(loaded, some, rule=rule, keep=keep, correct=correct)
     made.save(target)
     say(f"wrote {target}: {_described(made)}, {target.stat().st_size / 1e6:.2f} MB")
 

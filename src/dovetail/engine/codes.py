@@ -117,7 +117,10 @@ def conv2d(b: Builder, call: CodeCall) -> View:
     """A convolution by the chosen kernel."""
     y, found = call.result(b), product(call.program, call.graph, call.node)
     if np.abs(found.weight).max(initial=0) > 127:
-        raise EngineError(f"node {call.node.name!r}: its whole numbers exceed a byte; recompose the weight first")
+        raise EngineError(
+            f"node {call.node.name!r}: the kernels multiply bytes, and its weight stands for larger numbers; "
+            f"`quantize` recomposes it"
+        )
     if call.residual is not None:
         call = replace(call, residual=b.as_planar(call.residual, y.planes))
     return call.run(b, call.inputs[0], found, y)
@@ -248,8 +251,6 @@ def dequantize(b: Builder, call: CodeCall) -> View:
 
 def add(b: Builder, call: CodeCall) -> View:
     """The sum of two tensors of one shape."""
-    if any(call.shapes[name] != call.shape for name in call.node.inputs):
-        raise EngineError(f"node {call.node.name!r}: sums of codes take tensors of one shape")
     (x, r), y = (_side_by_side(b, view) for view in call.inputs), call.result(b)
     low, high = limits(call.node, call.output)
     b.clear_halo(y)
@@ -271,9 +272,6 @@ def add(b: Builder, call: CodeCall) -> View:
 
 def mean(b: Builder, call: CodeCall) -> View:
     """Over the pixels of an image, or over its rows in between."""
-    axes, rank = sorted(call.node.attributes["axes"]), len(call.shapes[call.node.inputs[0]])
-    if axes != list(range(2, 4) if rank == 4 else range(1, rank - 1)):
-        raise EngineError(f"node {call.node.name!r}: the mean of codes goes over pixels, not over axes {axes}")
     return _pooled(b, call, average=2)
 
 
@@ -376,7 +374,7 @@ def _residual(call: CodeCall) -> dict[str, int]:
 
 
 def _as_image(x: View) -> View:
-    """Rows `(…, C)` as images `(N, C, rows, 1)`; images as they are."""
+    """Rows `(N, C)` and `(N, rows, C)` as images `(N, C, rows, 1)`; images as they are."""
     if len(x.shape) == 4:
         return x
     if len(x.shape) == 2:

@@ -11,10 +11,11 @@ import numpy as np
 from dovetail.engine.native import native_status
 from dovetail.engine.schedule import Schedule
 from dovetail.engine.session import Session
-from dovetail.program.calibrate import Rule, calibrate, correct_bias
+from dovetail.errors import InputError
+from dovetail.program.calibrate import RULES, Rule, calibrate, correct_bias
 from dovetail.program.program import Program
+from dovetail.program.quantize import check_quantizable, split_factors
 from dovetail.program.quantize import quantize as into_codes
-from dovetail.program.quantize import split_factors
 
 
 def quantize(
@@ -40,10 +41,15 @@ def quantize(
         correct: shift biases by what rounding the weights changes on average.
 
     Raises:
-        InputError: there are no images, or one of them is no number.
-        ProgramError: `keep` names no weight layer, or the program is quantised already.
+        InputError: there are no images, or one of them is no number; an unknown rule; several inputs.
+        ProgramError: `keep` names no weight layer, or the program is quantised already or has several graphs.
     """
-    split = split_factors(program)
+    if rule not in RULES:
+        raise InputError(f"unknown rule {rule!r} for the reach of codes; known are {', '.join(RULES)}")
+    if len(program.graph.inputs) != 1:
+        raise InputError(f"calibration feeds one input; this network has {', '.join(program.graph.inputs)}")
+    check_quantizable(program, keep)
+    split = split_factors(program, keep)
     statistics = calibrate(split, map(_images, images), _every_tensor(split))
     made = into_codes(split, {name: found.range(rule) for name, found in statistics.items()}, keep)
     return correct_bias(split, made, statistics) if correct else made
@@ -60,7 +66,8 @@ def _every_tensor(program: Program) -> Callable[[np.ndarray], Mapping[str, np.nd
         return None
     graph = program.graph
     made = tuple(node.output for node in graph.nodes)
-    session = Session(program.with_graph(replace(graph, outputs=made)), schedule=Schedule())
+    untuned = Schedule({node.name: f"{node.op}_dense" for node in graph.nodes if node.weight is not None})
+    session = Session(program.with_graph(replace(graph, outputs=made)), schedule=untuned)
     (source,) = graph.inputs
 
     def evaluate(batch: np.ndarray) -> Mapping[str, np.ndarray]:

@@ -103,8 +103,8 @@ class BFloat16(Values):
 class Integer8(Values):
     """Whole numbers from -127 to 127, times a positive float32 scale per row: `x = scale[row] * code`.
 
-    The scale of a row is its largest magnitude over 127. A row of zeros takes the least scale of the others, so that
-    what is added to it later (a bias in units of the scale) is no coarser there.
+    The scale of a row is its largest magnitude over 127. A row of zeros takes the median scale of the others, so that
+    what is added to it later (a bias in units of the scale) is about as fine there.
     """
 
     name: ClassVar[str] = "int8"
@@ -118,7 +118,7 @@ class Integer8(Values):
         most = np.zeros(rows.count, dtype=np.float32)
         np.maximum.at(most, index, np.abs(array))
         scale = (most / np.float32(127)).astype(np.float32)
-        scale[scale == 0] = scale[scale > 0].min(initial=np.inf) if scale.any() else 1
+        scale[scale == 0] = np.median(scale[scale > 0]) if scale.any() else 1
         codes = np.clip(np.rint(array / scale[index]), -127, 127).astype(np.int8)
         return {name: codes, f"{name}.scale": scale}
 
@@ -126,8 +126,8 @@ class Integer8(Values):
         """Codes times scales, in float32."""
         codes, scale = self.codes(name, arrays), self.scale(name, arrays, rows)
         index = (rows or _first_axis(codes)).index
-        if index.ndim and index.shape[0] != codes.shape[0]:
-            raise ProgramError(f"stored array {name!r} holds {codes.shape[0]} numbers, expected {index.shape[0]}")
+        if index.ndim and (index.ndim != codes.ndim or index.shape[0] != codes.shape[0]):
+            raise ProgramError(f"stored array {name!r} has shape {codes.shape}, expected {index.shape[0]} rows")
         return (codes.astype(np.float32) * scale[index]).astype(np.float32)
 
     def stored(self, name: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CALIBRATION = 300
+AT_ONCE = 30
 CHECKED = 8
 TESTED = 10_000
 TESTED_OF_DATA = 2_000
@@ -157,7 +158,8 @@ class Entry:
         if "int8" in engine.dtype_of(self.program):
             images = self.example if self.calibration is None else self.calibration.images
             known = {node.name for node in program.graph.nodes if node.weight is not None}
-            program = quantize(program, [images], keep=known & engine.in_floating_point(self.program))
+            some = [images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE)]
+            program = quantize(program, some, keep=known & engine.in_floating_point(self.program))
         return engine.target(program, folder, DENSE, "original")
 
 

@@ -9,6 +9,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from dovetail.errors import InputError
+from dovetail.program.integer import touches_codes
 from dovetail.program.ops import complete
 from dovetail.program.program import Node, Program
 from dovetail.program.quantize import Range
@@ -24,7 +25,7 @@ PERCENTILE: Final = 99.99
 
 @dataclass
 class Statistics:
-    """Of one tensor: extremes, a sample of its numbers, and the mean of each channel (axis 1, or the last of rows)."""
+    """Of one tensor: extremes, a sample of its numbers, and the means over which a weight op contracts, if one does."""
 
     low: float = 0.0
     high: float = 0.0
@@ -64,12 +65,15 @@ def calibrate(
         InputError: there are no images, or something computed from them is not finite.
     """
     found = {name: Statistics() for name in program.graph.tensors}
+    channels = {node.inputs[0]: 1 if node.op == "conv2d" else -1 for node in program.graph.nodes if node.weight}
     random, batches = np.random.default_rng(0), 0
     for batch in images:
         batches += 1
         values = evaluate(batch) if evaluate else run(program, batch, every=True)
         for name, statistics in found.items():
             _note(statistics, name, values[name], random)
+            if name in channels:
+                _note_means(statistics, values[name], channels[name])
     if not batches:
         raise InputError("calibration needs images, and there are none; give training images, not augmented")
     return found
@@ -86,7 +90,7 @@ def correct_bias(program: Program, quantized: Program, statistics: Mapping[str, 
     for node in quantized.graph.nodes:
         old = before.get(node.name)
         packed = quantized.weights[node.weight] if node.weight is not None else None
-        if old is None or packed is None or packed.integers() is None:
+        if old is None or packed is None or not touches_codes(node, quantized.graph):
             nodes.append(node)
             continue
         shift = _shift(program, quantized, old, node, statistics[old.inputs[0]].mean)
@@ -106,12 +110,15 @@ def _note(statistics: Statistics, name: str, value: Array, random: np.random.Gen
     statistics.low = min(statistics.low, float(value.min()))
     statistics.high = max(statistics.high, float(value.max()))
     flat = value.ravel()
-    statistics.samples.append(flat if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH))
+    statistics.samples.append(flat.copy() if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH))
     if sum(map(len, statistics.samples)) > 2 * SAMPLES:
         statistics.samples = [random.choice(np.concatenate(statistics.samples), SAMPLES)]
-    axes = tuple(i for i in range(value.ndim) if i != (1 if value.ndim == 4 else value.ndim - 1))
+
+
+def _note_means(statistics: Statistics, value: Array, axis: int) -> None:
+    axes = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
     statistics.total = statistics.total + value.sum(axis=axes, dtype=np.float64)
-    statistics.count += value.size // max(1, np.size(statistics.total))
+    statistics.count += value.size // value.shape[axis]
 
 
 def _least_error(sample: Array, low: float, high: float) -> Range:

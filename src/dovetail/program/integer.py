@@ -110,9 +110,36 @@ def code_of(value: float, tensor: Tensor) -> int:
 
 
 def to_codes(t: Array, zero: int, low: int = 0, high: int = CODES) -> Array:
-    """Round float32 numbers in units of a code, half to even, shift them by `zero` and clamp."""
-    codes: Array = (np.clip(np.rint(t), low - zero, high - zero) + zero).astype(np.uint8)
+    """Round float32 numbers in units of a code, half to even, shift them by `zero` and clamp; NaN becomes `low`."""
+    known = np.where(np.isnan(t), np.float32(low - zero), t)
+    codes: Array = (np.clip(np.rint(known), low - zero, high - zero) + zero).astype(np.uint8)
     return codes
+
+
+def cannot_take_codes(node: Node, graph: Graph) -> str:
+    """Why the node cannot compute over codes, whatever their scales; empty where it can.
+
+    Codes lie four channels to a word, channels being axis 1 of images and the last axis of rows; sums have 32 bits.
+    """
+    if node.op not in EVALUATE:
+        return "it takes floating point; dequantize before it"
+    shapes = [graph.tensors[name].shape for name in (*node.inputs, node.output) if name in graph.tensors]
+    if len(shapes) <= len(node.inputs):
+        return "it reads an array, which is in floating point"
+    x = shapes[0]
+    if not all(2 <= len(shape) <= 4 for shape in shapes):
+        return "codes have two to four dimensions"
+    if node.op == "linear" and len(x) == 4:
+        return "codes of four dimensions are images, with channels in axis 1"
+    if node.op == "add" and len(set(shapes)) > 1:
+        return "sums of codes are of one shape, and broadcast nothing"
+    if node.op == "mean" and sorted(node.attributes["axes"]) != list(
+        range(2, 4) if len(x) == 4 else range(1, len(x) - 1)
+    ):
+        return "means of codes go over the pixels of images, or over the rows between first and last axis"
+    if node.op in MEANS and math.prod(n for n in x[1:] if isinstance(n, int)) > LARGEST_SUM // CODES:
+        return "its sums could exceed 32 bits"
+    return ""
 
 
 def evaluate(program: Program, graph: Graph, node: Node, values: Mapping[str, Array], dims: Mapping[str, int]) -> Array:
@@ -252,8 +279,8 @@ def _refusal(graph: Graph, node: Node, program: Program) -> str:
         return f"it reads codes and the float array {arrays[0]!r}; dequantize before it"
     inputs, output = [graph.tensors[name] for name in node.reads()], graph.tensors[node.output]
     coded = [is_quantized(tensor) for tensor in inputs]
-    if node.op not in EVALUATE:
-        return "it takes floating point; dequantize before it"
+    if reason := cannot_take_codes(node, graph):
+        return reason
     if node.op in ("quantize", "dequantize"):
         wants = (False, True) if node.op == "quantize" else (True, False)
         return (

@@ -26,7 +26,7 @@ from dovetail.formats import (
 from dovetail.formats.base import Packed
 from dovetail.formats.values import F32, INT8
 from dovetail.program.check import LEAST_SCALE, check
-from dovetail.program.integer import CODES, MEANS, MOVES, PRODUCTS, is_quantized, product
+from dovetail.program.integer import CODES, MEANS, MOVES, PRODUCTS, cannot_take_codes, is_quantized, product
 from dovetail.program.ops import complete
 from dovetail.program.program import Epilogue, Graph, Node, Program, Tensor
 
@@ -47,10 +47,7 @@ def quantize(program: Program, ranges: Mapping[str, Range], keep: Collection[str
         ProgramError: a name in `keep` is no weight node, a range is missing or no range.
     """
     nodes = [complete(node) for node in program.graph.nodes]
-    if unknown := set(keep) - {node.name for node in nodes if node.weight is not None}:
-        raise ProgramError(f"cannot keep {', '.join(sorted(unknown))} in floating point: no such weight nodes")
-    if any(is_quantized(tensor) for tensor in program.graph.tensors.values()):
-        raise ProgramError("this program computes with whole numbers already; quantize the float one")
+    check_quantizable(program, keep)
     rewriting = _Rewriting(program, frozenset(keep), _scales(program.graph, nodes, ranges))
     for node in nodes:
         rewriting.add(node)
@@ -59,15 +56,15 @@ def quantize(program: Program, ranges: Mapping[str, Range], keep: Collection[str
     return made
 
 
-def split_factors(program: Program) -> Program:
-    """Tucker and SVD nodes as the three or two dense convolutions (linear layers) that they are.
+def split_factors(program: Program, keep: Collection[str] = ()) -> Program:
+    """Tucker and SVD nodes, but for those in `keep`, as the three or two dense convolutions (linear layers) they are.
 
     Whole numbers are rounded between the factors, so the tensors between them need scales of their own.
     """
     weights, nodes, tensors = dict(program.weights), [], dict(program.graph.tensors)
     for node in map(complete, program.graph.nodes):
         packed = program.weights[node.weight] if node.weight is not None else None
-        if not isinstance(packed, PackedTucker | PackedSvd):
+        if not isinstance(packed, PackedTucker | PackedSvd) or node.name in keep:
             nodes.append(node)
             continue
         for part, weight, shape in _parts(node, packed, tensors):
@@ -79,6 +76,23 @@ def split_factors(program: Program) -> Program:
     return replace(
         program, graphs={"main": graph}, weights={name: packed for name, packed in weights.items() if name in used}
     )
+
+
+def check_quantizable(program: Program, keep: Collection[str]) -> None:
+    """`ProgramError` for what `quantize` refuses whatever the ranges are."""
+    if any(is_quantized(tensor) for tensor in program.graph.tensors.values()):
+        raise ProgramError("this program computes with whole numbers already; quantize the float one")
+    if set(program.graphs) != {"main"}:
+        raise ProgramError(f"only programs of one graph can be quantized; this one has {', '.join(program.graphs)}")
+    if isinstance(keep, str):
+        raise ProgramError(f"keep is the text {keep!r}; give a list of names of weight nodes")
+    if unknown := set(keep) - {node.name for node in program.graph.nodes if node.weight is not None}:
+        raise ProgramError(f"cannot keep {', '.join(sorted(unknown))} in floating point: no such weight nodes")
+
+
+def _equal(a: Packed, b: Packed) -> bool:
+    same = a.spec == b.spec and set(a.arrays) == set(b.arrays)
+    return same and all(np.array_equal(a.arrays[name], b.arrays[name]) for name in a.arrays)
 
 
 def recomposed(packed: Packed) -> Packed:
@@ -177,9 +191,9 @@ class _Rewriting:
     def add(self, node: Node) -> None:
         """Append the node in codes where that is possible, else in real numbers."""
         if node.op in PRODUCTS:
-            if node.name in self.keep or node.inputs[0] not in self.scales or not self._add_product(node):
+            if node.name in self.keep or cannot_take_codes(node, self.program.graph) or not self._add_product(node):
                 self._append(replace(node, weight=self._own(node, self.program.weights[node.weight or ""])))
-        elif node.op in MEANS | MOVES | {"add"} and self._plain(node) and all(n in self.codes for n in node.inputs):
+        elif self._follows(node) and all(n in self.codes for n in node.inputs):
             self._append(node, over_codes=True, codes=node.op not in MEANS or self._useful(node))
         else:
             self._append(node)
@@ -255,9 +269,9 @@ class _Rewriting:
         return True
 
     def _own(self, node: Node, packed: Packed) -> str:
-        """A name for the weight; a second use may have another scale in it, and then has a weight of its own."""
+        """A name for the weight; a second use that has another scale in it has a weight of its own."""
         name = node.weight or ""
-        if name in self.weights and self.weights[name] is not packed:
+        if name in self.weights and not _equal(self.weights[name], packed):
             name = f"{name}.{node.name}"
         self.weights[name] = packed
         return name
@@ -267,10 +281,21 @@ class _Rewriting:
         activation = node.epilogue.activation
         return activation is None or activation.name in ("relu", "clamp")
 
+    def _follows(self, node: Node) -> bool:
+        """Whether the node, which has no weight, stays in codes where its operands are."""
+        may = node.op in MEANS | MOVES | {"add"} and self._plain(node)
+        return may and not cannot_take_codes(node, self.program.graph)
+
     def _useful(self, node: Node) -> bool:
-        """Whether somebody can read codes there."""
-        takers = PRODUCTS | MEANS | MOVES | {"add"}
-        return any(reader.op in takers and reader.name not in self.keep for reader in self.uses[node.output])
+        """Whether somebody computes with codes from there, be it behind moves and sums."""
+        return any(self._takes(reader) for reader in self.uses[node.output])
+
+    def _takes(self, reader: Node) -> bool:
+        if reader.op in PRODUCTS:
+            return reader.name not in self.keep and not cannot_take_codes(reader, self.program.graph)
+        if not self._follows(reader):
+            return False
+        return reader.op in MEANS or self._useful(reader)
 
     def _append(self, node: Node, *, over_codes: bool = False, codes: bool = False) -> None:
         """Append a node that reads and gives codes or real numbers; its residual is what its result is."""
