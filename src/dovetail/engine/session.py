@@ -111,7 +111,7 @@ class Session:
 
     def kernels(self) -> dict[str, str]:
         """Node → native kernels that run it, e.g. `conv2d_dense_f32__avx512`; of the latest compiled shape."""
-        return _kernel_names(self._latest.compiled, self.isa) if self._latest else {}
+        return _kernel_names(self._latest.compiled) if self._latest else {}
 
     def memory(self) -> dict[str, int]:
         """Bytes of the arena and of the weights in the layouts of the chosen kernels, over all compiled shapes."""
@@ -130,7 +130,7 @@ class Session:
             outputs = [np.empty(shape, dtype=np.float32) for shape in compiled.output_shapes]
             slots = [a.ctypes.data for a in (*arrays, *outputs)]
             times = np.array([compiled.plan.run_timed(self._pool, slots) for _ in range(runs)])
-        names = _kernel_names(compiled, self.isa)
+        names = _kernel_names(compiled)
         seconds: dict[str, float] = dict.fromkeys(names, 0.0)
         for step, nanoseconds in zip(compiled.steps, np.median(times, axis=0)):
             seconds[step.node] += float(nanoseconds) * 1e-9
@@ -171,10 +171,11 @@ class Session:
         return f"Session({takes}, threads={self.threads}, isa={self.isa!r})"
 
 
-def _kernel_names(compiled: Compiled, isa: str) -> dict[str, str]:
+def _kernel_names(compiled: Compiled) -> dict[str, str]:
+    """As the native plan tells them, not as they were asked for."""
     counts: dict[str, Counter[str]] = {}
-    for step in compiled.steps:
-        counts.setdefault(step.node, Counter())[f"{step.kernel}__{isa}"] += 1
+    for step, kernel in zip(compiled.steps, compiled.plan.kernels(), strict=True):
+        counts.setdefault(step.node, Counter())[kernel.removeprefix("dovetail_")] += 1
     return {node: " + ".join(k if n == 1 else f"{n} {k}" for k, n in c.items()) for node, c in counts.items()}
 
 
