@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from dovetail.errors import DovetailError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 PART: Final = ".part"
 """How the temporary files of `write` end; they begin with a dot and the name of the file that they are to become."""
@@ -54,6 +63,23 @@ def make_folder(path: str | os.PathLike[str], *, error: type[DovetailError] = Do
     except OSError as cause:
         raise error(f"cannot make the folder {folder}: {_advice(cause, folder.parent)}") from cause
     return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, error: type[DovetailError] = DovetailError) -> Iterator[None]:
+    """Within, no other process is in the same block for this folder; `error` at once where one is.
+
+    The lock goes with the process, however that ends. Systems without `fcntl` have none.
+    """
+    if fcntl is None:
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise error(f"another process works in {folder}; wait for it, stop it, or choose another folder") from None
+        yield
 
 
 def sweep(folder: Path) -> None:

@@ -81,3 +81,11 @@ def test_sweeping_removes_what_a_killed_write_left_and_nothing_else(tmp_path, mo
     assert len(list(tmp_path.iterdir())) == 3
     files.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".kept", "kept.part"]
+
+
+def test_a_folder_is_locked_for_one_process_and_free_again_afterwards(tmp_path):
+    told = r"another process works in .*; wait for it, stop it, or choose"
+    with files.locked(tmp_path), pytest.raises(TrainingError, match=told):
+        files.locked(tmp_path, error=TrainingError).__enter__()
+    with files.locked(tmp_path, error=TrainingError):
+        pass

@@ -49,11 +49,12 @@ def _packed(
 
 
 def _dense(name: str, on: str | None, weights: str | None, root: Path | None) -> tuple[score.Predictions, Sets]:
-    from dovetail.cli.materials import build_network, fitted, open_sets
+    from dovetail.cli.materials import build_network, fitted, open_sets, require_fit
 
     if on is None or weights is None:
         raise RecipeError(f"to evaluate the network {name!r} give its data and weights: --on cifar10 --weights FILE")
     sets = open_sets(Data(name=on, held_out=0), name, root)
     network = fitted(Network.model_construct(name=name, options={}, weights=weights), sets)
     model = build_network(network, root)
+    require_fit(model, name, sets)
     return score.through_torch(model, sets.test), sets

@@ -113,6 +113,14 @@ class Distill(Method):
         """The method's."""
         self.method.end(phase, model)
 
+    def metrics(self) -> dict[str, float]:
+        """The method's."""
+        return self.method.metrics()
+
+    def settled(self, model: nn.Module, plan: Plan) -> Plan:
+        """The method's."""
+        return self.method.settled(model, plan)
+
     def state_dict(self) -> dict[str, Any]:
         """The method's, and which teacher it was: the teacher itself is given again when a run resumes."""
         return {"method": self.method.state_dict(), "teacher": self._checksum}

@@ -70,7 +70,7 @@ class Magnitude(SinglePhase):
             _require_global(name, spec)
         if not any(self._plan.specs()):
             raise SpecError("magnitude finds no layer to prune: everything=True prunes the first and linear layers too")
-        self._step, self._dropped = 0, dict[str, Tensor]()
+        self._step, self._dropped, self._density = 0, dict[str, Tensor](), 1.0
         return self._plan
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
@@ -96,13 +96,17 @@ class Magnitude(SinglePhase):
         into_formats(model, self._plan)
         self._weights, self._dropped = {}, {}
 
+    def metrics(self) -> dict[str, float]:
+        """`density`: share of the weights that is left."""
+        return {"density": self._density}
+
     def state_dict(self) -> dict[str, Any]:
-        """Steps so far and masks (True = removed)."""
-        return {"step": self._step, "dropped": dict(self._dropped)}
+        """Steps so far, masks (True = removed), and the share that they leave."""
+        return {"step": self._step, "dropped": dict(self._dropped), "density": self._density}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self._step, self._dropped = state["step"], dict(state["dropped"])
+        self._step, self._dropped, self._density = state["step"], dict(state["dropped"]), state["density"]
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
         if reason := unplain(layer):
@@ -121,6 +125,7 @@ class Magnitude(SinglePhase):
         sizes = [weight.numel() for weight in self._weights.values()]
         magnitudes = torch.cat([weight.detach().abs().flatten() for weight in self._weights.values()])
         dropped = ~densest(magnitudes, density)
+        self._density = 1.0 - float(dropped.double().mean())
         parts = zip(self._weights.items(), dropped.split(sizes))
         self._dropped = {name: part.view(weight.shape) for (name, weight), part in parts}
 
