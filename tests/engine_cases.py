@@ -46,6 +46,7 @@ CONVS = (
         "two rows a vector, no halo", (5, 3, 2, 2), (7, 9), epilogue={"biased": True, "activation": Activation("gelu")}
     ),
     Case("four pixels wide", (5, 3, 3, 3), (6, 4), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("many tiles", (21, 5, 3, 3), (35, 38), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
     Case("many channels", (40, 33, 3, 3), (4, 4), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
 )
 LINEARS = (

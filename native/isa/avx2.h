@@ -17,6 +17,20 @@ inline void store_halves(float* a, float* b, Vec v) {
   _mm_storeu_ps(a, _mm256_castps256_ps128(v));
   _mm_storeu_ps(b, _mm256_extractf128_ps(v, 1));
 }
+// In every four lanes: {a0, b0, a1, b1}, {a2, b2, a3, b3}; {a0, a1, b0, b1}, {a2, a3, b2, b3}; {a0, a2, b0, b2}, {a1, a3, b1, b3}.
+inline Vec zip_low(Vec a, Vec b) { return _mm256_unpacklo_ps(a, b); }
+inline Vec zip_high(Vec a, Vec b) { return _mm256_unpackhi_ps(a, b); }
+inline Vec join_low(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x44); }
+inline Vec join_high(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xEE); }
+inline Vec evens(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x88); }
+inline Vec odds(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xDD); }
+// The lanes whose bit is set.
+inline void store_lanes(float* p, Vec a, uint32_t bits) {
+  alignas(32) float lanes[kLanes];
+  _mm256_store_ps(lanes, a);
+  for (int i = 0; i < kLanes; ++i)
+    if (bits >> i & 1) p[i] = lanes[i];
+}
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
 inline __m256i lanes_below(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 inline Vec load_first(const float* p, int n) { return _mm256_maskload_ps(p, lanes_below(n)); }

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from dovetail.engine import Schedule, Session, native_status
-from dovetail.engine.kernels import CANDIDATES, candidates
+from dovetail.engine.kernels import CANDIDATES, Place, candidates, place
 from dovetail.engine.native import cores, require_native
 from dovetail.formats import FORMATS
-from dovetail.formats.base import Geometry
 from dovetail.program import reference
-from dovetail.program.ops import OPS
+from dovetail.program.ops import OPS, complete
 from dovetail.program.program import Activation
 from engine_cases import CONVS, LINEARS, Case
 from programs import Sketch, close, native_calls, poisoned, random_packed
@@ -26,6 +25,8 @@ THREADS = (1, 2) if cores() > 1 else (1,)
 PRODUCTS = {
     "conv2d_dense": {"conv2d_dense_f32": 1},
     "conv2d_lanes": {"conv2d_lanes_f32": 1},
+    "conv2d_winograd2": {"conv2d_winograd_f32": 1},
+    "conv2d_winograd4": {"conv2d_winograd_f32": 1},
     "conv2d_sparse": {"conv2d_sparse_f32": 1},
     "conv2d_kernel_basis": {"conv2d_kernel_basis_f32": 1},
     "conv2d_tucker": {"conv2d_dense_f32": 3},
@@ -68,9 +69,12 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
     return {}
 
 
-def where(case: Case) -> Geometry:
-    """Where the case applies its weight; a size that every kernel takes."""
-    return Geometry(groups=case.attributes.get("groups", 1))
+def where(case: Case) -> Place:
+    """Where the case applies its weight: its node's own place."""
+    sketch = sketch_of("dense", case)
+    program = sketch.program(sketch.nodes[-1].output)
+    node = complete(next(node for node in program.graph.nodes if node.weight is not None))
+    return place(node, program.shapes(program.graph, {"batch": case.batch}))
 
 
 def forced() -> list[Any]:

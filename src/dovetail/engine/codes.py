@@ -16,10 +16,9 @@ import numpy as np
 from dovetail.engine import emit
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Geometry, pack_blocks, plane_fields, prepare, runs_over
-from dovetail.engine.kernels import Candidate, candidates
+from dovetail.engine.kernels import Candidate, Place, candidates
 from dovetail.engine.layout import Shape, View
 from dovetail.errors import EngineError
-from dovetail.formats.base import Geometry as Where
 from dovetail.formats.base import Packed
 from dovetail.program.integer import Product, code_of, is_quantized, limits, product, ratio
 from dovetail.program.program import Epilogue, Graph, Node, Program, Tensor
@@ -109,8 +108,9 @@ class CodeCandidate:
 
     name: str
     op: str
-    runs: Callable[[Packed, Where], bool]
+    runs: Callable[[Packed, Place], bool]
     emit: CodeKernel
+    exact: bool = True
 
 
 def conv2d(b: Builder, call: CodeCall) -> View:
@@ -485,15 +485,15 @@ def _by_way_of_real(b: Builder, call: CodeCall) -> View:
     return quantize(b, replace(call, graph=graph, node=step, inputs=[moved]))
 
 
-def _dense_blocks(packed: Packed, at: Where) -> bool:
+def _dense_blocks(packed: Packed, at: Place) -> bool:
     return at.groups == 1 or (packed.shape[1] % 4 == 0 and packed.shape[0] // at.groups % 4 == 0)
 
 
-def _few_pixels(packed: Packed, at: Where) -> bool:
+def _few_pixels(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and at.outputs <= 256
 
 
-def _sparse(packed: Packed, at: Where) -> bool:
+def _sparse(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and packed.spec.format == "sparse"
 
 
@@ -507,7 +507,7 @@ CANDIDATES = (
 AnyCandidate = Candidate | CodeCandidate
 
 
-def candidates_of(node: Node, graph: Graph, packed: Packed, at: Where) -> list[AnyCandidate]:
+def candidates_of(node: Node, graph: Graph, packed: Packed, at: Place) -> list[AnyCandidate]:
     """All ways to run a weight op there, over codes or real numbers as its input is."""
     source = graph.tensors.get(node.inputs[0])
     if source is None or not is_quantized(source):
@@ -516,7 +516,7 @@ def candidates_of(node: Node, graph: Graph, packed: Packed, at: Where) -> list[A
     return found
 
 
-def candidate_named(name: str, node: Node, graph: Graph, packed: Packed, at: Where) -> AnyCandidate:
+def candidate_named(name: str, node: Node, graph: Graph, packed: Packed, at: Place) -> AnyCandidate:
     """The candidate called `name`; `EngineError` where it cannot run this weight there."""
     found = {c.name: c for c in candidates_of(node, graph, packed, at)}
     if name not in found:

@@ -77,7 +77,7 @@ def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
         "conv2d_dense_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "weight": b.constant(packed), "blocks": b.constant(blocks),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         tap_count=taps.offsets.size, channels=weight.shape[1], out_channels=weight.shape[0],
         block_count=len(blocks), blocks_outer=int(weight.size > math.prod(x.shape[1:])),
         work=weight[0].size * math.prod(y.shape),
@@ -101,7 +101,7 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
         {"x": taps.x, "bias": None if bias is None else b.constant(bias), "residual": epilogue.residual,
          "weight": b.constant(packed), "pixels": b.constant(pixels),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **_epilogue(epilogue), tap_count=taps.offsets.size,
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), tap_count=taps.offsets.size,
         channels=weight.shape[1], out_channels=outputs, pixel_count=len(pixels),
         work=weight[0].size * math.prod(y.shape),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, 
     b.emit(
         "conv2d_sparse_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts)},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         work=2 * len(k) * math.prod(y.shape[2:]) * y.shape[0],
         out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])),
     )  # fmt: skip
@@ -146,7 +146,7 @@ def conv_kernel_basis(
          "bases": b.constant(bases.reshape(len(bases), -1).T.astype(np.float32)),
          "used": b.constant((used * taps.channel).astype(np.int64)),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         base_count=len(bases), tap_count=taps.offsets.size, used_count=len(used), map_stride=map_stride,
         x_row=taps.pitch * by_rows, y_row=out_pitch(y) * by_rows,
         out_channels=coefficients.shape[0],
@@ -341,7 +341,8 @@ def _constants(b: Builder, epilogue: Epilogue, runs: Runs) -> dict[str, View | N
     }
 
 
-def _epilogue(epilogue: Epilogue) -> dict[str, float]:
+def epilogue_fields(epilogue: Epilogue) -> dict[str, float]:
+    """The fields of DOVETAIL_EPILOGUE but for the bias and the residual's address."""
     residual = epilogue.residual
     strides = {} if residual is None else {"r_image": residual.strides[0], "r_channel": residual.strides[1]}
     return {**strides, **activation_fields(epilogue.activation)}

@@ -51,6 +51,8 @@ class Session:
         threads: how many to use; by default all cores that this process may use.
         isa: "portable", "avx2", "avx512" or "avx512vnni"; by default `DOVETAIL_ISA` or the best of this CPU.
         schedule: which kernels to use; by default the fastest by timing.
+        exact: only kernels that add up the products of the convolution itself. False also tries Winograd's filtering on
+            3x3 layers where its rounding error is at most ten times that of direct convolution.
 
     Calls from several threads are served one after another; for more, make several sessions. The plans of the last few
     input shapes are kept, each with its own arena and weights.
@@ -66,10 +68,11 @@ class Session:
         threads: int | None = None,
         isa: str | None = None,
         schedule: Schedule | None = None,
+        exact: bool = True,
     ) -> None:
         self.program = _checked(program) if isinstance(program, Program) else _load(program)
         self.threads = _check_threads(threads)
-        self._given = schedule
+        self._given, self._exact = schedule, exact
         self._compiled: dict[tuple[tuple[str, int], ...], _Ready] = {}
         self._latest: _Ready | None = None
         self._lock = threading.Lock()
@@ -157,7 +160,7 @@ class Session:
         ready = self._compiled.pop(key, None)
         if ready is None:
             graph = self.program.graph
-            choices = resolve(self.program, graph, dims, self._given, self.isa, self._pool)
+            choices = resolve(self.program, graph, dims, self._given, self.isa, self._pool, exact=self._exact)
             compiled = compile_graph(self.program, graph, dims, choices, isa=self.isa, threads=self.threads)
             ready = _Ready(compiled, Schedule({name: c.name for name, c in choices.items()}))
             while len(self._compiled) >= KEPT_SHAPES:
