@@ -21,8 +21,6 @@ from dovetail.formats.svd import PackedSvd
 from dovetail.formats.tucker import PackedTucker
 
 Scale = np.ndarray | None
-ConvKernel = Callable[[Builder, View, Packed, Scale, View, Geometry, Epilogue], None]
-LinearKernel = Callable[[Builder, View, Packed, Scale, View, Epilogue], None]
 
 
 @dataclass(frozen=True)
