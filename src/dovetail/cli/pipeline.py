@@ -40,7 +40,7 @@ class Trained:
 
 
 def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool = True) -> Trained:
-    """Train with one seed; with `keep` in `<runs>/<name>-s<seed>`, resuming what is there. The model ends on the CPU."""
+    """Train with one seed; with `keep` in `<runs>/<name>-s<seed>`, resuming what is there; on the CPU in the end."""
     import torch
 
     from dovetail.api import compress

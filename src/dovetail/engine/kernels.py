@@ -24,8 +24,6 @@ from dovetail.program.counts import geometry
 from dovetail.program.program import Node
 
 Scale = np.ndarray | None
-ConvKernel = Callable[[Builder, View, Packed, Scale, View, Geometry, Epilogue], None]
-LinearKernel = Callable[[Builder, View, Packed, Scale, View, Epilogue], None]
 
 
 @dataclass(frozen=True)
