@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import dovetail as dt
 from dovetail.export.onnx import export_onnx
 from dovetail.export.torch_module import to_torch
 from dovetail.formats import FORMATS
 from dovetail.formats.values import VALUES
+from dovetail.program.integer import is_quantized
 from dovetail.program.program import Activation, Program
 from dovetail.program.reference import run
 from dovetail.program.store import load, save
@@ -37,16 +41,31 @@ def program_of(name: str) -> Program:
     return sketch.program(x)
 
 
+def answers(program: Program, file: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What onnxruntime makes of a file with standard operators only, and what the Program means."""
+    proto = onnx.load(file)
+    onnx.checker.check_model(proto)
+    assert {node.domain for node in proto.graph.node} <= {"", "ai.onnx"}
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: images})
+    return got, run(program, images)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_packed_file_of_every_format_as_onnx(name: str, tmp_path) -> None:
     program = load(save(program_of(name), tmp_path / "net.dovetail"))
     assert {weight.spec.format for weight in program.weights.values()} == {name}
     file = export_onnx(to_torch(program), torch.zeros(1, 6, 9, 8), tmp_path / "net.onnx")
-    proto = onnx.load(file)
-    onnx.checker.check_model(proto)
-    assert {node.domain for node in proto.graph.node} <= {"", "ai.onnx"}
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for batch in (1, 3):
         images = np.random.default_rng(batch).standard_normal((batch, 6, 9, 8)).astype(np.float32)
-        (got,) = session.run(None, {session.get_inputs()[0].name: images})
-        assert close(got, run(program, images), 1e-4)
+        assert close(*answers(program, file, images))
+
+
+def test_whole_numbers_as_onnx_differ_by_few_codes(tmp_path) -> None:
+    images = np.random.default_rng(0).standard_normal((16, 6, 9, 8)).astype(np.float32)
+    made = dt.quantize(program_of("dense"), [images])
+    assert any(is_quantized(tensor) for tensor in made.graph.tensors.values())
+    file = export_onnx(to_torch(made), torch.zeros(1, 6, 9, 8), tmp_path / "net.onnx")
+    got, want = answers(made, file, images)
+    assert close(got, want, 0.01)
+    assert np.mean(np.isclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())) > 0.8
