@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from dovetail.engine import Schedule, Session, native_status
-from dovetail.engine.kernels import CANDIDATES, Place, candidates, place
+from dovetail.engine.kernels import CANDIDATES, candidates
 from dovetail.engine.native import cores, require_native
 from dovetail.formats import FORMATS
 from dovetail.program import reference
-from dovetail.program.ops import OPS, complete
+from dovetail.program.ops import OPS
 from dovetail.program.program import Activation
 from engine_cases import CONVS, LINEARS, Case
 from programs import Sketch, close, native_calls, poisoned, random_packed
@@ -64,17 +64,9 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
             return {"rank": max(1, min(k, c) // 2)} if taps == 1 and case.attributes.get("groups", 1) == 1 else None
         case "kernel_basis":
             return {"bases": min(6, taps), "coefficients": "sparse"} if taps > 1 else None
-        case "sparse":
+        case "sparse" | "block_sparse":
             return {"density": 0.3}
     return {}
-
-
-def where(case: Case) -> Place:
-    """Where the case applies its weight: its node's own place."""
-    sketch = sketch_of("dense", case)
-    program = sketch.program(sketch.nodes[-1].output)
-    node = complete(next(node for node in program.graph.nodes if node.weight is not None))
-    return place(node, program.shapes(program.graph, {"batch": case.batch}))
 
 
 def forced() -> list[Any]:
@@ -89,7 +81,7 @@ def forced() -> list[Any]:
             op = "conv2d" if len(case.weight) == 4 else "linear"
             found += [
                 pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
-                for c in candidates(op, packed, where(case))
+                for c in candidates(op, packed, case.place)
             ]
     return found
 

@@ -10,7 +10,6 @@ import pytest
 from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.codes import CANDIDATES, EMITTERS
 from dovetail.engine.native import cores, require_native
-from dovetail.formats.base import Geometry
 from dovetail.program import integer, reference
 from dovetail.program.calibrate import calibrate
 from dovetail.program.program import Activation, Program
@@ -23,7 +22,7 @@ ISAS = native_status().isas
 THREADS = (1, 2) if cores() > 1 else (1,)
 MOVES = {"copy_f32", "halo_f32", "fill_f32", "quantize_int8", "dequantize_int8"}
 WITHOUT_WEIGHTS = {"add_int8", "pool2d_int8"}
-FIELDS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {"density": 0.2}}
+FIELDS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {"density": 0.2}, "block_sparse": {"density": 0.2}}
 
 
 def forced() -> list[Any]:
@@ -32,11 +31,11 @@ def forced() -> list[Any]:
     for format_name, fields in FIELDS.items():
         for case in (*CONVS, *LINEARS):
             packed = random_packed(format_name, case.weight, np.random.default_rng(1), **fields)
-            op, at = "conv2d" if len(case.weight) == 4 else "linear", Geometry(groups=case.attributes.get("groups", 1))
+            op = "conv2d" if len(case.weight) == 4 else "linear"
             found += [
                 pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
                 for c in CANDIDATES
-                if c.op == op and c.runs(packed, at)
+                if c.op == op and c.runs(packed, case.place)
             ]
     return found
 

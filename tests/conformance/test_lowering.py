@@ -13,8 +13,8 @@ from torch import nn
 
 from dovetail import zoo
 from dovetail.engine import Schedule, Session, native_status
-from dovetail.engine.kernels import candidates
-from dovetail.program.counts import count, geometry
+from dovetail.engine.kernels import candidates, place
+from dovetail.program.counts import count
 from dovetail.program.lower import lower
 from dovetail.program.program import Program
 from dovetail.program.reference import run
@@ -74,9 +74,9 @@ def sessions(program: Program, shape: tuple[int, ...]) -> Iterator[Session]:
         return
     shapes = program.shapes(program.graph, {"batch": shape[0]})
     nodes = [node for node in program.graph.nodes if node.weight is not None]
-    found = {n.name: candidates(n.op, program.weights[n.weight or ""], geometry(n, shapes)) for n in nodes}
-    for place in (0, -1):
-        yield Session(program, schedule=Schedule({name: rows[place].name for name, rows in found.items()}))
+    found = {n.name: candidates(n.op, program.weights[n.weight or ""], place(n, shapes)) for n in nodes}
+    for at in (0, -1):
+        yield Session(program, schedule=Schedule({name: rows[at].name for name, rows in found.items()}))
 
 
 def folded_biases(model: nn.Module) -> int:

@@ -18,11 +18,10 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from dovetail.engine import Schedule, Session, native_status
-from dovetail.engine.kernels import candidates
+from dovetail.engine.kernels import candidates, place
 from dovetail.errors import ProgramError
 from dovetail.formats import SparseSpec, TuckerSpec
 from dovetail.formats.layer import from_dense, swap
-from dovetail.program.counts import geometry
 from dovetail.program.lower import lower
 from dovetail.program.program import Program
 from dovetail.program.reference import run
@@ -141,7 +140,7 @@ def run_on_the_engine(program: Program, inputs: list[np.ndarray], values: dict[s
     shapes = graph.bind(batch=2)
     for node in graph.nodes:
         if node.weight is not None:
-            where = geometry(node, program.shapes(graph, {"batch": 2}))
+            where = place(node, program.shapes(graph, {"batch": 2}))
             choices[node.name] = candidates(node.op, program.weights[node.weight], where)[-1].name
     got = poisoned(Session(program, threads=1, schedule=Schedule(choices)), *inputs)
     for name, array in zip(graph.outputs, got if isinstance(got, tuple) else (got,), strict=True):

@@ -494,7 +494,7 @@ def _few_pixels(packed: Packed, at: Place) -> bool:
 
 
 def _sparse(packed: Packed, at: Place) -> bool:
-    return at.groups == 1 and packed.spec.format == "sparse"
+    return at.groups == 1 and packed.spec.format in ("sparse", "block_sparse")
 
 
 CANDIDATES = (

@@ -103,7 +103,7 @@ def _conv_lanes(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: 
     conv_lanes(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
 
 
-def _conv_winograd(tile: int) -> ConvKernel:
+def _conv_winograd(tile: int) -> Callable[..., None]:
     def emit(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
         conv_winograd(b, x, _scaled(packed.dense(), scale), y, at, epilogue, tile)
 
@@ -184,11 +184,11 @@ CANDIDATES = (
     Candidate("conv2d_lanes", "conv2d", _small, _conv_lanes),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _conv_winograd(2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _conv_winograd(4), exact=False),
-    Candidate("conv2d_sparse", "conv2d", _is("sparse", "kernel_basis"), _conv_sparse),
+    Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _conv_sparse),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd),
     Candidate("linear_dense", "linear", _any, _linear_dense),
-    Candidate("linear_sparse", "linear", _is("sparse"), _linear_sparse),
+    Candidate("linear_sparse", "linear", _is("sparse", "block_sparse"), _linear_sparse),
     Candidate("linear_svd", "linear", _is("svd"), _linear_svd),
 )

@@ -54,9 +54,9 @@ class Magnitude(SinglePhase):
     def __post_init__(self) -> None:
         for option, value in (("density", self.density), ("ramp", self.ramp)):
             if not 0 < value <= 1:
-                raise SpecError(f"magnitude {option} {value} must lie above 0 and not above 1")
+                raise SpecError(f"{self.name} {option} {value} must lie above 0 and not above 1")
         if self.interval < 1:
-            raise SpecError(f"magnitude interval {self.interval} must be at least 1 step")
+            raise SpecError(f"{self.name} interval {self.interval} must be at least 1 step")
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
         """The sparse format for every layer to prune; a given plan adds layers (`SparseSpec()`) or keeps them.
@@ -67,16 +67,17 @@ class Magnitude(SinglePhase):
         order = execution_order(model, example)
         self._plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
         for name, spec in self._plan.specs():
-            _require_global(name, spec)
+            self._require(name, spec)
         if not any(self._plan.specs()):
-            raise SpecError("magnitude finds no layer to prune: everything=True prunes the first and linear layers too")
+            told = "everything=True prunes the first and linear layers too"
+            raise SpecError(f"{self.name} finds no layer to prune: {told}")
         self._step, self._dropped, self._density = 0, dict[str, Tensor](), 1.0
         return self._plan
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
         """Remember the weights to prune; layers are swapped at the end."""
         if phase.epochs and not self.steps_per_epoch:
-            raise TrainingError("magnitude must know the steps of an epoch: set steps_per_epoch before begin")
+            raise TrainingError(f"{self.name} must know the steps of an epoch: set steps_per_epoch before begin")
         self._weights = {n: model.get_submodule(n).get_parameter("weight") for n, _ in self._plan.specs()}
         self._ramp_steps = max(1, round(self.ramp * phase.epochs * self.steps_per_epoch))
         return super().begin(phase, model)
@@ -117,17 +118,32 @@ class Magnitude(SinglePhase):
             return Kept("first layer (everything=True prunes it)")
         if not self.everything and (isinstance(layer, nn.Linear) or name == order[-1]):
             return Kept("linear or classifier (everything=True prunes it)")
+        return self._spec()
+
+    def _spec(self) -> Spec:
+        """What the pruned layers become."""
         return SparseSpec()
+
+    def _require(self, name: str, spec: Spec) -> None:
+        """`SpecError` for what a given plan may not ask."""
+        if not isinstance(spec, SparseSpec):
+            raise SpecError(f"layer {name!r}: magnitude trains the format sparse, not {spec.format}")
+        if spec.density is not None:
+            told = "magnitude shares one density among all layers; use SparseSpec() without one"
+            raise SpecError(f"layer {name!r}: {told}")
 
     @torch.no_grad()
     def _prune(self, density: float) -> None:
         """Remove all but the largest weights; those that are removed already are the smallest."""
         sizes = [weight.numel() for weight in self._weights.values()]
         magnitudes = torch.cat([weight.detach().abs().flatten() for weight in self._weights.values()])
-        dropped = ~densest(magnitudes, density)
-        self._density = 1.0 - float(dropped.double().mean())
-        parts = zip(self._weights.items(), dropped.split(sizes))
-        self._dropped = {name: part.view(weight.shape) for (name, weight), part in parts}
+        parts = (~densest(magnitudes, density)).split(sizes)
+        self._drop({name: part.view(weight.shape) for (name, weight), part in zip(self._weights.items(), parts)})
+
+    def _drop(self, dropped: dict[str, Tensor]) -> None:
+        self._dropped = dropped
+        counts = [(int(part.sum()), part.numel()) for part in dropped.values()]
+        self._density = 1.0 - sum(n for n, _ in counts) / sum(n for _, n in counts)
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -138,10 +154,3 @@ class Magnitude(SinglePhase):
 def cubic(at: float, density: float) -> float:
     """Density at a part `at` of the ramp, from 1 to `density` (Zhu and Gupta, equation 1)."""
     return density + (1.0 - density) * (1.0 - at) ** 3
-
-
-def _require_global(name: str, spec: Spec) -> None:
-    if not isinstance(spec, SparseSpec):
-        raise SpecError(f"layer {name!r}: magnitude trains the format sparse, not {spec.format}")
-    if spec.density is not None:
-        raise SpecError(f"layer {name!r}: magnitude shares one density among all layers; use SparseSpec() without one")
