@@ -120,10 +120,13 @@ struct TileOut {
   float a, b;
 };
 
-inline Vec finish_pixels(const TileOut& o, Vec v, Vec residual) {
-  v = add(add(v, o.bias), residual);
+template <bool Plain>
+inline Vec finish_pixels(const TileOut& o, Vec v) {
+  if constexpr (Plain) return bounded(v, o.clamp);
   return o.clamp.exact ? bounded(v, o.clamp) : activate(v, o.kind, o.a, o.b);
 }
+
+constexpr uint32_t lanes_of(int tile) { return (tile == 4 ? 1u << (kLanes - 1) : 1u << (kLanes / 2 - 1)) * 2u - 1u; }
 
 inline void put_pixels(float* p, Vec v, uint32_t mask, uint32_t all) {
   if (mask == all) {
@@ -133,27 +136,30 @@ inline void put_pixels(float* p, Vec v, uint32_t mask, uint32_t all) {
   }
 }
 
-// A row of four groups of outputs, M pixels of each tile in `y`.
-template <int M>
+// Two groups of half a vector each.
+template <bool Whole>
+inline void put_halves(const TileOut& o, const TileGroup& p, const TileGroup& q, int row, int64_t at, Vec v) {
+  const bool left = Whole || (row >= p.first && row < p.last), right = Whole || (row >= q.first && row < q.last);
+  const uint32_t all = lanes_of(2), low = left ? p.mask : 0, high = right ? q.mask : 0;
+  if (Whole || (low == all && high == all)) {
+    store_halves(o.y + p.y + at, o.y + q.y + at, v);
+  } else {
+    if (low) store_lanes(o.y + p.y + at, v, low);
+    if (high) store_lanes(o.y + q.y + at - kLanes / 2, v, high << kLanes / 2);
+  }
+}
+
+// A row of four groups of outputs, M pixels of each tile in `y`. Whole: every pixel is stored, and the activation is a clamp.
+template <int M, bool Whole>
 inline void put_row(const TileOut& o, const TileGroup* g, int row, const Vec (&y)[M]) {
-  constexpr uint32_t kAll = kLanes == 16 ? 0xFFFFu : 0xFFu, kHalf = kLanes == 16 ? 0xFFu : 0xFu;
   const int64_t at = row * o.y_row;
-  const Vec zero = splat(0.0f);
   if constexpr (M == 2) {
     const Vec turned[2] = {zip_low(y[0], y[1]), zip_high(y[0], y[1])};
     each<2>(DOVETAIL_LAMBDA(int i) {
       const TileGroup &p = g[2 * i], &q = g[2 * i + 1];
-      const bool left = row >= p.first && row < p.last, right = row >= q.first && row < q.last;
-      const uint32_t low = left ? p.mask : 0, high = right ? q.mask : 0;
-      Vec residual = zero;
-      if (o.residual) residual = load_halves(o.residual + p.y + at, o.residual + q.y + at);
-      const Vec v = finish_pixels(o, turned[i], residual);
-      if (low == kHalf && high == kHalf) {
-        store_halves(o.y + p.y + at, o.y + q.y + at, v);
-      } else {
-        if (low) store_lanes(o.y + p.y + at, v, low);
-        if (high) store_lanes(o.y + q.y + at - kLanes / 2, v, high << kLanes / 2);
-      }
+      Vec v = add(turned[i], o.bias);
+      if (o.residual) v = add(v, load_halves(o.residual + p.y + at, o.residual + q.y + at));
+      put_halves<Whole>(o, p, q, row, at, finish_pixels<Whole>(o, v));
     });
   } else {
     Vec low[2], high[2], turned[4];
@@ -161,15 +167,16 @@ inline void put_row(const TileOut& o, const TileGroup* g, int row, const Vec (&y
     turned[0] = join_low(low[0], low[1]), turned[1] = join_high(low[0], low[1]);
     turned[2] = join_low(high[0], high[1]), turned[3] = join_high(high[0], high[1]);
     each<4>(DOVETAIL_LAMBDA(int i) {
-      if (row < g[i].first || row >= g[i].last) return;
-      const Vec residual = o.residual ? load(o.residual + g[i].y + at) : zero;
-      put_pixels(o.y + g[i].y + at, finish_pixels(o, turned[i], residual), static_cast<uint32_t>(g[i].mask), kAll);
+      if (!Whole && (row < g[i].first || row >= g[i].last)) return;
+      Vec v = add(turned[i], o.bias);
+      if (o.residual) v = add(v, load(o.residual + g[i].y + at));
+      put_pixels(o.y + g[i].y + at, finish_pixels<Whole>(o, v), Whole ? lanes_of(4) : static_cast<uint32_t>(g[i].mask), lanes_of(4));
     });
   }
 }
 
 // One output channel of one vector of tiles, its places `stride` apart.
-template <int M>
+template <int M, bool Whole>
 void transform_out(const float* m, int64_t stride, const TileGroup* g, const TileOut& o) {
   constexpr int N = M + 2;
   alignas(64) float rows[M][N][kLanes];
@@ -183,14 +190,28 @@ void transform_out(const float* m, int64_t stride, const TileGroup* g, const Til
     Vec d[N], y[M];
     each<N>(DOVETAIL_LAMBDA(int j) { d[j] = load(rows[i][j]); });
     winograd_out<M>(d, y);
-    put_row<M>(o, g, i, y);
+    put_row<M, Whole>(o, g, i, y);
   });
-  for (int i = 0; i < 4; ++i)
-    for (int row = g[i].first; row < g[i].last; ++row) {
-      float* end = o.y + g[i].y + row * o.y_row + g[i].end;
+}
+
+// The zeros after the rows that these groups end.
+inline void zero_gaps(float* y, int64_t y_row, const TileGroup* g) {
+  for (int i = 0; i < 4; ++i) {
+    if (!(g[i].gap | g[i].rest)) continue;
+    float* end = y + g[i].y + g[i].first * y_row + g[i].end;
+    for (int row = g[i].first; row < g[i].last; ++row, end += y_row) {
       const int zeros = row + 1 == g[i].last && g[i].rest ? g[i].rest : g[i].gap;
       for (int z = 0; z < zeros; ++z) end[z] = 0.0f;
     }
+  }
+}
+
+// Whether a vector of tiles stores all its pixels.
+template <int M>
+inline bool is_whole(const TileGroup* g) {
+  bool whole = true;
+  for (int i = 0; i < 4; ++i) whole &= g[i].first == 0 && g[i].last == M && static_cast<uint32_t>(g[i].mask) == lanes_of(M);
+  return whole;
 }
 
 // The product of one place: K outputs of T vectors of tiles over all channels.
@@ -261,7 +282,11 @@ void winograd(const ConvWinogradArgs& a, Worker& worker) {
         out.y = a.y + image * a.y_image + channel * a.y_channel;
         out.residual = a.residual ? a.residual + image * a.r_image + channel * a.r_channel : nullptr;
         out.bias = splat(a.bias ? a.bias[channel] : 0.0f);
-        for (int64_t t = 0; t < vectors; ++t) transform_out<M>(products + (k * vectors + t) * kLanes, out_place, g + 4 * t, out);
+        for (int64_t t = 0; t < vectors; ++t) {
+          const auto back = out.clamp.exact && is_whole<M>(g + 4 * t) ? transform_out<M, true> : transform_out<M, false>;
+          back(products + (k * vectors + t) * kLanes, out_place, g + 4 * t, out);
+          zero_gaps(out.y, a.y_row, g + 4 * t);
+        }
         if (span == 0) zero_lead(out.y, a.y_channel, a.lead, channel + 1 == a.out_channels);
       }
     }
