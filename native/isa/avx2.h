@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace dovetail::avx2 {
 
@@ -75,7 +76,11 @@ using Ints = __m256i;
 inline Ints load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline Ints load_words_first(const void* p, int n) { return _mm256_maskload_epi32(static_cast<const int*>(p), lanes_below(n)); }
 inline void store_words(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
-inline void store_words_first(void* p, Ints a, int n) { store_first(static_cast<float*>(p), _mm256_castsi256_ps(a), n); }
+inline void store_words_first(void* p, Ints a, int n) {
+  alignas(32) int32_t lanes[kLanes];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);
+  std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(int32_t));
+}
 inline Ints splat_word(int32_t x) { return _mm256_set1_epi32(x); }
 inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 inline Ints sub(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }

@@ -61,5 +61,7 @@ def _refuse_beside_recipe(recipe: str, flags: Mapping[str, object]) -> None:
 
 def _required(method: str | None) -> str:
     if method is None:
-        raise RecipeError("say how to compress: --method penni, tucker, magnitude, block or thin, or give a recipe (*.yaml)")
+        raise RecipeError(
+            "say how to compress: --method penni, tucker, magnitude, block or thin, or give a recipe (*.yaml)"
+        )
     return method

@@ -32,6 +32,16 @@ def words(count: int) -> int:
     return -(-count // 4)
 
 
+def sparse_words(packed: Packed) -> int:
+    """Words of four input channels that are not zero, of sparse whole numbers: what their kernel pays for."""
+    found = packed.integers() if packed.spec.format in ("sparse", "block_sparse") else None
+    if found is None:
+        return 0
+    flat = found[0].reshape(*packed.shape[:2], -1)
+    filled = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4), (0, 0)))
+    return int(filled.reshape(len(flat), -1, 4, flat.shape[2]).any(axis=2).sum())
+
+
 def word_shape(shape: Shape) -> Shape:
     """Of a tensor of codes: its channels, axis 1 of images and the last axis of rows, in words."""
     if len(shape) == 4:

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 
 from dovetail import files
-from dovetail.engine.codes import AnyCandidate, candidate_named, candidates_of
+from dovetail.engine.codes import AnyCandidate, candidate_named, candidates_of, sparse_words
 from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
 from dovetail.engine.kernels import place
 from dovetail.errors import EngineError
@@ -176,7 +176,7 @@ class Tuner:
         what = [
             CACHE_VERSION, cpu_model(), self.isa, self.pool.threads, self.exact,
             node.op, [shapes[n] for n in node.reads()],
-            dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(),
+            dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(), sparse_words(packed),
             epilogue.residual is not None, epilogue.activation and epilogue.activation.name,
             [self.graph.tensors[n].dtype for n in (*node.reads(), node.output) if n in self.graph.tensors],
         ]  # fmt: skip
