@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 EVALUATED_AT_ONCE = 250
+ANSWERS = "teachers.sqlite"
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,14 @@ def weights_file(name: str, root: Path | None) -> Path:
     return zoo.weights_path(name, root)
 
 
-def build_method(method: Method, root: Path | None, sets: Sets) -> TrainingMethod:
-    """The method with its parameters, distilling from its teacher where it has one."""
+def build_method(method: Method, root: Path | None, sets: Sets, runs: Path | None = None) -> TrainingMethod:
+    """The method with its parameters; its teacher's answers, where it has one, are kept in `runs`."""
     from dovetail.methods import METHODS
 
     if method.name not in METHODS:
         raise RecipeError(f"method.name: there is no method {method.name!r}; {suggest(method.name, METHODS)}")
     built = _called(METHODS[method.name], method.parameters)
-    return built if method.teacher is None else _distilled(built, method.teacher, root, sets)
+    return built if method.teacher is None else _distilled(built, method.teacher, root, sets, runs)
 
 
 def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
@@ -224,9 +225,11 @@ def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> Traini
         raise RecipeError(f"method.parameters: {error}") from None
 
 
-def _distilled(method: TrainingMethod, teacher: Teacher, root: Path | None, sets: Sets) -> TrainingMethod:
+def _distilled(
+    method: TrainingMethod, teacher: Teacher, root: Path | None, sets: Sets, runs: Path | None
+) -> TrainingMethod:
     from dovetail.methods import Distill
 
     model = build_network(fitted(teacher.network, sets), root)
-    options = teacher.model_dump(exclude={"network"})
-    return Distill(method, model, **options)
+    options = teacher.model_dump(exclude={"network", "remember"})
+    return Distill(method, model, answers=runs / ANSWERS if runs is not None and teacher.remember else None, **options)

@@ -143,6 +143,7 @@ def _digest(recipe: Recipe) -> str:
     told = recipe.model_dump(mode="json", exclude={"title", "runs", "evidence"})
     for name in ("threads", "checkpoint_minutes", "device"):
         del told["settings"][name]
+    (told["method"]["teacher"] or {}).pop("remember", None)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
 
 

@@ -70,9 +70,14 @@ class Data(Part):
 
 
 class Teacher(Part):
-    """The dense network that a method distils from: Hinton et al. 2015, equation 4."""
+    """The dense network that a method distils from: Hinton et al. 2015, equation 4.
+
+    Attributes:
+        remember: keep its answers in the folder of runs, for other recipes with the same teacher, data and seed.
+    """
 
     network: Network
+    remember: bool = True
     temperature: float = Field(4.0, gt=0)
     weight: float = Field(0.5, ge=0, le=1)
     precision: Literal["f32", "bf16"] = "f32"

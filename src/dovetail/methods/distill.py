@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dovetail.errors import SpecError, TrainingError
+from dovetail.methods.answers import Answers
 from dovetail.methods.base import Batch, Criterion, Method, ParamGroups, Phase, Plan
 from dovetail.training.fingerprint import checksum
 from dovetail.training.metrics import autocast
@@ -34,6 +36,7 @@ class Distill(Method):
         weight: float = 0.5,
         temperature: float = 4.0,
         precision: Literal["f32", "bf16"] = "f32",
+        answers: str | Path | None = None,
     ) -> None:
         """Copy the teacher: it stays as it is now, even if it is the very model that the method is going to change.
 
@@ -43,6 +46,8 @@ class Distill(Method):
             weight: of the teacher's part, 0 to 1.
             temperature: above 0; softens both distributions.
             precision: of the teacher alone, whatever the student trains in; "bf16" runs it under autocast.
+            answers: a file that remembers what the teacher said, for this training and others with the same teacher and
+                images (also augmented ones, if their seeds agree). None asks it anew every time.
         """
         if not 0 <= weight <= 1:
             raise SpecError(f"distillation weight {weight} must lie between 0 and 1")
@@ -52,6 +57,7 @@ class Distill(Method):
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self.name = f"{method.name}+teacher"
         self._checksum = checksum(self.teacher)
+        self._answers = None if answers is None else Answers(answers, f"{self._checksum} {precision}")
 
     def options(self) -> dict[str, Any]:
         """Those of the method, and the teacher's checksum."""
@@ -79,7 +85,7 @@ class Distill(Method):
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """The method's, over a criterion that listens to the teacher too."""
-        taught = self._teach(batch[0])
+        taught = self._teach(batch[0]) if self._answers is None else self._answers.ask(batch[0], self._teach)
 
         def mixed(logits: Tensor, labels: Tensor) -> Tensor:
             if logits.shape != taught.shape:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dovetail.api import compress
+from dovetail.errors import TrainingError
+from dovetail.methods import Distill, Thin
+from dovetail.methods.answers import Answers
+
+
+class Teacher:
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, images):
+        self.asked += len(images)
+        return images.flatten(1)[:, :3] * 2
+
+
+def test_an_image_is_asked_about_once_by_whoever_and_in_any_order(tmp_path):
+    images, teacher = torch.randn(6, 2, 3, 3), Teacher()
+    first = Answers(tmp_path / "a.sqlite", "one").ask(images, teacher)
+    again = Answers(tmp_path / "a.sqlite", "one").ask(
+        images.flip(0).contiguous(memory_format=torch.channels_last), teacher
+    )
+    assert teacher.asked == 6
+    assert torch.equal(again, first.flip(0))
+
+
+def test_other_teachers_and_other_images_are_other_questions(tmp_path):
+    images, teacher = torch.randn(4, 2, 3, 3), Teacher()
+    Answers(tmp_path / "a.sqlite", "one").ask(images, teacher)
+    Answers(tmp_path / "a.sqlite", "two").ask(images, teacher)
+    changed = images.clone()
+    changed[2, 0, 0, 0] += 1e-6
+    Answers(tmp_path / "a.sqlite", "one").ask(changed, teacher)
+    assert teacher.asked == 12
+
+
+def test_the_same_image_twice_in_a_batch(tmp_path):
+    images, teacher = torch.randn(1, 2, 3, 3).repeat(3, 1, 1, 1), Teacher()
+    answers = Answers(tmp_path / "a.sqlite", "one")
+    assert torch.equal(answers.ask(images, teacher), answers.ask(images, teacher))
+    assert teacher.asked == 3
+
+
+def test_a_full_file_is_still_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("dovetail.methods.answers.LARGEST", 1)
+    images, teacher = torch.randn(2, 4, 2, 3, 3), Teacher()
+    answers = Answers(tmp_path / "a.sqlite", "one")
+    for _ in range(2):
+        for batch in images:
+            answers.ask(batch, teacher)
+    assert teacher.asked == 4 + 4 + 4
+
+
+def test_what_is_no_such_file_is_refused(tmp_path):
+    (tmp_path / "a.sqlite").write_text("not a database, but long enough to look at " * 10)
+    with pytest.raises(TrainingError, match=r"cannot keep a teacher's answers in .*a\.sqlite"):
+        Answers(tmp_path / "a.sqlite", "one")
+
+
+def test_a_student_learns_the_same_from_memory(build, data, tmp_path):
+    def trained(answers):
+        torch.manual_seed(0)
+        model, calls = build(), []
+        method = Distill(Thin(epochs=2), build(), answers=answers)
+        method.teacher.register_forward_hook(lambda *_: calls.append(1))
+        compress(model, method, train=data)
+        return {name: value.numpy() for name, value in model.state_dict().items()}, len(calls)
+
+    plain, asked = trained(None)
+    first, some = trained(tmp_path / "a.sqlite")
+    second, none = trained(tmp_path / "a.sqlite")
+    assert asked > some > none
+    for name, value in plain.items():
+        np.testing.assert_array_equal(first[name], value)
+        np.testing.assert_array_equal(second[name], value)
