@@ -102,12 +102,13 @@ class Magnitude(SinglePhase):
         return {"density": self._density}
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps so far, masks (True = removed), and the share that they leave."""
-        return {"step": self._step, "dropped": dict(self._dropped), "density": self._density}
+        """Steps so far and masks (True = removed)."""
+        return {"step": self._step, "dropped": dict(self._dropped)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self._step, self._dropped, self._density = state["step"], dict(state["dropped"]), state["density"]
+        self._step = state["step"]
+        self._drop(dict(state["dropped"]))
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
         if reason := unplain(layer):
@@ -142,8 +143,8 @@ class Magnitude(SinglePhase):
 
     def _drop(self, dropped: dict[str, Tensor]) -> None:
         self._dropped = dropped
-        counts = [(int(part.sum()), part.numel()) for part in dropped.values()]
-        self._density = 1.0 - sum(n for n, _ in counts) / sum(n for _, n in counts)
+        removed, total = map(sum, _counts(dropped))
+        self._density = 1.0 - removed / total if total else 1.0
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -154,3 +155,8 @@ class Magnitude(SinglePhase):
 def cubic(at: float, density: float) -> float:
     """Density at a part `at` of the ramp, from 1 to `density` (Zhu and Gupta, equation 1)."""
     return density + (1.0 - density) * (1.0 - at) ** 3
+
+
+def _counts(masks: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
+    """True entries, and all, of every mask."""
+    return [int(mask.sum()) for mask in masks.values()], [mask.numel() for mask in masks.values()]
