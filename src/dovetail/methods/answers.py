@@ -59,8 +59,12 @@ class Answers:
         return [hashlib.blake2b(image, digest_size=16, key=self.teacher[:64]).digest() for image in numbers]
 
     def _known(self, keys: list[bytes]) -> dict[bytes, bytes]:
-        marks = ",".join("?" * len(keys))
-        return dict(self._table.execute(f"SELECT image, logits FROM answers WHERE image IN ({marks})", keys))
+        query = f"SELECT image, logits FROM answers WHERE image IN ({','.join('?' * len(keys))})"
+        try:
+            return dict(self._table.execute(query, keys))
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return {}
 
     def _add(self, keys: list[bytes], logits: np.ndarray) -> None:
         if self._full:
@@ -71,6 +75,11 @@ class Answers:
             self._table.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
             self._table.execute("COMMIT")
             self._full = self.path.stat().st_size > LARGEST
-        except (sqlite3.Error, OSError) as error:  # the training goes on without
-            self._full = True
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """The training goes on without."""
+        if not self._full:
             log.warning("no more answers of the teacher are kept in %s: %s", self.path, error)
+        self._full = True

@@ -62,6 +62,16 @@ def test_what_is_no_such_file_is_refused(tmp_path):
         Answers(tmp_path / "a.sqlite", "one")
 
 
+def test_a_file_that_breaks_is_told_once_and_then_done_without(tmp_path, caplog):
+    images, teacher = torch.randn(4, 2, 3, 3), Teacher()
+    answers = Answers(tmp_path / "a.sqlite", "one")
+    answers._table.execute("DROP TABLE answers")
+    for _ in range(2):
+        assert torch.equal(answers.ask(images, teacher), Teacher()(images))
+    assert teacher.asked == 8
+    assert caplog.text.count("no more answers of the teacher") == 1
+
+
 def test_a_student_learns_the_same_from_memory(build, data, tmp_path):
     def trained(answers):
         torch.manual_seed(0)
