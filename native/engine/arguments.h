@@ -52,10 +52,10 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   I(narrow) P(const int32_t, blocks) I(block_count)
 
 // Unstructured sparse convolution. `entries`: (x offset, weight) pairs of 4 + 4 bytes, output by output; `starts`:
-// out_channels + 1 positions in them.
+// out_channels + 1 positions in them. `chains`: 1, 2 or 4 sums into which the entries of an output go in turn.
 #define DOVETAIL_CONV_SPARSE(P, I, A, F)                                              \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) \
-  P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer)
+  P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer) I(chains)
 
 // Shared kernel bases, conv-first: every used input channel meets all bases; sparse combinations of the maps follow.
 // `bases`: [taps][base_count]; `used`: x offsets of the used channels; `entries`: (scratch offset, coefficient) pairs, where
@@ -64,7 +64,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_CONV_BASIS(P, I, A, F)                                                            \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
   P(const float, bases) I(base_count) P(const int32_t, taps) I(tap_count)                          \
-  P(const int64_t, used) I(used_count) I(map_stride) I(x_row) I(y_row) P(const void, entries) P(const int64_t, starts) I(out_channels)
+  P(const int64_t, used) I(used_count) I(map_stride) I(x_row) I(y_row) P(const void, entries) P(const int64_t, starts) I(out_channels) I(chains)
 
 // y[b, m, n] = activation(sum_c x[b, m, c] w[b, c, n] + bias[n] + residual[b, m, n]); w is blocked in `w_block` columns,
 // each block [c][w_row], or plain rows where w_block >= columns. A w_batch of 0 shares w between batches.

@@ -119,7 +119,7 @@ def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, 
         {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts)},
         {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         work=2 * len(k) * math.prod(y.shape[2:]) * y.shape[0],
-        out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])),
+        out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])), chains=runs.chains(b.lanes),
     )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def conv_kernel_basis(
         {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         base_count=len(bases), tap_count=taps.offsets.size, used_count=len(used), map_stride=map_stride,
         x_row=taps.pitch * by_rows, y_row=out_pitch(y) * by_rows,
-        out_channels=coefficients.shape[0],
+        out_channels=coefficients.shape[0], chains=runs.chains(b.lanes),
         work=(maps * taps.offsets.size + 2 * len(k)) * math.prod(y.shape[2:]) * y.shape[0],
     )  # fmt: skip
 
@@ -235,11 +235,19 @@ class Runs:
     records: np.ndarray
     masks: np.ndarray
     longest: int  # vectors
+    total: int  # vectors of a plane
 
     @property
     def fields(self) -> dict[str, int]:
         """Fields of the kernels."""
         return {"run_count": len(self.records)}
+
+    def chains(self, lanes: int) -> int:
+        """Sums that a sparse output keeps in turn: small planes give too few vectors to fill the time of an addition.
+
+        It depends on the plane alone, so that results are the same however it is cut. 32 registers hold twice of 16.
+        """
+        return next((n for n, most in ((4, lanes // 4), (2, lanes // 2)) if self.total <= most), 1)
 
 
 def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces: int = 4) -> Runs:
@@ -268,7 +276,7 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     longest = max(-(-r[2] // b.lanes) for r in records)
     read = max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + int((taps.offsets % taps.channel).max())
     b.overrun = max(b.overrun, read)
-    return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest)
+    return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest, total)
 
 
 def _fits_two_rows(b: Builder, y: View, epilogue: Epilogue) -> bool:
@@ -283,7 +291,8 @@ def _runs_of_two_rows(b: Builder, y: View, taps: Taps, vectors: int) -> Runs:
     total = y.shape[2] // 2
     pieces = _pieces(total, max(1, min(vectors, -(-total * y.shape[0] // b.threads))))
     records = [(2 * at * taps.pitch, 2 * at * out_pitch(y), n * b.lanes, 0) for at, n in pieces]
-    return Runs(np.array(records, dtype=np.int32), np.zeros(1, dtype=np.uint32), max(n for _, n in pieces))
+    longest = max(n for _, n in pieces)
+    return Runs(np.array(records, dtype=np.int32), np.zeros(1, dtype=np.uint32), longest, total)
 
 
 def out_pitch(y: View) -> int:
