@@ -56,6 +56,12 @@ def test_the_whole_way_on_an_own_network_and_folder(here, capsys):
     start = ["--method", "magnitude", "--weights", "w.safetensors", *short]
     assert main(["compress", *OWN, *start, "-o", "m.dovetail"]) == 0
     assert main(["pack", *OWN, "--weights", "w.safetensors", "-o", "p.dovetail"]) == 0
+    same = ["eval", *OWN[:3], "--weights", "w.safetensors", *OWN[3:]]
+    assert main(same) == 0
+    dense = capsys.readouterr().out.splitlines()[-1]
+    assert main(["eval", "p.dovetail", *OWN[3:]]) == 2
+    assert main(["eval", "p.dovetail"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == dense
     for name in ("m.dovetail", "p.dovetail"):
         assert load(name).graph.bind(batch=1)[load(name).graph.inputs[0]] == (1, 3, 16, 16)
         assert main(["eval", name]) == 0

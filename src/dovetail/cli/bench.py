@@ -100,6 +100,8 @@ class Conditions:
         parts += [self.isa] if self.isa else []
         parts += ["time_only"] if blind else []
         parts += ["some_peers"] if self.against else []
+        parts += ["other_weights"] if self.weights is not None else []
+        parts += [f"{self.blocks}blocks"] if self.blocks != BLOCKS else []
         return "".join(f"_{part}" for part in parts)
 
     def flags(self) -> list[str]:
@@ -126,7 +128,7 @@ def _race(program: Program, path: Path, original: str | None, asked: Conditions)
     dense, trained = (ours, True) if itself else _original(program, path, original, asked)
     sets = _sets(program, asked.data) if trained else None
     blind = trained and sets is None and program.metadata.get("data") is not None
-    network, variant = _case(program, path, asked.suffix(blind=blind), itself=itself)
+    network, variant = _case(program, path, _against(program, original) + asked.suffix(blind=blind), itself=itself)
     return race(
         program,
         dense,
@@ -168,6 +170,12 @@ def _original(program: Program, path: Path, name: str | None, asked: Conditions)
     return build_network(network, asked.data), network.weights is not None
 
 
+def _against(program: Program, original: str | None) -> str:
+    """What joins the variant where another network than the recorded one is the original."""
+    recorded = (program.metadata.get("original") or {}).get("name")
+    return "" if original in (None, ITSELF, recorded) else f"_vs_{original.replace(':', '-')}"
+
+
 def _case(program: Program, path: Path, suffix: str, *, itself: bool) -> tuple[str, str]:
     known = program.metadata
     unnamed = f"{(known.get('original') or {}).get('name', 'network')}_{known.get('data', 'random')}/{path.stem}"
@@ -178,4 +186,5 @@ def _case(program: Program, path: Path, suffix: str, *, itself: bool) -> tuple[s
 def _command(path: Path, original: str | None, asked: Conditions) -> str:
     """What repeats this one race, from the folder in which it was run."""
     named = ["--original", original] if original else []
-    return shlex.join(["dovetail", "bench", portable(path), *named, *asked.flags()])
+    isa = [f"{ISA_VARIABLE}={asked.isa}"] if asked.isa else []
+    return " ".join([*isa, shlex.join(["dovetail", "bench", portable(path), *named, *asked.flags()])])

@@ -52,7 +52,7 @@ def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool
     require_fit(model, network.name, sets)
     done = compress(
         model.to(device),
-        build_method(recipe.method, root, sets, Path(recipe.runs) if keep else None),
+        build_method(recipe.method, root, sets, Path(recipe.runs) if keep and device == "cpu" else None),
         train=sets.train,
         validate=sets.held_out,
         example=sets.example().to(device),

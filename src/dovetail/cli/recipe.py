@@ -144,6 +144,8 @@ def _digest(recipe: Recipe) -> str:
     for name in ("threads", "checkpoint_minutes", "device"):
         del told["settings"][name]
     (told["method"]["teacher"] or {}).pop("remember", None)
+    if told["data"]["size"] is None:
+        del told["data"]["size"]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
 
 

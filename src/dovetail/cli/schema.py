@@ -73,7 +73,8 @@ class Teacher(Part):
     """The dense network that a method distils from: Hinton et al. 2015, equation 4.
 
     Attributes:
-        remember: keep its answers in the folder of runs, for other recipes with the same teacher, data and seed.
+        remember: when training on the CPU, keep its answers in the folder of runs, for other recipes with the same
+            teacher, data and seed. A GPU asks it sooner than a file.
     """
 
     network: Network

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.engine import emit
+from dovetail.engine import emit, kernels
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Geometry, pack_blocks, plane_fields, prepare, runs_over
 from dovetail.engine.kernels import Candidate, Place, candidates
@@ -517,21 +517,26 @@ CANDIDATES = (
 AnyCandidate = Candidate | CodeCandidate
 
 
-def candidates_of(node: Node, graph: Graph, packed: Packed, at: Place) -> list[AnyCandidate]:
-    """All ways to run a weight op there, over codes or real numbers as its input is."""
-    source = graph.tensors.get(node.inputs[0])
-    if source is None or not is_quantized(source):
-        return list(candidates(node.op, packed, at))
-    found: list[AnyCandidate] = [c for c in CANDIDATES if c.op == node.op and c.runs(packed, at)]
-    return found
+def candidates_of(node: Node, graph: Graph, packed: Packed, at: Place, *, exact: bool = False) -> list[AnyCandidate]:
+    """All ways to run a weight op there (or the `exact` ones), over codes or real numbers as its input is."""
+    if not _reads_codes(node, graph):
+        return list(candidates(node.op, packed, at, exact=exact))
+    return [c for c in CANDIDATES if c.op == node.op and c.runs(packed, at)]
 
 
 def candidate_named(name: str, node: Node, graph: Graph, packed: Packed, at: Place) -> AnyCandidate:
     """The candidate called `name`; `EngineError` where it cannot run this weight there."""
-    found = {c.name: c for c in candidates_of(node, graph, packed, at)}
-    if name not in found:
-        raise EngineError(
-            f"node {node.name!r}: kernel {name!r} cannot run a {packed.spec.format} weight of shape {packed.shape}; "
-            f"possible are {', '.join(found)}"
-        )
-    return found[name]
+    known: tuple[AnyCandidate, ...] = CANDIDATES if _reads_codes(node, graph) else kernels.CANDIDATES
+    for candidate in known:
+        if (candidate.name, candidate.op) == (name, node.op) and candidate.runs(packed, at):
+            return candidate
+    possible = ", ".join(c.name for c in candidates_of(node, graph, packed, at))
+    raise EngineError(
+        f"node {node.name!r}: kernel {name!r} cannot run a {packed.spec.format} weight of shape {packed.shape}; "
+        f"possible are {possible}"
+    )
+
+
+def _reads_codes(node: Node, graph: Graph) -> bool:
+    source = graph.tensors.get(node.inputs[0])
+    return source is not None and is_quantized(source)

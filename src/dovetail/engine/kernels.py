@@ -67,9 +67,9 @@ class Candidate:
     exact: bool = True
 
 
-def candidates(op: str, packed: Packed, at: Place) -> list[Candidate]:
-    """All ways to run the weight there."""
-    return [c for c in CANDIDATES if c.op == op and c.runs(packed, at)]
+def candidates(op: str, packed: Packed, at: Place, *, exact: bool = False) -> list[Candidate]:
+    """All ways to run the weight there; only the `exact` ones if asked (the others are then not even looked at)."""
+    return [c for c in CANDIDATES if c.op == op and (c.exact or not exact) and c.runs(packed, at)]
 
 
 def _scaled(weight: np.ndarray, scale: Scale) -> np.ndarray:

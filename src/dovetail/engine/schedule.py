@@ -123,8 +123,8 @@ class Tuner:
     def best(self, node: Node) -> AnyCandidate:
         """The fastest candidate; the only one without timing."""
         where = place(node, self.program.shapes(self.graph, self.dims))
-        possible = candidates_of(node, self.graph, self.program.weights[node.weight or ""], where)
-        found = [c for c in possible if c.exact or not self.exact]
+        packed = self.program.weights[node.weight or ""]
+        found = candidates_of(node, self.graph, packed, where, exact=self.exact)
         if len(found) == 1:
             return found[0]
         key = self._key(node)

@@ -51,7 +51,8 @@ class Session:
         threads: how many to use; by default all cores that this process may use.
         isa: "portable", "avx2", "avx512" or "avx512vnni"; by default `DOVETAIL_ISA` or the best of this CPU.
         schedule: which kernels to use; by default the fastest by timing.
-        exact: only kernels that add up the products of the convolution itself. False also tries Winograd's filtering on
+        exact: only kernels that add up the products of the convolution itself, unless `schedule` names another. False
+            also tries Winograd's filtering on
             3x3 layers where its rounding error is at most ten times that of direct convolution.
 
     Calls from several threads are served one after another; for more, make several sessions. The plans of the last few

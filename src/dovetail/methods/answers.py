@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -14,72 +15,112 @@ import torch
 from torch import Tensor
 
 from dovetail import files
-from dovetail.errors import TrainingError
+from dovetail.errors import DovetailError
 
 log = logging.getLogger("dovetail.methods")
-TABLE = "CREATE TABLE IF NOT EXISTS answers (image BLOB PRIMARY KEY, logits BLOB) WITHOUT ROWID"
 LARGEST = 4 * 2**30  # bytes of the file; then nothing is added any more
+PATIENCE = 60.0  # seconds that another process may hold the file
+TABLE = "CREATE TABLE IF NOT EXISTS answers (image BLOB PRIMARY KEY, logits BLOB) WITHOUT ROWID"
 
 
 class Answers:
-    """Logits by image, in one file that several trainings may share.
+    """Logits by image, in one file that several trainings may share; opened when it is first needed.
 
-    An answer is found by what was asked: the numbers of the image, and `teacher`, which says whose answers they are. So
-    neither the order of the images nor their augmentation matters, nor which run asks.
+    An answer is found by what was asked: the numbers and the shape of the image, and whose answers they are: `teacher`
+    (weights, precision) and what it says of one made-up image, which tells other code of the same weights apart. So
+    neither the order of the images nor their augmentation matters, nor which run asks. Of a file that cannot be used
+    there is one warning; the teacher is then asked every time.
     """
 
     def __init__(self, path: str | Path, teacher: str) -> None:
-        self.path, self.teacher = Path(path), teacher.encode()
-        files.make_folder(self.path.parent, error=TrainingError)
-        try:
-            self._table = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._table.execute("PRAGMA journal_mode = WAL")
-            self._table.execute("PRAGMA synchronous = OFF")  # a lost answer is asked for again
-            self._table.execute(TABLE)
-        except sqlite3.Error as error:
-            raise TrainingError(
-                f"cannot keep a teacher's answers in {self.path}: {error}; delete it, or choose another place"
-            ) from None
-        weakref.finalize(self, self._table.close)
-        self._full = False
+        self.path, self.teacher = Path(path), teacher
+        self._table: sqlite3.Connection | None = None
+        self._whose: dict[tuple[int, ...], bytes] = {}
+        self._broken = self._full = False
 
     def ask(self, images: Tensor, teach: Callable[[Tensor], Tensor]) -> Tensor:
         """`(N, classes)` float32: remembered where every image is known, else what `teach` says of all of them."""
-        keys = self._keys(images)
-        known = self._known(keys)
-        if len(known) == len(set(keys)):
-            rows = np.stack([np.frombuffer(known[key], np.float32) for key in keys])
-            return torch.from_numpy(rows).to(images.device)
+        table = self._open()
+        if table is None:
+            return teach(images)
+        keys = self._keys(images, teach)
+        known = self._known(table, keys)
+        if known is not None:
+            return torch.from_numpy(known).to(images.device)
         logits = teach(images)
-        self._add(keys, logits.detach().to("cpu", torch.float32).numpy())
+        self._add(table, keys, logits.detach().to("cpu", torch.float32).numpy())
         return logits
 
-    def _keys(self, images: Tensor) -> list[bytes]:
-        numbers = images.detach().to("cpu").contiguous().numpy()
-        return [hashlib.blake2b(image, digest_size=16, key=self.teacher[:64]).digest() for image in numbers]
+    def _open(self) -> sqlite3.Connection | None:
+        if self._table is None and not self._broken:
+            try:
+                files.make_folder(self.path.parent)
+                self._table = _connected(self.path)
+                weakref.finalize(self, self._table.close)
+            except (sqlite3.Error, DovetailError) as error:
+                self._give_up(error)
+        return None if self._broken else self._table
 
-    def _known(self, keys: list[bytes]) -> dict[bytes, bytes]:
+    def _keys(self, images: Tensor, teach: Callable[[Tensor], Tensor]) -> list[bytes]:
+        shape = tuple(images.shape[1:])
+        if shape not in self._whose:
+            probe = np.random.default_rng(0).standard_normal((1, *shape), dtype=np.float32)
+            said = teach(torch.from_numpy(probe).to(images)).detach().to("cpu", torch.float32).numpy()
+            rounded = np.round(said / max(float(np.abs(said).max()), 1e-30), 3) + 0.0  # as it is on any machine
+            told = f"{self.teacher} {shape} {images.dtype}".encode() + rounded.astype(np.float32).tobytes()
+            self._whose[shape] = hashlib.blake2b(told, digest_size=32).digest()
+        numbers = images.detach().to("cpu").contiguous().numpy()
+        return [hashlib.blake2b(image, digest_size=16, key=self._whose[shape]).digest() for image in numbers]
+
+    def _known(self, table: sqlite3.Connection, keys: list[bytes]) -> np.ndarray | None:
+        """The rows of all images, or None where one is missing or damaged."""
         query = f"SELECT image, logits FROM answers WHERE image IN ({','.join('?' * len(keys))})"
         try:
-            return dict(self._table.execute(query, keys))
+            found = dict(table.execute(query, keys))
+            rows = [np.frombuffer(found[key], np.float32) for key in keys]
+            return np.stack(rows)
+        except (KeyError, ValueError):
+            return None
         except sqlite3.Error as error:
             self._give_up(error)
-            return {}
+            return None
 
-    def _add(self, keys: list[bytes], logits: np.ndarray) -> None:
-        if self._full:
+    def _add(self, table: sqlite3.Connection, keys: list[bytes], logits: np.ndarray) -> None:
+        if self._full or self._broken:
             return
+        rows = [(key, row.tobytes()) for key, row in zip(keys, logits)]
         try:
-            self._table.execute("BEGIN")
-            rows = [(key, row.tobytes()) for key, row in zip(keys, logits)]
-            self._table.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
-            self._table.execute("COMMIT")
+            table.execute("BEGIN IMMEDIATE")
+            try:
+                table.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+                table.execute("COMMIT")
+            except sqlite3.Error:
+                table.execute("ROLLBACK")
+                raise
             self._full = self.path.stat().st_size > LARGEST
         except (sqlite3.Error, OSError) as error:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """The training goes on without."""
-        if not self._full:
-            log.warning("no more answers of the teacher are kept in %s: %s", self.path, error)
-        self._full = True
+        log.warning("the teacher's answers are not kept in %s: %s; it is asked every time", self.path, error)
+        self._broken = True
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """The open file. Changing its mode fails at once where another process is just doing so: it is tried again."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        table = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+        try:
+            table.execute("PRAGMA journal_mode = WAL")
+            table.execute("PRAGMA synchronous = OFF")  # a lost answer is asked for again
+            table.execute(TABLE)
+            return table
+        except sqlite3.OperationalError as error:
+            table.close()
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        except sqlite3.Error:
+            table.close()
+            raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,12 @@ class Block(Magnitude):
                 raise SpecError(f"block cost says nothing of {', '.join(missing)}; name them, or keep them dense")
             self._costs = {name: known[name] for name, _ in plan.specs()}
         return plan
+
+    def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
+        chosen = super()._choose(name, layer, order)
+        if isinstance(chosen, Spec) and layer.weight.shape[1] < self.block:
+            return Kept(f"{layer.weight.shape[1]} input channels per output: fewer than a block of {self.block}")
+        return chosen
 
     def _spec(self) -> BlockSparseSpec:
         return BlockSparseSpec(block=self.block, keep=self.keep)
@@ -138,5 +145,5 @@ def within_budget(norms: Tensor, prices: Tensor, share: float) -> Tensor:
 
 
 def _matching(model: nn.Module, pattern: str) -> list[str]:
-
+    """The layers that a name or glob means; `SpecError` for none."""
     return list(Plan({pattern: Kept("")}).resolve(model))

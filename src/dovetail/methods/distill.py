@@ -6,6 +6,7 @@ Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network"
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +58,7 @@ class Distill(Method):
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self.name = f"{method.name}+teacher"
         self._checksum = checksum(self.teacher)
-        self._answers = None if answers is None else Answers(answers, f"{self._checksum} {precision}")
+        self._answers = None if answers is None else Answers(answers, f"{_digest(self.teacher)} {precision}")
 
     def options(self) -> dict[str, Any]:
         """Those of the method, and the teacher's checksum."""
@@ -148,3 +149,12 @@ def divergence(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(taught / T) || softmax(logits / T)), averaged over the batch."""
     student, teacher = (F.log_softmax(z.float() / temperature, dim=1) for z in (logits, taught))
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def _digest(model: nn.Module) -> str:
+    """Of all its parameters and buffers: it finds answers in a file that outlives runs, so it is a strong one."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

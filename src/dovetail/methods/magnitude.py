@@ -79,6 +79,7 @@ class Magnitude(SinglePhase):
         if phase.epochs and not self.steps_per_epoch:
             raise TrainingError(f"{self.name} must know the steps of an epoch: set steps_per_epoch before begin")
         self._weights = {n: model.get_submodule(n).get_parameter("weight") for n, _ in self._plan.specs()}
+        self._dropped = {name: mask.to(self._weights[name].device) for name, mask in self._dropped.items()}
         self._ramp_steps = max(1, round(self.ramp * phase.epochs * self.steps_per_epoch))
         return super().begin(phase, model)
 

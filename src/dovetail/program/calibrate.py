@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
@@ -20,7 +21,7 @@ Array = np.ndarray
 Rule = Literal["minmax", "percentile", "mse"]
 RULES: Final = get_args(Rule)
 SAMPLES: Final = 1 << 18  # most numbers kept of each tensor
-PER_BATCH: Final = 1 << 14  # at first; halved, with those kept already, whenever they would become too many
+PER_BATCH: Final = 1 << 14  # of the first batches; whenever there are too many, every batch gives up half of its own
 AT_ONCE: Final = 8  # images whose tensors are all held together
 PERCENTILE: Final = 99.99
 
@@ -32,7 +33,7 @@ class Statistics:
     low: float = 0.0
     high: float = 0.0
     samples: list[Array] = field(default_factory=list)
-    quota: int = PER_BATCH
+    share: float = 1.0
     total: Array | float = 0.0
     count: int = 0
 
@@ -124,11 +125,16 @@ def _note(statistics: Statistics, name: str, value: Array, random: np.random.Gen
     statistics.low = min(statistics.low, float(value.min()))
     statistics.high = max(statistics.high, float(value.max()))
     flat = value.ravel()
-    quota = statistics.quota
-    statistics.samples.append(flat.copy() if flat.size <= quota else random.choice(flat, quota))
-    if sum(map(len, statistics.samples)) > SAMPLES:  # every batch keeps half, so that none weighs more than others
-        statistics.samples = [random.permutation(part)[: -(-len(part) // 2)] for part in statistics.samples]
-        statistics.quota = -(-quota // 2)
+    kept = _some(flat if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH), statistics.share, random)
+    statistics.samples.append(kept)
+    if sum(map(len, statistics.samples)) > SAMPLES:
+        statistics.samples = [_some(part, 0.5, random) for part in statistics.samples]
+        statistics.share /= 2
+
+
+def _some(numbers: Array, share: float, random: np.random.Generator) -> Array:
+    """A share of the numbers, at least one."""
+    return numbers.copy() if share == 1 else random.permutation(numbers)[: math.ceil(len(numbers) * share)]
 
 
 def _note_means(statistics: Statistics, value: Array, axis: int) -> None:

@@ -85,8 +85,13 @@ def test_what_is_not_the_plain_race_has_a_name_of_its_own(races, packed, tmp_pat
     assert variant() == "magnitude"
     assert variant("--batch", "4", "--threads", "1") == "magnitude_b4_t1"
     assert variant("--against", "onnxruntime") == "magnitude_some_peers"
+    assert variant("--blocks", "5") == "magnitude_5blocks"
+    assert variant("--original", "resnet8") == "magnitude"
+    assert variant("--original", "resnet20") == "magnitude_vs_resnet20"
     monkeypatch.setenv("DOVETAIL_ISA", "avx2")
     assert variant() == "magnitude_avx2"
+    (race,) = races("packed/magnitude.dovetail")
+    assert race["command"] == "DOVETAIL_ISA=avx2 dovetail bench packed/magnitude.dovetail"
 
 
 def test_a_trained_network_without_its_data_leaves_the_plain_evidence_alone(races, tmp_path, monkeypatch):

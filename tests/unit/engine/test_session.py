@@ -120,7 +120,8 @@ def test_each_call_returns_its_own_array(program, image):
 def test_batches_agree_with_single_images(program, image):
     session = Session(program)
     both = session(image)
-    assert np.array_equal(both, np.concatenate([session(image[i : i + 1]) for i in range(2)]))
+    same = Session(program, schedule=session.schedule)  # another size might be tuned to other kernels
+    assert np.array_equal(both, np.concatenate([same(image[i : i + 1]) for i in range(2)]))
 
 
 @pytest.mark.parametrize(

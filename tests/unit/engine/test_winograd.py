@@ -80,6 +80,12 @@ def test_every_pixel_is_stored_once_and_nothing_beyond_the_padding_is_read(tile,
     assert sum(groups["rest"] > 0) == 1
 
 
+def test_nobody_pays_for_what_is_not_asked(monkeypatch):
+    monkeypatch.setattr("dovetail.engine.kernels.exact_enough", lambda packed, tile: pytest.fail("measured"))
+    packed = PackedDense.from_dense(np.ones((4, 2, 3, 3), np.float32), DenseSpec())
+    assert candidates("conv2d", packed, Place(64, 64, size=(8, 8)), exact=True)
+
+
 @pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 def test_sessions_are_exact_unless_asked(monkeypatch):
     sketch = Sketch(0)

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import BlockSparseSpec, Geometry, PackedBlockSparse
+from dovetail.formats.block_sparse.layer import BlockSparseConv2d, BlockSparseLinear
 from dovetail.formats.values import INT8
 
 
@@ -75,3 +78,13 @@ def test_a_spec_survives_json():
     assert BlockSparseSpec.from_json(spec.to_json()) == spec
     with pytest.raises(SpecError, match="not both"):
         BlockSparseSpec(keep=(2, 4), density=0.5)
+
+
+@pytest.mark.parametrize("dense", [nn.Linear(16, 5), nn.Conv2d(16, 5, 3)])
+def test_removing_channels_loses_no_weight_to_a_pattern_that_no_longer_fits(dense):
+    kind = BlockSparseLinear if isinstance(dense, nn.Linear) else BlockSparseConv2d
+    layer = kind.from_dense(dense, BlockSparseSpec(block=1, keep=(2, 4)))
+    assert layer.pack().spec.keep == (2, 4)
+    thin = layer.slice_channels(in_keep=torch.tensor([0, 1, 2, 4, 5, 7, 8, 10, 11, 13]))
+    np.testing.assert_array_equal(thin.pack().dense(), thin.weight().detach().numpy())
+    assert thin.pack().spec.keep is None

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from dovetail.api import compress
-from dovetail.errors import TrainingError
 from dovetail.methods import Distill, Thin
 from dovetail.methods.answers import Answers
 
@@ -15,7 +14,7 @@ class Teacher:
         self.asked = 0
 
     def __call__(self, images):
-        self.asked += len(images)
+        self.asked += len(images) * (len(images) > 1)  # one alone is the made-up image
         return images.flatten(1)[:, :3] * 2
 
 
@@ -39,6 +38,20 @@ def test_other_teachers_and_other_images_are_other_questions(tmp_path):
     assert teacher.asked == 12
 
 
+def test_the_same_weights_in_other_code_are_another_teacher(tmp_path):
+    images, path = torch.randn(4, 2, 3, 3), tmp_path / "a.sqlite"
+    first = Answers(path, "one").ask(images, Teacher())
+    second = Answers(path, "one").ask(images, lambda x: Teacher()(x).tanh())
+    assert torch.equal(second, first.tanh())
+
+
+def test_the_same_numbers_in_another_shape_are_another_image(tmp_path):
+    images, teacher, path = torch.randn(4, 2, 3, 3), Teacher(), tmp_path / "a.sqlite"
+    Answers(path, "one").ask(images, teacher)
+    Answers(path, "one").ask(images.view(4, 3, 2, 3), teacher)
+    assert teacher.asked == 8
+
+
 def test_the_same_image_twice_in_a_batch(tmp_path):
     images, teacher = torch.randn(1, 2, 3, 3).repeat(3, 1, 1, 1), Teacher()
     answers = Answers(tmp_path / "a.sqlite", "one")
@@ -56,20 +69,44 @@ def test_a_full_file_is_still_read(tmp_path, monkeypatch):
     assert teacher.asked == 4 + 4 + 4
 
 
-def test_what_is_no_such_file_is_refused(tmp_path):
-    (tmp_path / "a.sqlite").write_text("not a database, but long enough to look at " * 10)
-    with pytest.raises(TrainingError, match=r"cannot keep a teacher's answers in .*a\.sqlite"):
-        Answers(tmp_path / "a.sqlite", "one")
+def spoil(path, answers):
+    path.write_text("not a database, but long enough to look at " * 10)
 
 
-def test_a_file_that_breaks_is_told_once_and_then_done_without(tmp_path, caplog):
-    images, teacher = torch.randn(4, 2, 3, 3), Teacher()
-    answers = Answers(tmp_path / "a.sqlite", "one")
+def drop(path, answers):
+    answers.ask(torch.zeros(2, 2, 3, 3), Teacher())
     answers._table.execute("DROP TABLE answers")
+
+
+def lock(path, answers):
+    path.parent.mkdir(exist_ok=True)
+    (path / "a folder").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("harm", [spoil, drop, lock])
+def test_a_file_that_cannot_be_used_is_told_once_and_done_without(tmp_path, caplog, harm):
+    images, teacher, path = torch.randn(4, 2, 3, 3), Teacher(), tmp_path / "a.sqlite"
+    answers = Answers(path, "one")
+    harm(path, answers)
     for _ in range(2):
         assert torch.equal(answers.ask(images, teacher), Teacher()(images))
     assert teacher.asked == 8
-    assert caplog.text.count("no more answers of the teacher") == 1
+    assert caplog.text.count("the teacher's answers are not kept") == 1
+
+
+def test_a_damaged_answer_is_asked_for_again(tmp_path):
+    images, teacher = torch.randn(4, 2, 3, 3), Teacher()
+    answers = Answers(tmp_path / "a.sqlite", "one")
+    first = answers.ask(images, teacher)
+    answers._table.execute("UPDATE answers SET logits = x'00' WHERE image IN (SELECT image FROM answers LIMIT 1)")
+    assert torch.equal(answers.ask(images, teacher), first)
+    assert torch.equal(answers.ask(images, teacher), first)
+    assert teacher.asked == 8
+
+
+def test_nothing_is_made_before_somebody_asks(tmp_path):
+    Answers(tmp_path / "new" / "a.sqlite", "one")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_student_learns_the_same_from_memory(build, data, tmp_path):

@@ -106,3 +106,12 @@ def test_plans_are_checked(build, example):
         with pytest.raises(SpecError, match=message):
             Block().plan(build(), example, type(Block().plan(build(), example))({"same": spec}))
     assert Block().plan(build(), example).layers["stem"] == Kept("first layer (everything=True prunes it)")
+
+
+def test_a_layer_with_fewer_channels_than_a_block_stays_dense(example):
+    model = torch.nn.Sequential(
+        *[torch.nn.Conv2d(*n, 1, groups=g) for n, g in (((1, 8), 1), ((8, 8), 1), ((8, 8), 4), ((8, 8), 1))]
+    )
+    layers = Block().plan(model, example).layers
+    assert layers["2"] == Kept("2 input channels per output: fewer than a block of 4")
+    assert layers["1"] == BlockSparseSpec()

@@ -200,14 +200,15 @@ def renamed(program: Program, names: dict[str, str]) -> Program:
     return program.with_graph(replace(graph, inputs=inputs, outputs=outputs, nodes=nodes, tensors=tensors))
 
 
-def test_every_batch_weighs_alike_in_the_sample() -> None:
-    program = lower(nn.Conv2d(1, 1, 1).eval(), torch.zeros(1, 1, 64, 64))
-    batches = [np.full((8, 1, 64, 64), i, np.float32) for i in range(40)]
+@pytest.mark.parametrize(("size", "count"), [(64, 40), (16, 250)])
+def test_every_batch_weighs_alike_in_the_sample(size: int, count: int) -> None:
+    program = lower(nn.Conv2d(1, 1, 1).eval(), torch.zeros(1, 1, size, size))
+    batches = [np.full((8, 1, size, size), i, np.float32) for i in range(count)]
     found = calibrate(program, batches)[program.graph.inputs[0]]
-    counts = np.bincount(np.concatenate(found.samples).astype(int), minlength=40)
+    counts = np.bincount(np.concatenate(found.samples).astype(int), minlength=count)
     assert counts.min() == counts.max()
     assert len(np.concatenate(found.samples)) <= SAMPLES
-    assert found.mean == pytest.approx(np.mean(range(40)))
+    assert found.mean == pytest.approx(np.mean(range(count)))
 
 
 def test_a_bias_that_no_sum_can_hold_is_refused(resnet: tuple[Program, np.ndarray]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Self
 
+import numpy as np
 from torch import nn
 
 from dovetail.formats.block_sparse.packed import PackedBlockSparse
@@ -15,6 +17,13 @@ from dovetail.formats.sparse.layer import Masked
 class _MaskedBlocks(Masked):
     spec: BlockSparseSpec
     stores = PackedBlockSparse
+
+    def _free_spec(self) -> BlockSparseSpec:
+        """Where channels were removed, blocks have other neighbours: then without n:m."""
+        spec = replace(self.spec, density=None)
+        weight = numpy(self.weight())
+        kept = self.stores.from_dense(weight, spec)
+        return spec if np.array_equal(kept.dense(), weight) else replace(spec, keep=None)
 
 
 class BlockSparseConv2d(_MaskedBlocks, FormatConv2d):

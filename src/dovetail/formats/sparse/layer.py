@@ -34,8 +34,12 @@ class Masked(FormatLayer):
 
     def pack(self) -> Packed:
         """Exactly what is not zero: the spec of the answer has no density."""
+        return self.stores.from_dense(numpy(self.weight()), self._free_spec())
+
+    def _free_spec(self) -> Any:
+        """A spec that the weight meets as it is."""
         spec: Any = self.spec
-        return self.stores.from_dense(numpy(self.weight()), replace(spec, density=None))
+        return replace(spec, density=None)
 
     @torch.no_grad()
     def prune(self, mask: Tensor) -> None:
