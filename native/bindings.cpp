@@ -4,7 +4,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstring>
-#include <utility>
 
 #include "engine/plan.h"
 
@@ -58,7 +57,7 @@ void add_step(Plan& plan, const std::string& isa, const std::string& kernel, nb:
     ++used;
   }
   if (used != arguments.size()) throw nb::value_error(("arguments of " + kernel + " that it does not have").c_str());
-  plan.add(table_of(isa).functions[index], bytes.data(), bytes.size(), barrier, serial);
+  plan.add(table_of(isa), index, bytes.data(), bytes.size(), barrier, serial);
   for (size_t i = 0; i < info.field_count; ++i) {
     const Field& field = info.fields[i];
     if (!slots.contains(field.name)) continue;
@@ -69,16 +68,26 @@ void add_step(Plan& plan, const std::string& isa, const std::string& kernel, nb:
   if (bound != slots.size()) throw nb::value_error(("slots of " + kernel + " that it does not have").c_str());
 }
 
-std::vector<int64_t> run_timed(Plan& plan, Pool& pool, std::vector<uintptr_t> slots) {
+// The addresses in a list, in memory that each calling thread keeps.
+const std::vector<uintptr_t>& addresses(nb::list slots) {
+  thread_local std::vector<uintptr_t> found;
+  found.clear();
+  for (nb::handle slot : slots) found.push_back(nb::cast<uintptr_t>(slot));
+  return found;
+}
+
+std::vector<int64_t> run_timed(Plan& plan, Pool& pool, nb::list slots) {
+  const auto& found = addresses(slots);
   std::vector<int64_t> nanoseconds(plan.size());
   nb::gil_scoped_release release;
-  plan.run(pool, std::move(slots), nanoseconds.data());
+  plan.run(pool, found, nanoseconds.data());
   return nanoseconds;
 }
 
-void run(Plan& plan, Pool& pool, std::vector<uintptr_t> slots) {
+void run(Plan& plan, Pool& pool, nb::list slots) {
+  const auto& found = addresses(slots);
   nb::gil_scoped_release release;
-  plan.run(pool, std::move(slots));
+  plan.run(pool, found);
 }
 
 std::vector<std::string> isas() {
@@ -106,6 +115,7 @@ NB_MODULE(_native, m) {
       .def("reserve_scratch", &Plan::reserve_scratch, nb::arg("floats"))
       .def("run", &run, nb::arg("pool"), nb::arg("slots"))
       .def("run_timed", &run_timed, nb::arg("pool"), nb::arg("slots"))
+      .def("kernels", &Plan::kernels, "What each step calls: dovetail_<op>_<format>_<values>__<isa>.")
       .def("__len__", &Plan::size);
   m.def("isas", &isas, "Names of the ISAs that this build has and this CPU can run, slowest first.");
   m.def("kernels", &kernels, "Names of all kernels.");

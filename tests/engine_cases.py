@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from dovetail.engine.kernels import Place
 from dovetail.program.program import Activation
 
 
@@ -21,6 +23,22 @@ class Case:
 
     def __str__(self) -> str:
         return self.id
+
+    @property
+    def place(self) -> Place:
+        """Where its weight is applied."""
+        if len(self.weight) == 2:
+            return Place(*(math.prod(self.size),) * 2)
+        given = {"stride": (1, 1), "dilation": (1, 1), "padding": (0, 0, 0, 0), "groups": 1} | self.attributes
+        pads = (sum(given["padding"][:2]), sum(given["padding"][2:]))
+        size = tuple(
+            (n + pad - step * (kernel - 1) - 1) // stride + 1
+            for n, pad, step, kernel, stride in zip(
+                self.size, pads, given["dilation"], self.weight[2:], given["stride"]
+            )
+        )
+        positions = (math.prod(self.size), math.prod(size), given["groups"])
+        return Place(*positions, size=size, stride=given["stride"], dilation=given["dilation"])
 
 
 FULL = {"scaled": True, "biased": True, "activation": Activation("relu")}
@@ -46,6 +64,7 @@ CONVS = (
         "two rows a vector, no halo", (5, 3, 2, 2), (7, 9), epilogue={"biased": True, "activation": Activation("gelu")}
     ),
     Case("four pixels wide", (5, 3, 3, 3), (6, 4), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("many tiles", (21, 5, 3, 3), (35, 38), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
     Case("many channels", (40, 33, 3, 3), (4, 4), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
 )
 LINEARS = (

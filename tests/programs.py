@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,15 @@ def poisoned(session: Any, *inputs: np.ndarray) -> Any:
         arena = ready.compiled.memory[0]
         arena[:] = bytes([0x42]) * len(arena)
     return session(*inputs)
+
+
+def native_calls(session: Any, node: str) -> Counter[str]:
+    """How often a node calls each native kernel, as `conv2d_dense_f32__avx2`."""
+    calls: Counter[str] = Counter()
+    for call in session.kernels()[node].split(" + "):
+        count, _, kernel = call.rpartition(" ")
+        calls[kernel] += int(count or 1)
+    return calls
 
 
 def agrees(program: Program, inputs: list[np.ndarray], tolerance: float = 1e-4, **session: Any) -> bool:

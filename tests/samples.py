@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dovetail.formats import (
     FORMATS,
+    BlockSparseSpec,
     DenseSpec,
     KernelBasisSpec,
     Packed,
@@ -81,6 +82,15 @@ SAMPLES = {
             lambda s: KernelBasisSpec(bases=area(s), coefficients="sparse"),
         ),
         linear=False,
+    ),
+    "block_sparse": Sample(
+        lambda s: BlockSparseSpec(),
+        (
+            lambda s: BlockSparseSpec(density=0.3),
+            lambda s: BlockSparseSpec(block=2, density=0.1),
+            lambda s: BlockSparseSpec(block=1, keep=(2, 4)),
+            lambda s: BlockSparseSpec(block=3, keep=(1, 2)),
+        ),
     ),
     "sparse": Sample(lambda s: SparseSpec(), (lambda s: SparseSpec(density=0.3), lambda s: SparseSpec(density=0.02))),
 }

@@ -43,11 +43,19 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight)            \
   P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels) I(pixel_count)
 
+// Dense 3x3 convolution of unit stride, one group, by tiles of `tile` x `tile` outputs. Weights, transformed, per block
+// [places][channels][outputs of the block]; blocks of 4, 8, 12 or 16 outputs, the last one filled up with zeros. `groups`: group_count
+// records of nine int32 (conv_winograd.inl), four to a vector, `vectors` vectors to a unit. `narrow`: rows shorter than a group.
+#define DOVETAIL_CONV_WINOGRAD(P, I, A, F)                                                      \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight) I(tile)      \
+  I(x_row) I(y_row) I(channels) I(out_channels) P(const int32_t, groups) I(group_count) I(vectors) \
+  I(narrow) P(const int32_t, blocks) I(block_count)
+
 // Unstructured sparse convolution. `entries`: (x offset, weight) pairs of 4 + 4 bytes, output by output; `starts`:
-// out_channels + 1 positions in them.
+// out_channels + 1 positions in them. `chains`: 1, 2 or 4 sums into which the entries of an output go in turn.
 #define DOVETAIL_CONV_SPARSE(P, I, A, F)                                              \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) \
-  P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer)
+  P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer) I(chains)
 
 // Shared kernel bases, conv-first: every used input channel meets all bases; sparse combinations of the maps follow.
 // `bases`: [taps][base_count]; `used`: x offsets of the used channels; `entries`: (scratch offset, coefficient) pairs, where
@@ -56,7 +64,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_CONV_BASIS(P, I, A, F)                                                            \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
   P(const float, bases) I(base_count) P(const int32_t, taps) I(tap_count)                          \
-  P(const int64_t, used) I(used_count) I(map_stride) I(x_row) I(y_row) P(const void, entries) P(const int64_t, starts) I(out_channels)
+  P(const int64_t, used) I(used_count) I(map_stride) I(x_row) I(y_row) P(const void, entries) P(const int64_t, starts) I(out_channels) I(chains)
 
 // y[b, m, n] = activation(sum_c x[b, m, c] w[b, c, n] + bias[n] + residual[b, m, n]); w is blocked in `w_block` columns,
 // each block [c][w_row], or plain rows where w_block >= columns. A w_batch of 0 shares w between batches.
@@ -173,6 +181,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_KERNELS(K)                                            \
   K(ConvDenseArgs, conv2d_dense_f32, DOVETAIL_CONV_DENSE)              \
   K(ConvLanesArgs, conv2d_lanes_f32, DOVETAIL_CONV_LANES)              \
+  K(ConvWinogradArgs, conv2d_winograd_f32, DOVETAIL_CONV_WINOGRAD)     \
   K(ConvSparseArgs, conv2d_sparse_f32, DOVETAIL_CONV_SPARSE)           \
   K(ConvBasisArgs, conv2d_kernel_basis_f32, DOVETAIL_CONV_BASIS)       \
   K(GemmArgs, linear_dense_f32, DOVETAIL_GEMM)                         \

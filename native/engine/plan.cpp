@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
-#include <utility>
 
 namespace dovetail {
 
@@ -114,9 +113,10 @@ struct Plan::Run final : Task {
 
 Plan::Plan() : state_(std::make_shared<State>()) {}
 
-void Plan::add(KernelFunction function, const void* arguments, size_t size, bool barrier, bool serial) {
+void Plan::add(const IsaTable& isa, size_t kernel, const void* arguments, size_t size, bool barrier, bool serial) {
   const auto* bytes = static_cast<const unsigned char*>(arguments);
-  state_->steps.push_back({function, std::vector<unsigned char>(bytes, bytes + size), barrier, serial, {}});
+  const std::vector<unsigned char> copy(bytes, bytes + size);
+  state_->steps.push_back({&isa, kernel, isa.functions[kernel], copy, barrier, serial, {}});
   state_->threads = 0;
 }
 
@@ -129,11 +129,32 @@ void Plan::reserve_scratch(size_t floats) {
 
 size_t Plan::size() const { return state_->steps.size(); }
 
-void Plan::run(Pool& pool, std::vector<uintptr_t> slots, int64_t* nanoseconds) {
-  auto run = std::make_shared<Run>();
-  state_->prepare(pool.threads());
-  run->state = state_;
-  run->slots = std::move(slots);
+std::vector<std::string> Plan::kernels() const {
+  size_t count;
+  const KernelInfo* infos = kernel_infos(&count);
+  std::vector<std::string> names;
+  for (const Step& step : state_->steps) names.push_back(std::string(infos[step.kernel].name) + "__" + step.isa->name);
+  return names;
+}
+
+// A Run that nobody but this plan holds. The pool keeps the latest one and a late worker may still read it or one before
+// (it takes no work of another run, but it reads), so runs are used in turn: two, and one more for each latecomer.
+std::shared_ptr<Plan::Run> Plan::idle_run(int threads) {
+  std::lock_guard<std::mutex> lock(choosing_);
+  state_->prepare(threads);
+  for (const auto& run : runs_)
+    if (run.use_count() == 1) {
+      std::atomic_thread_fence(std::memory_order_acquire);  // what the last holder read comes before what is written now
+      return run;
+    }
+  runs_.push_back(std::make_shared<Run>());
+  runs_.back()->state = state_;
+  return runs_.back();
+}
+
+void Plan::run(Pool& pool, const std::vector<uintptr_t>& slots, int64_t* nanoseconds) {
+  const std::shared_ptr<Run> run = idle_run(pool.threads());
+  run->slots.assign(slots.begin(), slots.end());
   run->nanoseconds = nanoseconds;
   pool.run(run);
 }

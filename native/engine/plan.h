@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "kernel.h"
@@ -11,6 +13,8 @@
 namespace dovetail {
 
 struct Step {
+  const IsaTable* isa;
+  size_t kernel;  // its place in the table
   KernelFunction function;
   std::vector<unsigned char> arguments;
   bool barrier;  // all work of the steps before must be finished
@@ -25,21 +29,28 @@ struct Step {
 class Plan {
  public:
   Plan();
-  // Appends a step. `arguments` is copied.
-  void add(KernelFunction function, const void* arguments, size_t size, bool barrier, bool serial);
+  // Appends a step that calls kernel number `kernel` of the table. `arguments` is copied.
+  void add(const IsaTable& isa, size_t kernel, const void* arguments, size_t size, bool barrier, bool serial);
   // The pointer field at `offset` of the last step is relative (in bytes) to slots[slot] of each run.
   void bind(size_t offset, int slot);
   // Floats of private scratch that each thread needs.
   void reserve_scratch(size_t floats);
   size_t size() const;
+  // What each step calls, as `dovetail_<op>_<format>_<values>__<isa>`: read from the table that its function is from.
+  std::vector<std::string> kernels() const;
 
   // `slots` are addresses of the caller's inputs and outputs. With `nanoseconds`, every step is timed on its own.
-  void run(Pool& pool, std::vector<uintptr_t> slots, int64_t* nanoseconds = nullptr);
+  // Callers take turns; a plan is run on one pool only. Nothing is allocated once a few runs have been made.
+  void run(Pool& pool, const std::vector<uintptr_t>& slots, int64_t* nanoseconds = nullptr);
 
  private:
   struct State;
   struct Run;
+  std::shared_ptr<Run> idle_run(int threads);
+
   std::shared_ptr<State> state_;  // shared with workers that come late
+  std::mutex choosing_;           // guards runs_ and the preparation of state_
+  std::vector<std::shared_ptr<Run>> runs_;
 };
 
 }  // namespace dovetail

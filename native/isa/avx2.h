@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace dovetail::avx2 {
 
@@ -16,6 +17,20 @@ inline Vec load_halves(const float* a, const float* b) { return _mm256_set_m128(
 inline void store_halves(float* a, float* b, Vec v) {
   _mm_storeu_ps(a, _mm256_castps256_ps128(v));
   _mm_storeu_ps(b, _mm256_extractf128_ps(v, 1));
+}
+// In every four lanes: {a0, b0, a1, b1}, {a2, b2, a3, b3}; {a0, a1, b0, b1}, {a2, a3, b2, b3}; {a0, a2, b0, b2}, {a1, a3, b1, b3}.
+inline Vec zip_low(Vec a, Vec b) { return _mm256_unpacklo_ps(a, b); }
+inline Vec zip_high(Vec a, Vec b) { return _mm256_unpackhi_ps(a, b); }
+inline Vec join_low(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x44); }
+inline Vec join_high(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xEE); }
+inline Vec evens(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x88); }
+inline Vec odds(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xDD); }
+// The lanes whose bit is set.
+inline void store_lanes(float* p, Vec a, uint32_t bits) {
+  alignas(32) float lanes[kLanes];
+  _mm256_store_ps(lanes, a);
+  for (int i = 0; i < kLanes; ++i)
+    if (bits >> i & 1) p[i] = lanes[i];
 }
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
 inline __m256i lanes_below(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
@@ -61,7 +76,11 @@ using Ints = __m256i;
 inline Ints load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline Ints load_words_first(const void* p, int n) { return _mm256_maskload_epi32(static_cast<const int*>(p), lanes_below(n)); }
 inline void store_words(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
-inline void store_words_first(void* p, Ints a, int n) { store_first(static_cast<float*>(p), _mm256_castsi256_ps(a), n); }
+inline void store_words_first(void* p, Ints a, int n) {
+  alignas(32) int32_t lanes[kLanes];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);
+  std::memcpy(p, lanes, static_cast<size_t>(n) * sizeof(int32_t));
+}
 inline Ints splat_word(int32_t x) { return _mm256_set1_epi32(x); }
 inline Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
 inline Ints sub(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }

@@ -19,6 +19,15 @@ inline void store_halves(float* a, float* b, Vec v) {
   _mm256_storeu_ps(a, _mm512_castps512_ps256(v));
   _mm256_storeu_ps(b, _mm512_extractf32x8_ps(v, 1));
 }
+// In every four lanes: {a0, b0, a1, b1}, {a2, b2, a3, b3}; {a0, a1, b0, b1}, {a2, a3, b2, b3}; {a0, a2, b0, b2}, {a1, a3, b1, b3}.
+inline Vec zip_low(Vec a, Vec b) { return _mm512_unpacklo_ps(a, b); }
+inline Vec zip_high(Vec a, Vec b) { return _mm512_unpackhi_ps(a, b); }
+inline Vec join_low(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x44); }
+inline Vec join_high(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xEE); }
+inline Vec evens(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x88); }
+inline Vec odds(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xDD); }
+// The lanes whose bit is set.
+inline void store_lanes(float* p, Vec a, uint32_t bits) { _mm512_mask_storeu_ps(p, static_cast<__mmask16>(bits), a); }
 inline Vec splat(float x) { return _mm512_set1_ps(x); }
 inline __mmask16 lanes_below(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 inline Vec load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }

@@ -26,6 +26,22 @@ inline void store_halves(float* a, float* b, Vec v) {
   std::memcpy(a, v.v, sizeof v.v / 2);
   std::memcpy(b, v.v + kLanes / 2, sizeof v.v / 2);
 }
+// In every four lanes: {a0, b0, a1, b1}, {a2, b2, a3, b3}; {a0, a1, b0, b1}, {a2, a3, b2, b3}; {a0, a2, b0, b2}, {a1, a3, b1, b3}.
+inline Vec pick(Vec a, Vec b, int i, int j, int k, int l) {
+  Vec r;
+  const int from[4] = {i, j, k, l};  // below 4 of a, then of b
+  for (int at = 0; at < kLanes; at += 4)
+    for (int n = 0; n < 4; ++n) r.v[at + n] = from[n] < 4 ? a.v[at + from[n]] : b.v[at + from[n] - 4];
+  return r;
+}
+inline Vec zip_low(Vec a, Vec b) { return pick(a, b, 0, 4, 1, 5); }
+inline Vec zip_high(Vec a, Vec b) { return pick(a, b, 2, 6, 3, 7); }
+inline Vec join_low(Vec a, Vec b) { return pick(a, b, 0, 1, 4, 5); }
+inline Vec join_high(Vec a, Vec b) { return pick(a, b, 2, 3, 6, 7); }
+inline Vec evens(Vec a, Vec b) { return pick(a, b, 0, 2, 4, 6); }
+inline Vec odds(Vec a, Vec b) { return pick(a, b, 1, 3, 5, 7); }
+// The lanes whose bit is set.
+inline void store_lanes(float* p, Vec a, uint32_t bits) { DOVETAIL_EACH if (bits >> i & 1) p[i] = a.v[i]; }
 inline Vec splat(float x) { Vec a; DOVETAIL_EACH a.v[i] = x; return a; }
 inline Vec load_first(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[i]; return a; }
 inline Vec load_evens(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[2 * i]; return a; }

@@ -77,7 +77,7 @@ void conv2d_kernel_basis_f32(const void* arguments, Worker& worker) {
         t.begin = entries + a.starts[k], t.end = entries + a.starts[k + 1];
         t.masks = a.masks + run.mask;
         t.bias = a.bias ? a.bias[k] : 0.0f;
-        t.row = a.y_row;
+        t.row = a.y_row, t.chains = a.chains;
         sparse_run(t, run, clamp, a.activation, a.act_a, a.act_b);
         if (a.y_row && r + 1 == a.run_count)
           for (int64_t i = run.y + 2 * vectors_of(run) * a.y_row; i < a.y_channel - a.lead; ++i) plane[i] = 0.0f;

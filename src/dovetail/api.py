@@ -25,7 +25,7 @@ Loader = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Compression:
-    """What `compress` did: the plan of every weight layer, and the record of every epoch."""
+    """What `compress` did: the plan of every weight layer as training left it, and the record of every epoch."""
 
     plan: Plan
     history: History
@@ -72,7 +72,7 @@ def compress(
     chosen = method.plan(model, _example(train, model) if example is None else example, given)
     identity = {"method": _identity(method, chosen)} | ({} if network is None else {"network": dict(network)})
     history = run(model, method, train, validate, settings, structure=structure, identity=identity)
-    return Compression(chosen, history)
+    return Compression(method.settled(model, chosen), history)
 
 
 def _example(loader: Loader, model: nn.Module) -> Tensor:

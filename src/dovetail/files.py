@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from dovetail.errors import DovetailError
 
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+log = logging.getLogger("dovetail.files")
 PART: Final = ".part"
 """How the temporary files of `write` end; they begin with a dot and the name of the file that they are to become."""
 
@@ -54,6 +65,35 @@ def make_folder(path: str | os.PathLike[str], *, error: type[DovetailError] = Do
     except OSError as cause:
         raise error(f"cannot make the folder {folder}: {_advice(cause, folder.parent)}") from cause
     return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, error: type[DovetailError] = DovetailError) -> Iterator[None]:
+    """Within, no other process is in the same block for this folder; `error` at once where one is.
+
+    The lock ends with the block or the process, whichever ends first; children that are forked within do not keep it.
+    Systems (or file systems) without locks have none.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        file = (folder / ".lock").open("w")
+    except OSError as cause:
+        raise error(f"cannot work in {folder}: {_advice(cause, folder)}") from cause
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error(f"another process works in {folder}; wait for it, stop it, or choose another folder") from None
+        except OSError as cause:
+            log.info("%s cannot be locked (%s); see to it that one process works there at a time", folder, cause)
+            yield
+            return
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def sweep(folder: Path) -> None:

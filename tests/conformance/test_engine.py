@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,43 @@ import pytest
 
 from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.kernels import CANDIDATES, candidates
-from dovetail.engine.native import cores
+from dovetail.engine.native import cores, require_native
 from dovetail.formats import FORMATS
-from dovetail.formats.base import Geometry
 from dovetail.program import reference
 from dovetail.program.ops import OPS
 from dovetail.program.program import Activation
 from engine_cases import CONVS, LINEARS, Case
-from programs import Sketch, close, poisoned, random_packed
+from programs import Sketch, close, native_calls, poisoned, random_packed
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 ISAS = native_status().isas
 THREADS = (1, 2) if cores() > 1 else (1,)
+# What each candidate is made of, beside the moves of its input: the factored ones of their factors.
+PRODUCTS = {
+    "conv2d_dense": {"conv2d_dense_f32": 1},
+    "conv2d_lanes": {"conv2d_lanes_f32": 1},
+    "conv2d_winograd2": {"conv2d_winograd_f32": 1},
+    "conv2d_winograd4": {"conv2d_winograd_f32": 1},
+    "conv2d_sparse": {"conv2d_sparse_f32": 1},
+    "conv2d_kernel_basis": {"conv2d_kernel_basis_f32": 1},
+    "conv2d_tucker": {"conv2d_dense_f32": 3},
+    "conv2d_svd": {"conv2d_dense_f32": 2},
+    "linear_dense": {"linear_dense_f32": 1},
+    "linear_sparse": {"linear_sparse_f32": 1},
+    "linear_svd": {"linear_dense_f32": 2},
+}
+MOVES = {"copy_f32", "halo_f32", "fill_f32"}
+WITHOUT_WEIGHTS = {"pointwise_f32", "pool2d_f32", "adaptive_pool2d_f32", "mean_f32", "softmax_f32", "layer_norm_f32"}
+
+
+def products(kernel: str, case: Case, isa: str, *, placed: bool) -> Counter[str]:
+    """The native kernels that a candidate has to call there.
+
+    A dense 1x1 of one pixel is a matrix product, but where its result is `placed` in a part of a concatenation.
+    """
+    one_pixel = kernel == "conv2d_dense" and (*case.size, *case.weight[2:]) == (1, 1, 1, 1)
+    names = PRODUCTS["linear_dense" if one_pixel and not placed else kernel]
+    return Counter({f"{name}__{isa}": count for name, count in names.items()})
 
 
 def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
@@ -38,14 +64,9 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
             return {"rank": max(1, min(k, c) // 2)} if taps == 1 and case.attributes.get("groups", 1) == 1 else None
         case "kernel_basis":
             return {"bases": min(6, taps), "coefficients": "sparse"} if taps > 1 else None
-        case "sparse":
+        case "sparse" | "block_sparse":
             return {"density": 0.3}
     return {}
-
-
-def where(case: Case) -> Geometry:
-    """Where the case applies its weight; a size that every kernel takes."""
-    return Geometry(groups=case.attributes.get("groups", 1))
 
 
 def forced() -> list[Any]:
@@ -60,7 +81,7 @@ def forced() -> list[Any]:
             op = "conv2d" if len(case.weight) == 4 else "linear"
             found += [
                 pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
-                for c in candidates(op, packed, where(case))
+                for c in candidates(op, packed, case.place)
             ]
     return found
 
@@ -101,15 +122,23 @@ def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: st
                 program, threads=threads, isa=isa, schedule=Schedule({node.name: kernel for node in nodes})
             )
             results.append(joined(poisoned(session, x)))
-            assert set(session.schedule.choices.values()) == {kernel}
-            ran = [name for node in nodes for name in session.kernels()[node.name].split(" + ")]
-            assert all(name.endswith(f"__{isa}") for name in ran)
+            for node in nodes:
+                calls, moves = native_calls(session, node.name), {f"{name}__{isa}" for name in MOVES}
+                wanted = products(kernel, case, isa, placed=node is not nodes[-1])
+                assert Counter({name: n for name, n in calls.items() if name not in moves}) == wanted
         assert close(results[0], want), f"{isa}: {np.abs(results[0] - want).max()}"
         assert np.array_equal(results[0], results[-1]), f"{isa}: results depend on the number of threads"
 
 
 def test_every_kernel_is_forced_somewhere():
-    assert {c.name for c in CANDIDATES} == {parameters.values[2] for parameters in forced()}
+    assert {c.name for c in CANDIDATES} == {parameters.values[2] for parameters in forced()} == set(PRODUCTS)
+
+
+def test_no_native_kernel_is_left_out():
+    known = {
+        f"dovetail_{name}" for name in (*MOVES, *WITHOUT_WEIGHTS, *(k for made in PRODUCTS.values() for k in made))
+    }
+    assert known == {name for name in require_native().kernels() if name.endswith("_f32")}
 
 
 @pytest.mark.parametrize(
@@ -186,9 +215,11 @@ def test_ops_without_weights(isa: str, threads: int):
     inputs = [
         sketch.random.standard_normal((3, *sketch.tensors[name].shape[1:])).astype(np.float32) for name in sketch.inputs
     ]
-    results = Session(program, threads=threads, isa=isa)(*inputs)
-    for op, got, want in zip(made, results, reference.run(program, *inputs)):
+    session = Session(program, threads=threads, isa=isa)
+    for op, got, want in zip(made, session(*inputs), reference.run(program, *inputs)):
         assert close(got, want, 1e-5), op
+    ran = set().union(*(native_calls(session, node) for node in session.kernels()))
+    assert ran == {f"{name}__{isa}" for name in (*MOVES, *WITHOUT_WEIGHTS, "linear_dense_f32")}
 
 
 def test_softmax_over_the_last_axis_and_constants_as_matrices():

@@ -9,19 +9,20 @@ import pytest
 
 from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.codes import CANDIDATES, EMITTERS
-from dovetail.engine.native import cores
-from dovetail.formats.base import Geometry
+from dovetail.engine.native import cores, require_native
 from dovetail.program import integer, reference
 from dovetail.program.calibrate import calibrate
 from dovetail.program.program import Activation, Program
 from dovetail.program.quantize import quantize
 from engine_cases import CONVS, LINEARS, Case
-from programs import Sketch, poisoned, random_packed
+from programs import Sketch, native_calls, poisoned, random_packed
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 ISAS = native_status().isas
 THREADS = (1, 2) if cores() > 1 else (1,)
-FIELDS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {"density": 0.2}}
+MOVES = {"copy_f32", "halo_f32", "fill_f32", "quantize_int8", "dequantize_int8"}
+WITHOUT_WEIGHTS = {"add_int8", "pool2d_int8"}
+FIELDS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {"density": 0.2}, "block_sparse": {"density": 0.2}}
 
 
 def forced() -> list[Any]:
@@ -30,11 +31,11 @@ def forced() -> list[Any]:
     for format_name, fields in FIELDS.items():
         for case in (*CONVS, *LINEARS):
             packed = random_packed(format_name, case.weight, np.random.default_rng(1), **fields)
-            op, at = "conv2d" if len(case.weight) == 4 else "linear", Geometry(groups=case.attributes.get("groups", 1))
+            op = "conv2d" if len(case.weight) == 4 else "linear"
             found += [
                 pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
                 for c in CANDIDATES
-                if c.op == op and c.runs(packed, at)
+                if c.op == op and c.runs(packed, case.place)
             ]
     return found
 
@@ -88,11 +89,18 @@ def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: st
             codes, real = poisoned(session, x)
             assert np.array_equal(codes, want[0]), f"{isa}: {np.count_nonzero(codes != want[0])} differ"
             assert np.abs(real - want[1]).max() <= 1e-5 * np.abs(want[1]).max()  # gelu is no exact function
-            assert all(f"{kernel}_int8__{isa}" in session.kernels()[node.name] for node in nodes)
+            for node in nodes:
+                calls, moves = native_calls(session, node.name), {f"{name}__{isa}" for name in MOVES}
+                assert {name: n for name, n in calls.items() if name not in moves} == {f"{kernel}_int8__{isa}": 1}
 
 
 def test_every_kernel_is_forced_somewhere() -> None:
     assert {c.name for c in CANDIDATES} == {parameters.values[2] for parameters in forced()}
+
+
+def test_no_native_kernel_is_left_out() -> None:
+    known = {f"dovetail_{name}" for name in (*MOVES, *WITHOUT_WEIGHTS, *(f"{c.name}_int8" for c in CANDIDATES))}
+    assert known >= {name for name in require_native().kernels() if name.endswith("_int8")}
 
 
 def test_every_op_over_codes_has_its_calls() -> None:
@@ -151,9 +159,11 @@ def test_ops_over_codes(isa: str, threads: int) -> None:
     coded = [node.op for node in program.graph.nodes if integer.touches_codes(node, program.graph)]
     assert set(coded) == set(EMITTERS)
     want = reference.run(program, x)
-    names = (*made, *readers)
-    for name, got, expected in zip(names, poisoned(Session(program, threads=threads, isa=isa), x), want, strict=True):
+    session, names = Session(program, threads=threads, isa=isa), (*made, *readers)
+    for name, got, expected in zip(names, poisoned(session, x), want, strict=True):
         assert np.array_equal(got, expected), name
+    ran = set().union(*(native_calls(session, node) for node in session.kernels()))
+    assert ran >= {f"{name}__{isa}" for name in (*MOVES, *WITHOUT_WEIGHTS)}
 
 
 def test_one_image_of_many_channels_and_two_shapes_in_one_session() -> None:

@@ -69,8 +69,8 @@ def stored_coefficients(weight: Any) -> np.ndarray:
 
 def plain(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[int, np.ndarray]]:
     meter, dense = Meter(), weight.dense().astype(np.float64).reshape(*case.shape[:2], *(case.shape[2:] or (1, 1)))
-    if weight.spec.format == "sparse":
-        dense[dense == 0] = np.nan
+    if weight.spec.format in ("sparse", "block_sparse"):
+        dense[~weight.kept().reshape(dense.shape)] = np.nan
     yield meter.conv(x, dense, stride=case.stride, padding=case.padding, groups=case.groups), meter.macs
 
 
@@ -102,7 +102,14 @@ def kernel_basis(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[int, 
     yield meter.conv(x, dense, groups=case.groups, **place), meter.macs
 
 
-ORDERS = {"dense": plain, "sparse": plain, "svd": low_rank, "tucker": tucker, "kernel_basis": kernel_basis}
+ORDERS = {
+    "dense": plain,
+    "block_sparse": plain,
+    "sparse": plain,
+    "svd": low_rank,
+    "tucker": tucker,
+    "kernel_basis": kernel_basis,
+}
 COUNTED = [
     Case((3, 2), size=(1, 1)),
     Case((3, 4, 1, 1), stride=2, size=(5, 4)),

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 import dovetail
@@ -38,6 +39,15 @@ network: { name: resnet8, options: { width: 0.5 } }
 data: { name: digits, batch: 128, held_out: 200 }
 method: { name: thin, parameters: { epochs: 1 } }
 case: tiny/dense
+"""
+
+
+STRANGE = """
+from torch import nn
+
+class Strange(nn.Module):
+    def forward(self, x):
+        return x.flatten(1).cumsum(1)
 """
 
 
@@ -344,7 +354,7 @@ def test_the_version_is_the_package_s(here, capsys):
             "phase 'alternate': epochs is -3",
         ),
         (["recipe", "run", "tiny", "--set", "method.parameters.schedule=linear"], "'constant', 'cosine'"),
-        (["compress", "resnet8"], "--method penni, tucker, magnitude or thin"),
+        (["compress", "resnet8"], "--method penni, tucker, magnitude, block or thin"),
         (["compress", "recipes/tiny.yaml", "--on", "mnist"], "change it with --set data.name=mnist"),
         (["compress", "recipes/tiny.yaml", "--runs", "there"], "change it with --set runs=there"),
         (["compress", "recipes/tiny.yaml", "--method", "penni"], "change it with --set method.name=penni"),
@@ -383,6 +393,28 @@ def test_the_version_is_the_package_s(here, capsys):
         (["run", "t.dovetail", "t.dovetail"], "not an image"),
         (["run", "t.dovetail", "wrong.npy"], "shape"),
         (["run", "t.dovetail", "words.npy"], "no .npy file of numbers"),
+        (["run", "t.dovetail", "pixels.npy"], "pixels.npy holds uint8, and networks take normalised float32"),
+        (
+            ["compress", "resnet8", "--method", "magnitude", "--set", "method.plan={nosuch*: why not}"],
+            "no layer is called 'nosuch*'; the model has conv1",
+        ),
+        (
+            [
+                *("compress", "resnet8", "--method", "tucker"),
+                *("--set", "method.plan={layer1.0.conv1: {format: tucker, rank_in: 99, rank_out: 4}}"),
+            ],
+            "Tucker rank 99 of the input side must lie between 1 and 16 channels",
+        ),
+        (
+            [
+                *("compress", "resnet8", "--method", "penni", "--weights", "nan.safetensors"),
+                *("--set", "network.options.width=0.5"),
+            ],
+            "hold NaN or Inf: bn1.bias",
+        ),
+        (["pack", "strange_for_tests:Strange", "--input", "1x8x8"], "strange_for_tests.py"),
+        (["eval", "t.dovetail", "--on", "mnist", "--data", "nowhere"], "nowhere"),
+        (["bench", "t.dovetail", "--out", "t.dovetail"], "t.dovetail"),
         (["bench"], "at least one .dovetail file"),
         (["bench", "t.dovetail", "--against", "nobody"], "unknown peer 'nobody'"),
         (["recipe", "run", "tny"], "did you mean 'tiny'"),
@@ -400,6 +432,10 @@ def test_wrong_input_gets_one_paragraph_and_status_2(here, capsys, monkeypatch, 
     (here / "broken.yaml").write_text("netwrk: {}")
     (here / "words.npy").write_text("words")
     np.save("wrong.npy", np.zeros((1, 3, 8, 8), np.float32))
+    np.save("pixels.npy", np.zeros((1, 1, 8, 8), np.uint8))
+    bad = {name: np.full_like(array, np.nan) for name, array in load_file("t.safetensors").items() if array.ndim}
+    save_file(load_file("t.safetensors") | bad, "nan.safetensors")
+    (here / "strange_for_tests.py").write_text(STRANGE)
     files = sorted(here.rglob("*"))
     assert main(arguments) == 2
     err = capsys.readouterr().err.strip().splitlines()

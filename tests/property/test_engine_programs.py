@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.engine import Schedule, native_status
-from dovetail.engine.kernels import candidates
+from dovetail.engine.kernels import candidates, place
 from dovetail.engine.native import cores
-from dovetail.program.counts import geometry
 from dovetail.program.program import Activation, Program
 from programs import Sketch, agrees, random_packed
 
@@ -127,7 +126,7 @@ def test_random_programs(case: tuple[Program, tuple[int, ...]], data: st.DataObj
     shapes, choices = program.shapes(program.graph, {"batch": shape[0]}), {}
     for node in program.graph.nodes:
         if node.weight is not None:
-            found = candidates(node.op, program.weights[node.weight], geometry(node, shapes))
+            found = candidates(node.op, program.weights[node.weight], place(node, shapes))
             choices[node.name] = data.draw(st.sampled_from([c.name for c in found]))
     threads = data.draw(st.integers(1, cores()))
     assert agrees(program, [image], threads=threads, schedule=Schedule(choices))

@@ -81,3 +81,39 @@ def test_sweeping_removes_what_a_killed_write_left_and_nothing_else(tmp_path, mo
     assert len(list(tmp_path.iterdir())) == 3
     files.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".kept", "kept.part"]
+
+
+def test_a_folder_is_locked_for_one_process_and_free_again_afterwards(tmp_path):
+    told = r"another process works in .*; wait for it, stop it, or choose"
+    with files.locked(tmp_path), pytest.raises(TrainingError, match=told):
+        files.locked(tmp_path, error=TrainingError).__enter__()
+    with files.locked(tmp_path, error=TrainingError):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_used_without(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with files.locked(tmp_path, error=TrainingError):
+        pass
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_told(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(TrainingError, match="cannot work in"):
+        files.locked(tmp_path, error=TrainingError).__enter__()
+
+
+def test_a_child_does_not_keep_the_lock(tmp_path):
+    ends = os.pipe()
+    with files.locked(tmp_path):
+        child = os.fork()
+        if not child:
+            os.close(ends[1])
+            os.read(ends[0], 1)  # until the parent lets it go
+            os._exit(0)
+    with files.locked(tmp_path):
+        os.close(ends[1])
+    os.waitpid(child, 0)

@@ -8,7 +8,6 @@ from typing import Any
 
 from dovetail.cli.schema import Recipe, check, merge, parse_overrides
 
-HELD_OUT = {"digits": 200}
 USUAL = {"cifar10": {"crop": 4, "flip": True}, "digits": {"crop": 1, "flip": False}}
 
 
@@ -25,7 +24,9 @@ def adhoc(
     runs: Path = Path("runs"),
 ) -> Recipe:
     """The recipe that flags describe; the usual augmentation of known data sets, `--set` on top."""
-    data = {"name": on, "batch": batch, "augment": USUAL.get(on, {}), "held_out": HELD_OUT.get(on, 5000)}
+    from dovetail.zoo.data import known
+
+    data = {"name": on, "batch": batch, "augment": USUAL.get(known(on) or on, {})}
     given = {
         "network": {"name": network, "weights": None if weights is None else Path(weights).name},
         "data": data,

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with logs_on_stderr(logging.DEBUG if debug else logging.INFO):
             return _status(build()(tokens, exit_on_error=False, print_error=False, help_on_error=False))
     except KeyboardInterrupt:
-        _say("interrupted; what was checkpointed is kept, and the same command goes on from there")
+        _say("interrupted; nothing is left half-written")
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone (dovetail … | head)
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the interpreter flushes it at exit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from cyclopts import Parameter
 from dovetail.cli import networks
 from dovetail.cli.console import console, say
 from dovetail.cli.materials import build_network
-from dovetail.cli.options import DataFolder, Weights
+from dovetail.cli.options import DataFolder, Weights, writable
 from dovetail.cli.pages import SELF
+from dovetail.engine.native import ISA_VARIABLE
 from dovetail.errors import DataError, RecipeError
 from dovetail.peers.machine import portable
 
@@ -56,13 +58,17 @@ def bench(
     With data at hand, int8 peers are calibrated and accuracies measured; without, the race is about time only. A dense
     network trained as it is (method thin) also races itself in other runtimes: a point of the curve to beat.
     """
+    from dovetail.peers.peer import peer_named
     from dovetail.peers.race import require
 
     if not programs:
         raise RecipeError("name at least one .dovetail file; `dovetail recipe run` and `dovetail compress` make them")
     require(threads, batch, blocks)
+    for name in against:
+        peer_named(name)
+    writable(next(folder for folder in (out, *out.parents, Path()) if folder.exists()) / "race.json")
     loaded = {path: networks.load(str(path)) for path in programs}
-    asked = Conditions(weights, against, threads, batch, blocks, data)
+    asked = Conditions(weights, against, threads, batch, blocks, data, os.environ.get(ISA_VARIABLE))
     for path, program in loaded.items():
         for dense in _originals(program) if original is None else (original,):
             race = _race(program, path, dense, asked)
@@ -82,6 +88,21 @@ class Conditions:
     batch: int
     blocks: int
     data: Path | None
+    isa: str | None
+
+    def suffix(self, *, blind: bool) -> str:
+        """What joins the variant where a race is not the plain one, so that the plain one's evidence stays.
+
+        `blind`: the network was trained on data that are not at hand, so that no accuracy can be compared.
+        """
+        parts = [f"b{self.batch}"] if self.batch > 1 else []
+        parts += ["t" + "t".join(map(str, self.threads))] if self.threads else []
+        parts += [self.isa] if self.isa else []
+        parts += ["time_only"] if blind else []
+        parts += ["some_peers"] if self.against else []
+        parts += ["other_weights"] if self.weights is not None else []
+        parts += [f"{self.blocks}blocks"] if self.blocks != BLOCKS else []
+        return "".join(f"_{part}" for part in parts)
 
     def flags(self) -> list[str]:
         """Those that differ from the defaults, to repeat the race; where the data lie is no part of it."""
@@ -106,7 +127,8 @@ def _race(program: Program, path: Path, original: str | None, asked: Conditions)
     ours = to_torch(program)
     dense, trained = (ours, True) if itself else _original(program, path, original, asked)
     sets = _sets(program, asked.data) if trained else None
-    network, variant = _case(program, path, asked.batch, itself=itself)
+    blind = trained and sets is None and program.metadata.get("data") is not None
+    network, variant = _case(program, path, _against(program, original) + asked.suffix(blind=blind), itself=itself)
     return race(
         program,
         dense,
@@ -148,14 +170,21 @@ def _original(program: Program, path: Path, name: str | None, asked: Conditions)
     return build_network(network, asked.data), network.weights is not None
 
 
-def _case(program: Program, path: Path, batch: int, *, itself: bool) -> tuple[str, str]:
+def _against(program: Program, original: str | None) -> str:
+    """What joins the variant where another network than the recorded one is the original."""
+    recorded = (program.metadata.get("original") or {}).get("name")
+    return "" if original in (None, ITSELF, recorded) else f"_vs_{original.replace(':', '-')}"
+
+
+def _case(program: Program, path: Path, suffix: str, *, itself: bool) -> tuple[str, str]:
     known = program.metadata
     unnamed = f"{(known.get('original') or {}).get('name', 'network')}_{known.get('data', 'random')}/{path.stem}"
     network, _, variant = (known.get("case") or unnamed.replace(":", "-")).partition("/")
-    return network, variant + (f"_b{batch}" if batch > 1 else "") + (SELF if itself else "")
+    return network, variant + suffix + (SELF if itself else "")
 
 
 def _command(path: Path, original: str | None, asked: Conditions) -> str:
     """What repeats this one race, from the folder in which it was run."""
     named = ["--original", original] if original else []
-    return shlex.join(["dovetail", "bench", portable(path), *named, *asked.flags()])
+    isa = [f"{ISA_VARIABLE}={asked.isa}"] if asked.isa else []
+    return " ".join([*isa, shlex.join(["dovetail", "bench", portable(path), *named, *asked.flags()])])

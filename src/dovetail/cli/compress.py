@@ -22,7 +22,7 @@ def compress(
     network: Annotated[str, Parameter(help="A recipe (*.yaml), a zoo name, or package.module:callable.")],
     /,
     *,
-    method: Annotated[str | None, Parameter(help="penni, tucker, magnitude or thin.")] = None,
+    method: Annotated[str | None, Parameter(help="penni, tucker, magnitude, block or thin.")] = None,
     on: On | None = None,
     weights: Weights = None,
     seed: Seed = 0,
@@ -61,5 +61,7 @@ def _refuse_beside_recipe(recipe: str, flags: Mapping[str, object]) -> None:
 
 def _required(method: str | None) -> str:
     if method is None:
-        raise RecipeError("say how to compress: --method penni, tucker, magnitude or thin, or give a recipe (*.yaml)")
+        raise RecipeError(
+            "say how to compress: --method penni, tucker, magnitude, block or thin, or give a recipe (*.yaml)"
+        )
     return method

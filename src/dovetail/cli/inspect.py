@@ -31,7 +31,7 @@ def inspect(
     total = sum(row.seconds or 0.0 for row in rows)
     time = total > 0
     named = ["layer", "format", "", *(["kernel"] if time else [])]
-    columns = [*named, "params", "bytes", "MACs", *(["time", "share"] if time else [])]
+    columns = [*named, "params", "bits", "size", "MACs", *(["time", "share"] if time else [])]
     table(str(program), columns, [_cells(row, total, timed=time) for row in rows], left=len(named))
     counts = count(loaded)
     figures = (
@@ -45,8 +45,13 @@ def inspect(
 
 
 def _cells(row: layers.Row, total: float, *, timed: bool) -> Sequence[str]:
-    sizes = (numbers.count(row.params), numbers.size(row.bits / 8), numbers.count(row.macs))
-    stored = sizes if row.format else ("", "", "")
+    sizes = (
+        numbers.count(row.params),
+        numbers.count(row.bits),
+        numbers.size(row.bits / 8),
+        numbers.count(row.macs),
+    )
+    stored = sizes if row.format else ("",) * len(sizes)
     if not timed:
         return (row.name, row.format, row.detail, *stored)
     share = "" if row.seconds is None else f"{row.seconds / total:.1%}"

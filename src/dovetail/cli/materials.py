@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from dovetail.methods.base import Method as TrainingMethod
     from dovetail.training.data import Loader
     from dovetail.training.settings import Settings
+    from dovetail.zoo.data import DataSets
 
 
 EVALUATED_AT_ONCE = 250
+ANSWERS = "teachers.sqlite"
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ class Sets:
 def open_sets(data: Data, network: str, root: Path | None, seed: int = 0) -> Sets:
     """Open a data set, normalised as `network` wants it; order and augmentation of the training follow from `seed`."""
     from dovetail.training.data import Augment, Loader, split
-    from dovetail.zoo.data import open_data
 
-    opened = open_data(data.name, root)
+    opened = _open(data, root)
     mean, std = _normalisation(network, data, opened.name)
     augment = Augment(data.augment.crop, data.augment.flip)
-    train, held_out = split(opened.train, data.held_out) if data.held_out else (opened.train, None)
+    count = held_out_of(data, len(opened.train.images))
+    train, held_out = split(opened.train, count) if count else (opened.train, None)
     plain: dict[str, Any] = {"mean": mean, "std": std}
     return Sets(
         name=opened.name,
@@ -71,6 +73,16 @@ def open_sets(data: Data, network: str, root: Path | None, seed: int = 0) -> Set
         std=std,
         classes=tuple(opened.class_names),
     )
+
+
+def held_out_of(data: Data, images: int) -> int:
+    """How many of so many training images are kept for choices; `RecipeError` where none would be left to train on."""
+    count = min(5000, max(images // 10, 1)) if data.held_out is None else data.held_out
+    if count >= images:
+        raise RecipeError(
+            f"data.held_out: {count} of the {images} training images of {data.name} leave none to train on; give fewer"
+        )
+    return count
 
 
 def build_network(network: Network, root: Path | None) -> nn.Module:
@@ -108,14 +120,14 @@ def weights_file(name: str, root: Path | None) -> Path:
     return zoo.weights_path(name, root)
 
 
-def build_method(method: Method, root: Path | None, sets: Sets) -> TrainingMethod:
-    """The method with its parameters, distilling from its teacher where it has one."""
+def build_method(method: Method, root: Path | None, sets: Sets, runs: Path | None = None) -> TrainingMethod:
+    """The method with its parameters; its teacher's answers, where it has one, are kept in `runs`."""
     from dovetail.methods import METHODS
 
     if method.name not in METHODS:
         raise RecipeError(f"method.name: there is no method {method.name!r}; {suggest(method.name, METHODS)}")
     built = _called(METHODS[method.name], method.parameters)
-    return built if method.teacher is None else _distilled(built, method.teacher, root, sets)
+    return built if method.teacher is None else _distilled(built, method.teacher, root, sets, runs)
 
 
 def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
@@ -128,6 +140,40 @@ def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
         )
     names = ("precision", "channels_last", "label_smoothing", "checkpoint_minutes", "threads")
     return Settings(seed=seed, run=run, **{name: getattr(recipe.settings, name) for name in names})
+
+
+def device_for(recipe: Recipe) -> str:
+    """Where a recipe trains; `RecipeError` for a GPU that torch does not find."""
+    import torch
+
+    wanted, found = recipe.settings.device, torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        raise RecipeError("settings.device: cuda, but torch finds no GPU here; give cpu, or install torch with CUDA")
+    return "cuda" if found and wanted != "cpu" else "cpu"
+
+
+def require_fit(model: nn.Module, name: str, sets: Sets) -> None:
+    """`RecipeError` where the network does not take the images, or has fewer outputs than there are classes."""
+    import torch
+
+    from dovetail.training.metrics import evaluating
+
+    example = sets.example()
+    try:
+        with evaluating(model), torch.no_grad():
+            answer = model(example)
+    except Exception as error:  # whatever the user's network does with images that it was not made for
+        told = f"{type(error).__name__}: {error}"
+        raise RecipeError(
+            f"network {name!r} does not take the images of {sets.name}, {tuple(example.shape)}: {told}"
+        ) from error
+    shape, classes = tuple(getattr(answer, "shape", ())), sets.test.data.classes
+    if len(shape) != 2 or shape[0] != 1 or shape[1] < classes:
+        got = f"answers of shape {shape}" if shape else f"a {type(answer).__name__}"
+        raise RecipeError(
+            f"network {name!r} gives {got} for one image of {sets.name}; it must give (1, {classes}) or more: a score "
+            "for every class"
+        )
 
 
 def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -154,6 +200,16 @@ def image_of(shape: str) -> Tensor:
     return torch.zeros(1, *sizes)
 
 
+def _open(data: Data, root: Path | None) -> DataSets:
+    from dovetail.zoo.data import known, open_data
+
+    if data.size is None:
+        return open_data(data.name, root)
+    if known(data.name) is not None:
+        raise RecipeError(f"data.size: the images of {data.name} have a size of their own; leave it out")
+    return open_data(data.name, root, size=data.size)
+
+
 def _normalisation(network: str, data: Data, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     from dovetail import zoo
 
@@ -169,9 +225,11 @@ def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> Traini
         raise RecipeError(f"method.parameters: {error}") from None
 
 
-def _distilled(method: TrainingMethod, teacher: Teacher, root: Path | None, sets: Sets) -> TrainingMethod:
+def _distilled(
+    method: TrainingMethod, teacher: Teacher, root: Path | None, sets: Sets, runs: Path | None
+) -> TrainingMethod:
     from dovetail.methods import Distill
 
     model = build_network(fitted(teacher.network, sets), root)
-    options = teacher.model_dump(exclude={"network"})
-    return Distill(method, model, **options)
+    options = teacher.model_dump(exclude={"network", "remember"})
+    return Distill(method, model, answers=runs / ANSWERS if runs is not None and teacher.remember else None, **options)

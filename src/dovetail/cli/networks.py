@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dovetail.cli.materials import Sets, open_sets
 from dovetail.cli.schema import Data, Network
@@ -31,9 +31,17 @@ def sets_of(program: Program, on: str | None, root: Path | None) -> Sets:
     name = on or metadata.get("data")
     if name is None:
         raise RecipeError("the file does not say what data it was made for; name them with --on")
-    normalised = {key: metadata[key] for key in ("mean", "std") if key in metadata}
+    given = {key: metadata[key] for key in ("mean", "std") if key in metadata} | _size_of_folder(program, name)
     network = (metadata.get("original") or {}).get("name", "")
-    return open_sets(Data(name=name, held_out=0, **normalised), network, root)
+    return open_sets(Data(name=name, held_out=0, **given), network, root)
+
+
+def _size_of_folder(program: Program, data: str) -> dict[str, Any]:
+    """The images of a folder are brought to the size that the network takes."""
+    from dovetail.zoo.data import known
+
+    shape = input_shape(program)
+    return {"size": shape[2:]} if known(data) is None and len(shape) == 4 else {}
 
 
 def original_of(program: Program, given: str | None = None, weights: str | None = None) -> Network:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say
-from dovetail.cli.materials import build_network, fitted, image_of, open_sets
+from dovetail.cli.materials import build_network, fitted, image_of, open_sets, require_fit
 from dovetail.cli.options import DataFolder, Out, Set, Weights, writable
 from dovetail.cli.pipeline import describe
 
@@ -40,6 +40,9 @@ def pack(
     else:
         dense, example = fitted(recipe.network, sets), sets.example()
         metadata = describe(recipe, "", sets) | {"recipe": None, "method": None}
-    program = lower(build_network(dense, data).eval(), example, metadata=metadata)
+    model = build_network(dense, data)
+    if sets is not None:
+        require_fit(model, dense.name, sets)
+    program = lower(model.eval(), example, metadata=metadata)
     program.save(target)
     say(f"wrote {target}: {len(program.graph.nodes)} ops, {target.stat().st_size / 1e6:.2f} MB")

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail import files
-from dovetail.cli.materials import Sets, build_method, build_network, fitted, open_sets, settings
+from dovetail.cli.materials import (
+    Sets,
+    build_method,
+    build_network,
+    device_for,
+    fitted,
+    open_sets,
+    require_fit,
+    settings,
+)
 from dovetail.cli.schema import Network, Recipe
 from dovetail.errors import DataError
 
@@ -31,26 +40,27 @@ class Trained:
 
 
 def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool = True) -> Trained:
-    """Train with one seed; with `keep` in `<runs>/<name>-s<seed>`, resuming what is there."""
+    """Train with one seed; with `keep` in `<runs>/<name>-s<seed>`, resuming what is there; on the CPU in the end."""
     import torch
 
     from dovetail.api import compress
 
     torch.manual_seed(seed)
     sets = open_sets(recipe.data, recipe.dense.name, root, seed)
-    network = fitted(recipe.network, sets)
+    network, device = fitted(recipe.network, sets), device_for(recipe)
     model = build_network(network, root)
+    require_fit(model, network.name, sets)
     done = compress(
-        model,
-        build_method(recipe.method, root, sets),
+        model.to(device),
+        build_method(recipe.method, root, sets, Path(recipe.runs) if keep and device == "cpu" else None),
         train=sets.train,
         validate=sets.held_out,
-        example=sets.example(),
+        example=sets.example().to(device),
         plan=given_plan(recipe.method.plan),
         settings=settings(recipe, seed, Path(recipe.runs) / f"{name}-s{seed}" if keep else None),
         network=network.model_dump(mode="json", include={"name", "options"}),
     )
-    return Trained(model, done.plan, done.history, sets)
+    return Trained(model.to("cpu"), done.plan, done.history, sets)
 
 
 def pack_trained(recipe: Recipe, name: str, done: Trained) -> Program:

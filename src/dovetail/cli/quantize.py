@@ -51,6 +51,7 @@ def quantize(
 
 
 def _described(program: Program) -> str:
-    weights = program.weights.values()
-    whole = sum(packed.spec.values.name == "int8" for packed in weights)
-    return f"{whole} of {len(weights)} weight layers in int8"
+    layers = {n.name: program.weights[n.weight].spec.values.name for n in program.graph.nodes if n.weight is not None}
+    left = [name for name, values in layers.items() if values != "int8"]
+    told = f"{len(layers) - len(left)} of {len(layers)} weight layers in int8"
+    return told + (f", {', '.join(left)} in floating point" if left else "")

@@ -19,7 +19,7 @@ from dovetail import files
 from dovetail.cli import evidence, networks, recipes, score
 from dovetail.cli.app import Failed
 from dovetail.cli.console import say, table
-from dovetail.cli.materials import Sets, build_network, fitted
+from dovetail.cli.materials import Sets, build_network, device_for, fitted
 from dovetail.cli.options import DataFolder, Set, Threads
 from dovetail.cli.pipeline import dense_like, pack_trained, train
 from dovetail.cli.schema import Recipe, read
@@ -71,7 +71,7 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
         ratios=evidence.ratios(dense_like(program, data), program),
         epochs=measured[0].epochs,
         hours=[one.hours for one in measured],
-        where=_where(),
+        where=_where(recipe),
         program=file,
     )
     evidence.write(result, target)
@@ -141,8 +141,11 @@ def _outcome(recipe: Recipe, path: Path) -> tuple[str, Path]:
 def _digest(recipe: Recipe) -> str:
     """Of all in a recipe that its result depends on."""
     told = recipe.model_dump(mode="json", exclude={"title", "runs", "evidence"})
-    for name in ("threads", "checkpoint_minutes"):
+    for name in ("threads", "checkpoint_minutes", "device"):
         del told["settings"][name]
+    (told["method"]["teacher"] or {}).pop("remember", None)
+    if told["data"]["size"] is None:
+        del told["data"]["size"]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
 
 
@@ -211,10 +214,11 @@ def _command(path: Path, overrides: tuple[str, ...]) -> str:
     return shlex.join(["dovetail", "recipe", "run", path.stem, *changes])
 
 
-def _where() -> str:
+def _where(recipe: Recipe) -> str:
     import torch
 
     from dovetail.peers.machine import machine
 
     here = machine()
-    return f"{here['cpu']}, {here['cores']} cores, torch {torch.__version__.partition('+')[0]}"
+    chip = f"{torch.cuda.get_device_name()}, " if device_for(recipe) == "cuda" else ""
+    return f"{chip}{here['cpu']}, {here['cores']} cores, torch {torch.__version__.partition('+')[0]}"

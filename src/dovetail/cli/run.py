@@ -65,7 +65,12 @@ def _array(path: Path) -> np.ndarray:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise InputError(f"{path} is no .npy file of numbers: {error}") from None
-    return np.ascontiguousarray(array, dtype=np.float32) if array.dtype.kind in "fiub" else array
+    if array.dtype.kind != "f":
+        raise InputError(
+            f"{path} holds {array.dtype}, and networks take normalised float32; give an image (it is normalised as the "
+            "network was trained), or scale and shift the numbers yourself and save them with .astype('float32')"
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _raw(outputs: Mapping[str, np.ndarray]) -> bytes:

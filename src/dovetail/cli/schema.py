@@ -55,22 +55,30 @@ class Data(Part):
     """A data set by name and how its images reach the network.
 
     Attributes:
+        size: height and width that the images of a folder are brought to; data sets by name keep their own.
         mean, std: per channel, of images scaled to 0..1; the data set's own where left out.
-        held_out: the last images of the training order, kept for every choice.
+        held_out: the last images of the training order, kept for every choice; a tenth, at most 5000, where left out.
     """
 
     name: str
+    size: tuple[int, int] | None = None
     mean: Channels | None = None
     std: Channels | None = None
     batch: int = Field(128, ge=1)
     augment: Augment = Augment()
-    held_out: int = Field(5000, ge=0)
+    held_out: int | None = Field(None, ge=0)
 
 
 class Teacher(Part):
-    """The dense network that a method distils from: Hinton et al. 2015, equation 4."""
+    """The dense network that a method distils from: Hinton et al. 2015, equation 4.
+
+    Attributes:
+        remember: when training on the CPU, keep its answers in the folder of runs, for other recipes with the same
+            teacher, data and seed. A GPU asks it sooner than a file.
+    """
 
     network: Network
+    remember: bool = True
     temperature: float = Field(4.0, gt=0)
     weight: float = Field(0.5, ge=0, le=1)
     precision: Literal["f32", "bf16"] = "f32"
@@ -99,7 +107,11 @@ class Method(Part):
 
 
 class Settings(Part):
-    """How training computes; one run per seed."""
+    """How training computes; one run per seed.
+
+    Attributes:
+        device: "auto" trains on a GPU where torch finds one.
+    """
 
     precision: Literal["f32", "bf16"] = "f32"
     channels_last: bool = True
@@ -107,6 +119,7 @@ class Settings(Part):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     checkpoint_minutes: float = Field(10.0, gt=0)
     threads: int | None = Field(None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class Recipe(Part):

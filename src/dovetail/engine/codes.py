@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.engine import emit
+from dovetail.engine import emit, kernels
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Geometry, pack_blocks, plane_fields, prepare, runs_over
-from dovetail.engine.kernels import Candidate, candidates
+from dovetail.engine.kernels import Candidate, Place, candidates
 from dovetail.engine.layout import Shape, View
 from dovetail.errors import EngineError
-from dovetail.formats.base import Geometry as Where
 from dovetail.formats.base import Packed
 from dovetail.program.integer import Product, code_of, is_quantized, limits, product, ratio
 from dovetail.program.program import Epilogue, Graph, Node, Program, Tensor
@@ -31,6 +30,16 @@ _FILL = 64  # outputs to which biases and multipliers are filled up: whole vecto
 def words(count: int) -> int:
     """Words that hold so many channels."""
     return -(-count // 4)
+
+
+def sparse_words(packed: Packed) -> int:
+    """Words of four input channels that are not zero, of sparse whole numbers: what their kernel pays for."""
+    found = packed.integers() if packed.spec.format in ("sparse", "block_sparse") else None
+    if found is None:
+        return 0
+    flat = found[0].reshape(*packed.shape[:2], -1)
+    filled = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 4), (0, 0)))
+    return int(filled.reshape(len(flat), -1, 4, flat.shape[2]).any(axis=2).sum())
 
 
 def word_shape(shape: Shape) -> Shape:
@@ -109,8 +118,9 @@ class CodeCandidate:
 
     name: str
     op: str
-    runs: Callable[[Packed, Where], bool]
+    runs: Callable[[Packed, Place], bool]
     emit: CodeKernel
+    exact: bool = True
 
 
 def conv2d(b: Builder, call: CodeCall) -> View:
@@ -485,16 +495,16 @@ def _by_way_of_real(b: Builder, call: CodeCall) -> View:
     return quantize(b, replace(call, graph=graph, node=step, inputs=[moved]))
 
 
-def _dense_blocks(packed: Packed, at: Where) -> bool:
+def _dense_blocks(packed: Packed, at: Place) -> bool:
     return at.groups == 1 or (packed.shape[1] % 4 == 0 and packed.shape[0] // at.groups % 4 == 0)
 
 
-def _few_pixels(packed: Packed, at: Where) -> bool:
+def _few_pixels(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and at.outputs <= 256
 
 
-def _sparse(packed: Packed, at: Where) -> bool:
-    return at.groups == 1 and packed.spec.format == "sparse"
+def _sparse(packed: Packed, at: Place) -> bool:
+    return at.groups == 1 and packed.spec.format in ("sparse", "block_sparse")
 
 
 CANDIDATES = (
@@ -507,21 +517,26 @@ CANDIDATES = (
 AnyCandidate = Candidate | CodeCandidate
 
 
-def candidates_of(node: Node, graph: Graph, packed: Packed, at: Where) -> list[AnyCandidate]:
-    """All ways to run a weight op there, over codes or real numbers as its input is."""
-    source = graph.tensors.get(node.inputs[0])
-    if source is None or not is_quantized(source):
-        return list(candidates(node.op, packed, at))
-    found: list[AnyCandidate] = [c for c in CANDIDATES if c.op == node.op and c.runs(packed, at)]
-    return found
+def candidates_of(node: Node, graph: Graph, packed: Packed, at: Place, *, exact: bool = False) -> list[AnyCandidate]:
+    """All ways to run a weight op there (or the `exact` ones), over codes or real numbers as its input is."""
+    if not _reads_codes(node, graph):
+        return list(candidates(node.op, packed, at, exact=exact))
+    return [c for c in CANDIDATES if c.op == node.op and c.runs(packed, at)]
 
 
-def candidate_named(name: str, node: Node, graph: Graph, packed: Packed, at: Where) -> AnyCandidate:
+def candidate_named(name: str, node: Node, graph: Graph, packed: Packed, at: Place) -> AnyCandidate:
     """The candidate called `name`; `EngineError` where it cannot run this weight there."""
-    found = {c.name: c for c in candidates_of(node, graph, packed, at)}
-    if name not in found:
-        raise EngineError(
-            f"node {node.name!r}: kernel {name!r} cannot run a {packed.spec.format} weight of shape {packed.shape}; "
-            f"possible are {', '.join(found)}"
-        )
-    return found[name]
+    known: tuple[AnyCandidate, ...] = CANDIDATES if _reads_codes(node, graph) else kernels.CANDIDATES
+    for candidate in known:
+        if (candidate.name, candidate.op) == (name, node.op) and candidate.runs(packed, at):
+            return candidate
+    possible = ", ".join(c.name for c in candidates_of(node, graph, packed, at))
+    raise EngineError(
+        f"node {node.name!r}: kernel {name!r} cannot run a {packed.spec.format} weight of shape {packed.shape}; "
+        f"possible are {possible}"
+    )
+
+
+def _reads_codes(node: Node, graph: Graph) -> bool:
+    source = graph.tensors.get(node.inputs[0])
+    return source is not None and is_quantized(source)

@@ -77,7 +77,7 @@ def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
         "conv2d_dense_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "weight": b.constant(packed), "blocks": b.constant(blocks),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         tap_count=taps.offsets.size, channels=weight.shape[1], out_channels=weight.shape[0],
         block_count=len(blocks), blocks_outer=int(weight.size > math.prod(x.shape[1:])),
         work=weight[0].size * math.prod(y.shape),
@@ -101,7 +101,7 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
         {"x": taps.x, "bias": None if bias is None else b.constant(bias), "residual": epilogue.residual,
          "weight": b.constant(packed), "pixels": b.constant(pixels),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **_epilogue(epilogue), tap_count=taps.offsets.size,
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), tap_count=taps.offsets.size,
         channels=weight.shape[1], out_channels=outputs, pixel_count=len(pixels),
         work=weight[0].size * math.prod(y.shape),
     )  # fmt: skip
@@ -117,9 +117,9 @@ def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, 
     b.emit(
         "conv2d_sparse_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts)},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         work=2 * len(k) * math.prod(y.shape[2:]) * y.shape[0],
-        out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])),
+        out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])), chains=runs.chains(b.lanes),
     )  # fmt: skip
 
 
@@ -146,10 +146,10 @@ def conv_kernel_basis(
          "bases": b.constant(bases.reshape(len(bases), -1).T.astype(np.float32)),
          "used": b.constant((used * taps.channel).astype(np.int64)),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_epilogue(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         base_count=len(bases), tap_count=taps.offsets.size, used_count=len(used), map_stride=map_stride,
         x_row=taps.pitch * by_rows, y_row=out_pitch(y) * by_rows,
-        out_channels=coefficients.shape[0],
+        out_channels=coefficients.shape[0], chains=runs.chains(b.lanes),
         work=(maps * taps.offsets.size + 2 * len(k)) * math.prod(y.shape[2:]) * y.shape[0],
     )  # fmt: skip
 
@@ -235,11 +235,19 @@ class Runs:
     records: np.ndarray
     masks: np.ndarray
     longest: int  # vectors
+    total: int  # vectors of a plane
 
     @property
     def fields(self) -> dict[str, int]:
         """Fields of the kernels."""
         return {"run_count": len(self.records)}
+
+    def chains(self, lanes: int) -> int:
+        """Sums that a sparse output keeps in turn: small planes give too few vectors to fill the time of an addition.
+
+        It depends on the plane alone, so that results are the same however it is cut. 32 registers hold twice of 16.
+        """
+        return next((n for n, most in ((4, lanes // 4), (2, lanes // 2)) if self.total <= most), 1)
 
 
 def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces: int = 4) -> Runs:
@@ -268,7 +276,7 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     longest = max(-(-r[2] // b.lanes) for r in records)
     read = max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + int((taps.offsets % taps.channel).max())
     b.overrun = max(b.overrun, read)
-    return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest)
+    return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest, total)
 
 
 def _fits_two_rows(b: Builder, y: View, epilogue: Epilogue) -> bool:
@@ -283,7 +291,8 @@ def _runs_of_two_rows(b: Builder, y: View, taps: Taps, vectors: int) -> Runs:
     total = y.shape[2] // 2
     pieces = _pieces(total, max(1, min(vectors, -(-total * y.shape[0] // b.threads))))
     records = [(2 * at * taps.pitch, 2 * at * out_pitch(y), n * b.lanes, 0) for at, n in pieces]
-    return Runs(np.array(records, dtype=np.int32), np.zeros(1, dtype=np.uint32), max(n for _, n in pieces))
+    longest = max(n for _, n in pieces)
+    return Runs(np.array(records, dtype=np.int32), np.zeros(1, dtype=np.uint32), longest, total)
 
 
 def out_pitch(y: View) -> int:
@@ -341,7 +350,8 @@ def _constants(b: Builder, epilogue: Epilogue, runs: Runs) -> dict[str, View | N
     }
 
 
-def _epilogue(epilogue: Epilogue) -> dict[str, float]:
+def epilogue_fields(epilogue: Epilogue) -> dict[str, float]:
+    """The fields of DOVETAIL_EPILOGUE but for the bias and the residual's address."""
     residual = epilogue.residual
     strides = {} if residual is None else {"r_image": residual.strides[0], "r_channel": residual.strides[1]}
     return {**strides, **activation_fields(epilogue.activation)}

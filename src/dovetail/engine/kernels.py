@@ -5,24 +5,47 @@ A new format adds a row here and its kernels in native/.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dovetail.engine.builder import Builder
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_lanes, conv_sparse
-from dovetail.engine.layout import View
+from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
-from dovetail.formats.base import Geometry as Where
+from dovetail.engine.winograd import conv_winograd, exact_enough
+from dovetail.formats.base import Geometry as Positions
 from dovetail.formats.base import Packed
 from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.formats.svd import PackedSvd
 from dovetail.formats.tucker import PackedTucker
+from dovetail.program.counts import geometry
+from dovetail.program.program import Node
 
 Scale = np.ndarray | None
-ConvKernel = Callable[[Builder, View, Packed, Scale, View, Geometry, Epilogue], None]
-LinearKernel = Callable[[Builder, View, Packed, Scale, View, Epilogue], None]
+
+
+@dataclass(frozen=True)
+class Place(Positions):
+    """Where a weight is applied, with what a kernel may depend on beyond the numbers of positions.
+
+    Attributes:
+        size: rows and columns of a convolution's output.
+    """
+
+    size: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+
+
+def place(node: Node, shapes: Mapping[str, Shape]) -> Place:
+    """Where a node, completed, applies its weight."""
+    positions = vars(geometry(node, shapes))
+    if node.op != "conv2d":
+        return Place(**positions)
+    height, width = shapes[node.output][2:]
+    return Place(**positions, size=(height, width), **{n: node.attributes[n] for n in ("stride", "dilation")})
 
 
 @dataclass(frozen=True)
@@ -34,17 +57,19 @@ class Candidate:
         op: `conv2d` or `linear`.
         runs: whether it can take this packed weight there.
         emit: the kernel calls.
+        exact: whether it adds up the products of the op itself, and so errs by rounding sums alone.
     """
 
     name: str
     op: str
-    runs: Callable[[Packed, Where], bool]
+    runs: Callable[[Packed, Place], bool]
     emit: Callable[..., None]
+    exact: bool = True
 
 
-def candidates(op: str, packed: Packed, at: Where) -> list[Candidate]:
-    """All ways to run the weight there."""
-    return [c for c in CANDIDATES if c.op == op and c.runs(packed, at)]
+def candidates(op: str, packed: Packed, at: Place, *, exact: bool = False) -> list[Candidate]:
+    """All ways to run the weight there; only the `exact` ones if asked (the others are then not even looked at)."""
+    return [c for c in CANDIDATES if c.op == op and (c.exact or not exact) and c.runs(packed, at)]
 
 
 def _scaled(weight: np.ndarray, scale: Scale) -> np.ndarray:
@@ -76,6 +101,13 @@ def _flat(x: View) -> View:
 
 def _conv_lanes(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
     conv_lanes(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
+
+
+def _conv_winograd(tile: int) -> Callable[..., None]:
+    def emit(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
+        conv_winograd(b, x, _scaled(packed.dense(), scale), y, at, epilogue, tile)
+
+    return emit
 
 
 def _conv_sparse(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
@@ -124,27 +156,39 @@ def _linear_svd(b: Builder, x: View, packed: PackedSvd, scale: Scale, y: View, e
     linear_dense(b, inner, _scaled(output, scale), y, epilogue)
 
 
-def _is(*formats: str) -> Callable[[Packed, Where], bool]:
+def _is(*formats: str) -> Callable[[Packed, Place], bool]:
     return lambda packed, at: packed.spec.format in formats
 
 
-def _any(packed: Packed, at: Where) -> bool:
+def _any(packed: Packed, at: Place) -> bool:
     return True
 
 
-def _small(packed: Packed, at: Where) -> bool:
+def _small(packed: Packed, at: Place) -> bool:
     """Maps so small that lanes spent on the halo, or left over, cost more than turning the results around."""
     return at.groups == 1 and at.outputs <= 256
+
+
+def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
+    """Dense 3x3 products of unit stride over maps of a tile at least, exact enough on the layer's own weights."""
+
+    def runs(packed: Packed, at: Place) -> bool:
+        plain = at.groups == 1 and at.stride == at.dilation == (1, 1) and packed.shape[2:] == (3, 3)
+        return plain and min(at.size) >= tile and exact_enough(packed, tile)
+
+    return runs
 
 
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
     Candidate("conv2d_lanes", "conv2d", _small, _conv_lanes),
-    Candidate("conv2d_sparse", "conv2d", _is("sparse", "kernel_basis"), _conv_sparse),
+    Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _conv_winograd(2), exact=False),
+    Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _conv_winograd(4), exact=False),
+    Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _conv_sparse),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd),
     Candidate("linear_dense", "linear", _any, _linear_dense),
-    Candidate("linear_sparse", "linear", _is("sparse"), _linear_sparse),
+    Candidate("linear_sparse", "linear", _is("sparse", "block_sparse"), _linear_sparse),
     Candidate("linear_svd", "linear", _is("svd"), _linear_svd),
 )

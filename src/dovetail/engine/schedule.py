@@ -17,15 +17,15 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 
 from dovetail import files
-from dovetail.engine.codes import AnyCandidate, candidate_named, candidates_of
+from dovetail.engine.codes import AnyCandidate, candidate_named, candidates_of, sparse_words
 from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
+from dovetail.engine.kernels import place
 from dovetail.errors import EngineError
-from dovetail.program.counts import geometry
 from dovetail.program.integer import is_quantized
 from dovetail.program.program import Graph, Node, Program, Tensor
 
 SCHEDULE_VERSION = 1
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 CACHE_VARIABLE = "DOVETAIL_CACHE"
 _log = logging.getLogger(__name__)
 
@@ -70,9 +70,16 @@ class Schedule:
 
 
 def resolve(
-    program: Program, graph: Graph, dims: Mapping[str, int], given: Schedule | None, isa: str, pool: Any
+    program: Program,
+    graph: Graph,
+    dims: Mapping[str, int],
+    given: Schedule | None,
+    isa: str,
+    pool: Any,
+    *,
+    exact: bool = True,
 ) -> dict[str, AnyCandidate]:
-    """A candidate for every weight op: as given, else by timing on the threads of `pool`.
+    """A candidate for every weight op: as given, else by timing on the threads of `pool`; `exact` as in `Session`.
 
     Raises:
         EngineError: the schedule names a node that does not exist or a kernel that cannot run it.
@@ -83,12 +90,12 @@ def resolve(
         raise EngineError(
             f"the schedule names {', '.join(sorted(unknown))}, which this network does not have; it is of another one"
         )
-    tuner, shapes = Tuner(program, graph, dims, isa, pool), program.shapes(graph, dims)
+    tuner, shapes = Tuner(program, graph, dims, isa, pool, exact), program.shapes(graph, dims)
     resolved = {}
     for node in nodes:
         packed = program.weights[node.weight or ""]
         if node.name in choices:
-            where = geometry(node, shapes)
+            where = place(node, shapes)
             resolved[node.name] = candidate_named(choices[node.name], node, graph, packed, where)
         else:
             resolved[node.name] = tuner.best(node)
@@ -105,6 +112,7 @@ class Tuner:
     dims: Mapping[str, int]
     isa: str
     pool: Any
+    exact: bool = True
     rounds: int = 5
     runs: int = 8
 
@@ -114,8 +122,9 @@ class Tuner:
 
     def best(self, node: Node) -> AnyCandidate:
         """The fastest candidate; the only one without timing."""
-        where = geometry(node, self.program.shapes(self.graph, self.dims))
-        found = candidates_of(node, self.graph, self.program.weights[node.weight or ""], where)
+        where = place(node, self.program.shapes(self.graph, self.dims))
+        packed = self.program.weights[node.weight or ""]
+        found = candidates_of(node, self.graph, packed, where, exact=self.exact)
         if len(found) == 1:
             return found[0]
         key = self._key(node)
@@ -165,8 +174,9 @@ class Tuner:
         packed = self.program.weights[node.weight or ""]
         shapes, epilogue = self.program.shapes(self.graph, self.dims), node.epilogue
         what = [
-            CACHE_VERSION, cpu_model(), self.isa, self.pool.threads, node.op, [shapes[n] for n in node.reads()],
-            dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(),
+            CACHE_VERSION, cpu_model(), self.isa, self.pool.threads, self.exact,
+            node.op, [shapes[n] for n in node.reads()],
+            dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(), sparse_words(packed),
             epilogue.residual is not None, epilogue.activation and epilogue.activation.name,
             [self.graph.tensors[n].dtype for n in (*node.reads(), node.output) if n in self.graph.tensors],
         ]  # fmt: skip

@@ -114,6 +114,9 @@ def as_codes(x: Tensor, tensor: ProgramTensor) -> Tensor:
     """The numbers that the codes of `tensor` stand for, nearest to `x`; `x` itself where it holds real numbers."""
     if tensor.scale is None or tensor.zero is None:
         return x
+    if torch.compiler.is_exporting():  # ops that every exporter knows
+        codes = torch.clamp(torch.round(x * (1 / tensor.scale)) + tensor.zero, 0, CODES)
+        return (codes - tensor.zero) * tensor.scale
     return torch.fake_quantize_per_tensor_affine(x, tensor.scale, tensor.zero, 0, CODES)
 
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from dovetail.methods.base import Kept, Method, Phase, Plan
+from dovetail.methods.block import Block
 from dovetail.methods.distill import Distill
 from dovetail.methods.magnitude import Magnitude
 from dovetail.methods.penni import Penni
@@ -10,6 +11,7 @@ from dovetail.methods.thin import Thin
 from dovetail.methods.tucker import Tucker
 
 METHODS: Final[dict[str, type[Method]]] = {
+    "block": Block,
     "magnitude": Magnitude,
     "penni": Penni,
     "thin": Thin,
@@ -17,4 +19,4 @@ METHODS: Final[dict[str, type[Method]]] = {
 }
 """Name in a recipe → method; `Distill` is an option of all of them."""
 
-__all__ = ["METHODS", "Distill", "Kept", "Magnitude", "Method", "Penni", "Phase", "Plan", "Thin", "Tucker"]
+__all__ = ["METHODS", "Block", "Distill", "Kept", "Magnitude", "Method", "Penni", "Phase", "Plan", "Thin", "Tucker"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dovetail.errors import SpecError
 from dovetail.formats.base import Spec
 from dovetail.formats.layer import FormatLayer, from_dense, swap
+from dovetail.training.metrics import evaluating
 from dovetail.training.phase import ParamGroups, Phase, Schedule
 
 __all__ = [
@@ -131,15 +132,12 @@ def execution_order(model: nn.Module, example: Tensor) -> list[str]:
         layer.register_forward_hook(lambda *_, name=name: order.setdefault(name))
         for name, layer in weight_layers(model).items()
     ]
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
-            model.eval()(example)
+        with evaluating(model), torch.no_grad():
+            model(example)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return list(order)
 
 
@@ -200,6 +198,14 @@ class Method:
 
     def end(self, phase: Phase, model: nn.Module) -> None:
         """Hard projection; afterwards the structure is exact."""
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers of its own for the record of an epoch, by name (sparsity, rank, gap to a projection)."""
+        return {}
+
+    def settled(self, model: nn.Module, plan: Plan) -> Plan:
+        """`plan` as all phases left the model: what came out dense after all is `Kept`, and says why."""
+        return plan
 
     def state_dict(self) -> dict[str, Any]:
         """All of the method's state as tensors, numbers, strings and containers of them."""

@@ -6,7 +6,9 @@ Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network"
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dovetail.errors import SpecError, TrainingError
+from dovetail.methods.answers import Answers
 from dovetail.methods.base import Batch, Criterion, Method, ParamGroups, Phase, Plan
 from dovetail.training.fingerprint import checksum
 from dovetail.training.metrics import autocast
@@ -34,6 +37,7 @@ class Distill(Method):
         weight: float = 0.5,
         temperature: float = 4.0,
         precision: Literal["f32", "bf16"] = "f32",
+        answers: str | Path | None = None,
     ) -> None:
         """Copy the teacher: it stays as it is now, even if it is the very model that the method is going to change.
 
@@ -43,6 +47,8 @@ class Distill(Method):
             weight: of the teacher's part, 0 to 1.
             temperature: above 0; softens both distributions.
             precision: of the teacher alone, whatever the student trains in; "bf16" runs it under autocast.
+            answers: a file that remembers what the teacher said, for this training and others with the same teacher and
+                images (also augmented ones, if their seeds agree). None asks it anew every time.
         """
         if not 0 <= weight <= 1:
             raise SpecError(f"distillation weight {weight} must lie between 0 and 1")
@@ -52,6 +58,7 @@ class Distill(Method):
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
         self.name = f"{method.name}+teacher"
         self._checksum = checksum(self.teacher)
+        self._answers = None if answers is None else Answers(answers, f"{_digest(self.teacher)} {precision}")
 
     def options(self) -> dict[str, Any]:
         """Those of the method, and the teacher's checksum."""
@@ -79,7 +86,7 @@ class Distill(Method):
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """The method's, over a criterion that listens to the teacher too."""
-        taught = self._teach(batch[0])
+        taught = self._teach(batch[0]) if self._answers is None else self._answers.ask(batch[0], self._teach)
 
         def mixed(logits: Tensor, labels: Tensor) -> Tensor:
             if logits.shape != taught.shape:
@@ -113,6 +120,14 @@ class Distill(Method):
         """The method's."""
         self.method.end(phase, model)
 
+    def metrics(self) -> dict[str, float]:
+        """The method's."""
+        return self.method.metrics()
+
+    def settled(self, model: nn.Module, plan: Plan) -> Plan:
+        """The method's."""
+        return self.method.settled(model, plan)
+
     def state_dict(self) -> dict[str, Any]:
         """The method's, and which teacher it was: the teacher itself is given again when a run resumes."""
         return {"method": self.method.state_dict(), "teacher": self._checksum}
@@ -134,3 +149,12 @@ def divergence(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(taught / T) || softmax(logits / T)), averaged over the batch."""
     student, teacher = (F.log_softmax(z.float() / temperature, dim=1) for z in (logits, taught))
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def _digest(model: nn.Module) -> str:
+    """Of all its parameters and buffers: it finds answers in a file that outlives runs, so it is a strong one."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()

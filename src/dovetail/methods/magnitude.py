@@ -54,9 +54,9 @@ class Magnitude(SinglePhase):
     def __post_init__(self) -> None:
         for option, value in (("density", self.density), ("ramp", self.ramp)):
             if not 0 < value <= 1:
-                raise SpecError(f"magnitude {option} {value} must lie above 0 and not above 1")
+                raise SpecError(f"{self.name} {option} {value} must lie above 0 and not above 1")
         if self.interval < 1:
-            raise SpecError(f"magnitude interval {self.interval} must be at least 1 step")
+            raise SpecError(f"{self.name} interval {self.interval} must be at least 1 step")
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
         """The sparse format for every layer to prune; a given plan adds layers (`SparseSpec()`) or keeps them.
@@ -67,17 +67,19 @@ class Magnitude(SinglePhase):
         order = execution_order(model, example)
         self._plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
         for name, spec in self._plan.specs():
-            _require_global(name, spec)
+            self._require(name, spec)
         if not any(self._plan.specs()):
-            raise SpecError("magnitude finds no layer to prune: everything=True prunes the first and linear layers too")
-        self._step, self._dropped = 0, dict[str, Tensor]()
+            told = "everything=True prunes the first and linear layers too"
+            raise SpecError(f"{self.name} finds no layer to prune: {told}")
+        self._step, self._dropped, self._density = 0, dict[str, Tensor](), 1.0
         return self._plan
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
         """Remember the weights to prune; layers are swapped at the end."""
         if phase.epochs and not self.steps_per_epoch:
-            raise TrainingError("magnitude must know the steps of an epoch: set steps_per_epoch before begin")
+            raise TrainingError(f"{self.name} must know the steps of an epoch: set steps_per_epoch before begin")
         self._weights = {n: model.get_submodule(n).get_parameter("weight") for n, _ in self._plan.specs()}
+        self._dropped = {name: mask.to(self._weights[name].device) for name, mask in self._dropped.items()}
         self._ramp_steps = max(1, round(self.ramp * phase.epochs * self.steps_per_epoch))
         return super().begin(phase, model)
 
@@ -96,13 +98,18 @@ class Magnitude(SinglePhase):
         into_formats(model, self._plan)
         self._weights, self._dropped = {}, {}
 
+    def metrics(self) -> dict[str, float]:
+        """`density`: share of the weights that is left."""
+        return {"density": self._density}
+
     def state_dict(self) -> dict[str, Any]:
         """Steps so far and masks (True = removed)."""
         return {"step": self._step, "dropped": dict(self._dropped)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self._step, self._dropped = state["step"], dict(state["dropped"])
+        self._step = state["step"]
+        self._drop(dict(state["dropped"]))
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
         if reason := unplain(layer):
@@ -113,16 +120,32 @@ class Magnitude(SinglePhase):
             return Kept("first layer (everything=True prunes it)")
         if not self.everything and (isinstance(layer, nn.Linear) or name == order[-1]):
             return Kept("linear or classifier (everything=True prunes it)")
+        return self._spec()
+
+    def _spec(self) -> Spec:
+        """What the pruned layers become."""
         return SparseSpec()
+
+    def _require(self, name: str, spec: Spec) -> None:
+        """`SpecError` for what a given plan may not ask."""
+        if not isinstance(spec, SparseSpec):
+            raise SpecError(f"layer {name!r}: magnitude trains the format sparse, not {spec.format}")
+        if spec.density is not None:
+            told = "magnitude shares one density among all layers; use SparseSpec() without one"
+            raise SpecError(f"layer {name!r}: {told}")
 
     @torch.no_grad()
     def _prune(self, density: float) -> None:
         """Remove all but the largest weights; those that are removed already are the smallest."""
         sizes = [weight.numel() for weight in self._weights.values()]
         magnitudes = torch.cat([weight.detach().abs().flatten() for weight in self._weights.values()])
-        dropped = ~densest(magnitudes, density)
-        parts = zip(self._weights.items(), dropped.split(sizes))
-        self._dropped = {name: part.view(weight.shape) for (name, weight), part in parts}
+        parts = (~densest(magnitudes, density)).split(sizes)
+        self._drop({name: part.view(weight.shape) for (name, weight), part in zip(self._weights.items(), parts)})
+
+    def _drop(self, dropped: dict[str, Tensor]) -> None:
+        self._dropped = dropped
+        removed, total = map(sum, _counts(dropped))
+        self._density = 1.0 - removed / total if total else 1.0
 
     @torch.no_grad()
     def _hold(self) -> None:
@@ -135,8 +158,6 @@ def cubic(at: float, density: float) -> float:
     return density + (1.0 - density) * (1.0 - at) ** 3
 
 
-def _require_global(name: str, spec: Spec) -> None:
-    if not isinstance(spec, SparseSpec):
-        raise SpecError(f"layer {name!r}: magnitude trains the format sparse, not {spec.format}")
-    if spec.density is not None:
-        raise SpecError(f"layer {name!r}: magnitude shares one density among all layers; use SparseSpec() without one")
+def _counts(masks: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
+    """True entries, and all, of every mask."""
+    return [int(mask.sum()) for mask in masks.values()], [mask.numel() for mask in masks.values()]

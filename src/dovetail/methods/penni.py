@@ -34,6 +34,7 @@ from dovetail.methods.shrinking.sites import Site
 from dovetail.methods.shrinking.tracks import Bools
 from dovetail.training.schedule import factor
 
+ZERO = 1e-7
 Finish = Literal["kernel_basis", "dense", "auto"]
 
 
@@ -226,6 +227,23 @@ class Penni(Method):
             if bound is not None and self._removes:
                 self._remove_channels(model, bound)
             self._settle(model, bound)
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """`zeros`: share of the coefficients that are zero (at most 1e-7); `l1`: the sum of their sizes."""
+        sizes = [layer.live_coefficients().abs().flatten() for layer in self._layers.values()]
+        if not sizes:
+            return {}
+        every = torch.cat(sizes)
+        return {"zeros": float((every <= ZERO).double().mean()), "l1": float(every.sum())}
+
+    def settled(self, model: nn.Module, plan: Plan) -> Plan:
+        """Layers that `finish` made dense again are kept, and say why."""
+        dense = "made dense again (finish='dense')"
+        dear = f"its kernel basis took more than {self.break_even:g} of the dense work (finish='auto')"
+        reason, held = Kept(dense if self.finish == "dense" else dear), _decomposed_layers(model)
+        changed = {name: reason for name, _ in plan.specs() if name not in held}
+        return Plan({**plan.layers, **changed})
 
     def state_dict(self) -> dict[str, Any]:
         """Phase, steps within it, and what was removed; masks are in the layers."""

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dovetail.errors import SpecError
-from dovetail.methods.shrinking.binding import Bound, Example, bind, call, evaluating
+from dovetail.methods.shrinking.binding import Bound, Example, bind, call
 from dovetail.methods.shrinking.channels import ChannelMap, Channels
 from dovetail.methods.shrinking.rebuild import Rebuilt, foldable, rebuild
 from dovetail.methods.shrinking.removal import Mode, chosen, dead
+from dovetail.training.metrics import evaluating
 
 __all__ = ["Bound", "ChannelMap", "Channels", "bind", "shrink"]
 

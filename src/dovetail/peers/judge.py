@@ -49,7 +49,7 @@ class Judge:
         found = [
             self._hardest("vs_f32", OURS, (t for t in self._dense_peers() if t.dtype == "f32")),
             self._hardest("vs_best", OURS, (t for t in self._dense_peers() if self._is_rival(t))),
-            self._hardest("vs_own_dense", OURS, (t for t in (dense,) if t is not None and t.dtype == ours.dtype)),
+            self._hardest("vs_own_dense", OURS, (t for t in (dense,) if t is not None and _kind(t) == _kind(ours))),
             self._hardest("vs_int8", DENSE, self._int8_peers(dense)),
             self._hardest("vs_same", OURS, self._same()),
         ]
@@ -108,7 +108,7 @@ class Judge:
         return [t for t in self.outcome.targets.values() if t.reference == "compressed" and t.name != OURS]
 
     def _int8_peers(self, dense: Target | None) -> list[Target]:
-        wanted = dense is not None and dense.dtype == "int8"
+        wanted = dense is not None and _kind(dense) == "int8"
         return [t for t in self._dense_peers() if t.dtype == "int8"] if wanted else []
 
     def _is_rival(self, peer: Target) -> bool:
@@ -125,3 +125,8 @@ class Judge:
         measured = next((a.accuracy for k, a in self.outcome.answers.items() if k[0] == name), None)
         exact = target.dtype == "f32" and target.reference == "original"
         return self.dense_accuracy if measured is None and exact else measured
+
+
+def _kind(target: Target) -> str:
+    """Its value type; a network of which some layers stayed in floating point computes in int8."""
+    return "int8" if "int8" in target.dtype.split("+") else target.dtype

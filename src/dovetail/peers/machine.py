@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dovetail.engine.native import cores
+from dovetail.engine.native import cores, native_status
 
 _ISA = (
     "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
@@ -21,13 +21,14 @@ _ISA = (
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, usable cores, instruction sets, memory and kernel version."""
+    """CPU model, usable cores, instruction sets (all, and those that our engine takes), memory and kernel version."""
     info = _cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())
     return {
         "cpu": info.get("model name", platform.processor() or platform.machine()),
         "cores": cores(),
         "isa": [name for name in _ISA if name in flags],
+        "engine_isa": native_status().isa,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": f"{platform.system()} {_numbers(platform.release())}",
     }

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
 import numpy as np
 
 from dovetail.errors import InputError
+from dovetail.program.check import check
 from dovetail.program.integer import touches_codes
 from dovetail.program.ops import complete
 from dovetail.program.program import Node, Program
-from dovetail.program.quantize import Range
+from dovetail.program.quantize import Range, fresh, names_of
 from dovetail.program.reference import run
 
 Array = np.ndarray
 Rule = Literal["minmax", "percentile", "mse"]
 RULES: Final = get_args(Rule)
-SAMPLES: Final = 1 << 17  # numbers kept of each tensor
-PER_BATCH: Final = 1 << 14
+SAMPLES: Final = 1 << 18  # most numbers kept of each tensor
+PER_BATCH: Final = 1 << 14  # of the first batches; whenever there are too many, every batch gives up half of its own
+AT_ONCE: Final = 8  # images whose tensors are all held together
 PERCENTILE: Final = 99.99
 
 
@@ -30,6 +33,7 @@ class Statistics:
     low: float = 0.0
     high: float = 0.0
     samples: list[Array] = field(default_factory=list)
+    share: float = 1.0
     total: Array | float = 0.0
     count: int = 0
 
@@ -67,7 +71,7 @@ def calibrate(
     found = {name: Statistics() for name in program.graph.tensors}
     channels = {node.inputs[0]: 1 if node.op == "conv2d" else -1 for node in program.graph.nodes if node.weight}
     random, batches = np.random.default_rng(0), 0
-    for batch in images:
+    for batch in _pieces(images):
         batches += 1
         values = evaluate(batch) if evaluate else run(program, batch, every=True)
         for name, statistics in found.items():
@@ -79,13 +83,22 @@ def calibrate(
     return found
 
 
+def _pieces(images: Iterable[Array]) -> Iterator[Array]:
+    for batch in images:
+        for start in range(0, len(batch), AT_ONCE):
+            yield batch[start : start + AT_ONCE]
+
+
 def correct_bias(program: Program, quantized: Program, statistics: Mapping[str, Statistics]) -> Program:
     """`quantized`, its biases shifted by what rounding the weights changes on average.
 
     A weight that is rounded by `dW` shifts an output by the sum of `dW` times the means of the inputs (Nagel et al.,
     Data-free quantization, 2019, section 4.2, with measured means; borders are taken like the rest).
+
+    Raises:
+        ProgramError: with its new bias a sum could exceed 32 bits.
     """
-    arrays, nodes = dict(quantized.arrays), []
+    arrays, nodes, taken = dict(quantized.arrays), [], names_of(quantized)
     before = {node.name: complete(node) for node in program.graph.nodes}
     for node in quantized.graph.nodes:
         old = before.get(node.name)
@@ -94,14 +107,16 @@ def correct_bias(program: Program, quantized: Program, statistics: Mapping[str, 
             nodes.append(node)
             continue
         shift = _shift(program, quantized, old, node, statistics[old.inputs[0]].mean)
-        bias = f"{node.name}.corrected"
+        bias = fresh(f"{node.name}.corrected", taken)
         arrays[bias] = (_bias(program, old, len(shift)) - shift).astype(np.float32)
         nodes.append(replace(node, epilogue=replace(node.epilogue, bias=bias)))
     graph = replace(quantized.graph, nodes=tuple(nodes))
     used = {name for node in nodes for name in (*node.reads(), node.epilogue.scale, node.epilogue.bias)}
-    return replace(
+    made = replace(
         quantized, graphs={"main": graph}, arrays={name: array for name, array in arrays.items() if name in used}
     )
+    check(made)
+    return made
 
 
 def _note(statistics: Statistics, name: str, value: Array, random: np.random.Generator) -> None:
@@ -110,9 +125,16 @@ def _note(statistics: Statistics, name: str, value: Array, random: np.random.Gen
     statistics.low = min(statistics.low, float(value.min()))
     statistics.high = max(statistics.high, float(value.max()))
     flat = value.ravel()
-    statistics.samples.append(flat.copy() if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH))
-    if sum(map(len, statistics.samples)) > 2 * SAMPLES:
-        statistics.samples = [random.choice(np.concatenate(statistics.samples), SAMPLES)]
+    kept = _some(flat if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH), statistics.share, random)
+    statistics.samples.append(kept)
+    if sum(map(len, statistics.samples)) > SAMPLES:
+        statistics.samples = [_some(part, 0.5, random) for part in statistics.samples]
+        statistics.share /= 2
+
+
+def _some(numbers: Array, share: float, random: np.random.Generator) -> Array:
+    """A share of the numbers, at least one."""
+    return numbers.copy() if share == 1 else random.permutation(numbers)[: math.ceil(len(numbers) * share)]
 
 
 def _note_means(statistics: Statistics, value: Array, axis: int) -> None:

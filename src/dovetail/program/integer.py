@@ -27,6 +27,7 @@ from dovetail.program.program import Graph, Node, Program, Tensor, bind_shape
 Array = np.ndarray
 CODES: Final = 255  # the largest code
 LARGEST_SUM: Final = (1 << 31) - 1
+LARGEST_RATIO: Final = 1e30  # of two scales; times a sum it stays within float32
 
 PRODUCTS: Final = frozenset({"conv2d", "linear"})
 MEANS: Final = frozenset({"mean", "avg_pool2d", "adaptive_avg_pool2d"})
@@ -86,7 +87,11 @@ def product(program: Program, graph: Graph, node: Node) -> Product:
         raise ProgramError(
             f"node {node.name!r}: its sums may reach {bound:.3g}, beyond 32 bits; keep this layer in floating point"
         )
-    return Product(weight, bias.astype(np.int64), (unit / _unit(y)).astype(np.float32), int(bound))
+    with np.errstate(over="ignore"):
+        multiplier = (unit / _unit(y)).astype(np.float32)
+    if not np.isfinite(multiplier).all():
+        raise ProgramError(f"node {node.name!r}: its scales are too far apart for float32; calibrate again")
+    return Product(weight, bias.astype(np.int64), multiplier, int(bound))
 
 
 def ratio(source: Tensor, target: Tensor, count: int = 1) -> np.float32:
@@ -158,6 +163,10 @@ def check_codes(program: Program, graph: Graph, node: Node) -> None:
         raise ProgramError(f"node {node.name!r} ({node.op}): {said}")
     if node.op in PRODUCTS:
         product(program, graph, node)
+    for name in node.reads():
+        source = graph.tensors[name]
+        if is_quantized(source) and float(source.scale or 0) / _unit(graph.tensors[node.output]) > LARGEST_RATIO:
+            raise ProgramError(f"node {node.name!r}: the scale of {name!r} is too large beside its result's")
 
 
 @dataclass(frozen=True, eq=False)

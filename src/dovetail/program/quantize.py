@@ -62,12 +62,13 @@ def split_factors(program: Program, keep: Collection[str] = ()) -> Program:
     Whole numbers are rounded between the factors, so the tensors between them need scales of their own.
     """
     weights, nodes, tensors = dict(program.weights), [], dict(program.graph.tensors)
+    taken = names_of(program)
     for node in map(complete, program.graph.nodes):
         packed = program.weights[node.weight] if node.weight is not None else None
         if not isinstance(packed, PackedTucker | PackedSvd) or node.name in keep:
             nodes.append(node)
             continue
-        for part, weight, shape in _parts(node, packed, tensors):
+        for part, weight, shape in _parts(node, packed, tensors, taken):
             weights[part.weight or ""] = weight
             tensors.setdefault(part.output, Tensor(part.output, shape))
             nodes.append(part)
@@ -90,6 +91,21 @@ def check_quantizable(program: Program, keep: Collection[str]) -> None:
         raise ProgramError(f"cannot keep {', '.join(sorted(unknown))} in floating point: no such weight nodes")
 
 
+def names_of(program: Program) -> set[str]:
+    """Of everything in the program and its main graph."""
+    graph = program.graph
+    return {*program.weights, *program.arrays, *graph.tensors, *(node.name for node in graph.nodes)}
+
+
+def fresh(name: str, taken: set[str]) -> str:
+    """`name`, or one like it that nothing has yet; it is taken now."""
+    made, number = name, 2
+    while made in taken:
+        made, number = f"{name}.{number}", number + 1
+    taken.add(made)
+    return made
+
+
 def _equal(a: Packed, b: Packed) -> bool:
     same = a.spec == b.spec and set(a.arrays) == set(b.arrays)
     return same and all(np.array_equal(a.arrays[name], b.arrays[name]) for name in a.arrays)
@@ -105,7 +121,7 @@ def recomposed(packed: Packed) -> Packed:
 
 
 def _parts(
-    node: Node, packed: PackedTucker | PackedSvd, tensors: Mapping[str, Tensor]
+    node: Node, packed: PackedTucker | PackedSvd, tensors: Mapping[str, Tensor], taken: set[str]
 ) -> Iterator[tuple[Node, Packed, tuple[int | str, ...]]]:
     """One node per factor; the geometry goes to the core (or the first factor of an SVD), the epilogue to the last."""
     factors = list(packed.factors())[::-1]
@@ -114,7 +130,7 @@ def _parts(
     size = tensors[node.output].shape[2:]
     for i, factor in enumerate(factors):
         last = i + 1 == len(factors)
-        name = node.name if last else f"{node.name}.{'input' if i == 0 else 'core'}"
+        name = node.name if last else fresh(f"{node.name}.{'input' if i == 0 else 'core'}", taken)
         weight = factor if factor.ndim == len(packed.shape) else factor.reshape(*factor.shape, 1, 1)
         attributes = node.attributes if node.op == "linear" or i == own else _POINT
         if node.op == "linear":
@@ -183,7 +199,7 @@ class _Rewriting:
 
     def __post_init__(self) -> None:
         graph = self.program.graph
-        self.uses = graph.uses()
+        self.uses, self.taken = graph.uses(), names_of(self.program)
         for name in graph.inputs:
             self.tensors[name] = graph.tensors[name]
             self.reals[name] = name
@@ -224,7 +240,8 @@ class _Rewriting:
             self.reals[name] = self._convert("dequantize", self.codes[name], f"{name}.real", name, codes=False)
         return self.reals[name]
 
-    def _convert(self, op: str, source: str, made: str, old: str, *, codes: bool) -> str:
+    def _convert(self, op: str, source: str, wanted: str, old: str, *, codes: bool) -> str:
+        made = fresh(wanted, self.taken)
         self.tensors[made] = self._tensor(made, old, codes=codes)
         self.nodes.append(Node(op, made, (source,), made))
         return made
@@ -272,7 +289,7 @@ class _Rewriting:
         """A name for the weight; a second use that has another scale in it has a weight of its own."""
         name = node.weight or ""
         if name in self.weights and not _equal(self.weights[name], packed):
-            name = f"{name}.{node.name}"
+            name = fresh(f"{name}.{node.name}", self.taken)
         self.weights[name] = packed
         return name
 

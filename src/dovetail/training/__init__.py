@@ -1,6 +1,5 @@
 """The training loop, its checkpoints, schedules and measurements. It knows hooks, and no method."""
 
-from dovetail.training.batchnorm import reestimate_batchnorm
 from dovetail.training.loop import History, Record, Score, Settings, evaluate, train
 from dovetail.training.phase import ParamGroups, Phase
 
@@ -12,6 +11,5 @@ __all__ = [
     "Score",
     "Settings",
     "evaluate",
-    "reestimate_batchnorm",
     "train",
 ]

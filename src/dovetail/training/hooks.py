@@ -23,6 +23,7 @@ class Hooks(Protocol):
     def after_step(self) -> None: ...  # noqa: D102
     def after_epoch(self, epoch: int) -> None: ...  # noqa: D102
     def end(self, phase: Phase, model: nn.Module) -> None: ...  # noqa: D102
+    def metrics(self) -> dict[str, float]: ...  # noqa: D102
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...  # noqa: D102
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dovetail import files
 from dovetail.errors import Interrupted, TrainingError
 from dovetail.training.batches import Batch, Batches, to
 from dovetail.training.checkpoint import Checkpoints, random_state, seed_all, set_random_state
@@ -54,7 +55,7 @@ def train(
 
     Raises:
         TrainingError: a phase makes no sense, the loss is not finite, Ctrl-C, the folder holds another run (other
-            start weights, too) or cannot be written.
+            start weights, too), is another process's, or cannot be written.
     """
     settings = settings or Settings()
     with _threads(settings.threads), interruptible() as interrupt:
@@ -101,7 +102,7 @@ class Run:
         self.device = device_of(model)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
         self.fingerprint = self._fingerprint(identity)
-        self.checkpoints = Checkpoints(settings.run) if settings.run else None
+        self.checkpoints: Checkpoints | None = None
         self.history, self.meter = History(), Meter()
         self.phase = self.epoch = self.batch = self.step = 0
         self.finished = False
@@ -111,7 +112,15 @@ class Run:
         self.epoch_random: Mapping[str, Any] | None = None
 
     def go(self) -> History:
-        """Restore, then run what is left."""
+        """Restore, then run what is left, alone in the run's folder."""
+        with contextlib.ExitStack() as stack:
+            if self.settings.run is not None:
+                folder = files.make_folder(self.settings.run, error=TrainingError)
+                stack.enter_context(files.locked(folder, error=TrainingError))
+                self.checkpoints = Checkpoints(folder)
+            return self._go()
+
+    def _go(self) -> History:
         state = self.checkpoints.load() if self.checkpoints else None
         if state is None:
             seed_all(self.settings.seed)
@@ -209,6 +218,7 @@ class Run:
             validation_loss=score.loss if score else None,
             learning_rate=self.rate if phase.epochs else 0.0,
             seconds=self._seconds(),
+            metrics=self.hooks.metrics(),
         )
         self.history.records.append(record)
         self.meter.reset()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,7 @@ class Record:
 
     In the last epoch of a phase that is after the method's hard projection. A phase without epochs has one record,
     with `epoch` 0 and no `loss`. `step` counts optimizer steps of the whole run, `seconds` its time without pauses.
+    `metrics` are the method's own, by name.
     """
 
     phase: str
@@ -48,11 +49,13 @@ class Record:
     validation_loss: float | None
     learning_rate: float
     seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = [f"{self.phase} {self.epoch}/{self.epochs}"]
         parts += [f"loss {self.loss:.4f}"] if self.loss is not None else []
         parts += [f"accuracy {self.accuracy:.2f} %"] if self.accuracy is not None else []
+        parts += [f"{name} {value:.4g}" for name, value in self.metrics.items()]
         return "  ".join([*parts, f"rate {self.learning_rate:.3g}", f"{self.seconds:.0f} s"])
 
 
@@ -145,11 +148,17 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], *, preci
     Raises:
         TrainingError: the loader gives no batch.
     """
+    with evaluating(model), torch.no_grad(), autocast(device_of(model), precision):
+        return _score(model, loader)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within: evaluation mode; afterwards every module is as it was."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), autocast(device_of(model), precision):
-            return _score(model, loader)
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode

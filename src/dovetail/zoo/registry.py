@@ -135,7 +135,10 @@ def _call(name: str, builder: Builder, options: Mapping[str, Any]) -> nn.Module:
         raise RecipeError(f"network {name!r} cannot be called with these options: {error}") from None
     except ValueError:
         pass  # some callables written in C have no signature; calling them tells
-    model = builder(**options)
+    try:
+        model = builder(**options)
+    except Exception as error:  # whatever the user's code does
+        raise RecipeError(f"network {name!r}: calling it failed with {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise RecipeError(f"network {name!r} returned a {type(model).__name__}, not a torch module")
     return model

@@ -172,7 +172,9 @@ def _compare(own: Mapping[str, Tensor], state: State, path: Path) -> None:
         if key in own and value.shape != own[key].shape
     ]
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    faults = {"missing": lacking, "unexpected": strange, "of another shape": shaped, "with NaN or Inf": broken}
+    if broken:
+        raise DataError(f"weights {str(path)!r} hold NaN or Inf: {_some(broken)}; train them again, or get them anew")
+    faults = {"missing": lacking, "unexpected": strange, "of another shape": shaped}
     told = "; ".join(f"{fault}: {_some(keys)}" for fault, keys in faults.items() if keys)
     if told:
         raise DataError(f"weights {str(path)!r} do not fit the model: {told}; check the network's name and options")

@@ -77,6 +77,36 @@ def test_who_names_the_original_gets_that_race_alone(races):
     assert [race["variant"] for race in races("packed/thin.dovetail", "--original", "resnet8")] == ["thin"]
 
 
+def test_what_is_not_the_plain_race_has_a_name_of_its_own(races, packed, tmp_path, monkeypatch):
+    def variant(*flags):
+        (race,) = races("packed/magnitude.dovetail", *flags)
+        return race["variant"]
+
+    assert variant() == "magnitude"
+    assert variant("--batch", "4", "--threads", "1") == "magnitude_b4_t1"
+    assert variant("--against", "onnxruntime") == "magnitude_some_peers"
+    assert variant("--blocks", "5") == "magnitude_5blocks"
+    assert variant("--original", "resnet8") == "magnitude"
+    assert variant("--original", "resnet20") == "magnitude_vs_resnet20"
+    monkeypatch.setenv("DOVETAIL_ISA", "avx2")
+    assert variant() == "magnitude_avx2"
+    (race,) = races("packed/magnitude.dovetail")
+    assert race["command"] == "DOVETAIL_ISA=avx2 dovetail bench packed/magnitude.dovetail"
+
+
+def test_a_trained_network_without_its_data_leaves_the_plain_evidence_alone(races, tmp_path, monkeypatch):
+    monkeypatch.setattr("dovetail.cli.bench.build_network", lambda network, root: nn.Linear(4, 2))
+    metadata = {"case": "net/trained", "data": "cifar10", "original": {"name": "resnet8", "weights": "w.safetensors"}}
+    lower(nn.Linear(4, 2), torch.zeros(1, 4), metadata=metadata).save(tmp_path / "trained.dovetail")
+    (race,) = races("trained.dovetail")
+    assert race["variant"] == "trained_time_only"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_race(races, capsys):
+    assert main(["bench", "packed/magnitude.dovetail", "--out", "packed/magnitude.dovetail"]) == 2
+    assert "packed/magnitude.dovetail" in capsys.readouterr().err
+
+
 FLAGS = ["--against", "onnxruntime", "--against", "openvino-f32", "--threads", "1", "--batch", "3", "--blocks", "5"]
 
 

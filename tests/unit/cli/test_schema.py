@@ -26,7 +26,7 @@ def write(tmp_path):
 
 def test_a_minimal_recipe_has_the_documented_defaults(write):
     recipe = schema.read(write("r", MINIMAL))
-    assert recipe.data.held_out == 5000
+    assert recipe.data.held_out is None
     assert recipe.settings.seeds == (0,)
     assert recipe.dense == recipe.network
 

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from dovetail.engine import Schedule, Session, native_status, schedule
+from dovetail.engine.native import cores
 from dovetail.errors import EngineError, InputError
 from dovetail.program import reference
 from dovetail.program.program import Activation, Program
@@ -56,6 +59,56 @@ def test_inputs_of_all_kinds_give_the_same(program, image):
         assert np.array_equal(session(x), want)
 
 
+class Recorder:
+    """A native plan that keeps the addresses it is run on."""
+
+    def __init__(self, plan: Any) -> None:
+        self.plan, self.slots = plan, []
+
+    def run(self, pool: Any, slots: list[int]) -> None:
+        self.slots.append(list(slots))
+        self.plan.run(pool, slots)
+
+
+def test_inputs_are_read_and_results_written_where_they_lie(program, image):
+    session = Session(program)
+    want = session(image)
+    (key,), (ready,) = session._compiled.keys(), session._compiled.values()
+    recorder = Recorder(ready.compiled.plan)
+    session._compiled[key] = replace(ready, compiled=replace(ready.compiled, plan=recorder))
+    tensor = torch.from_numpy(image.copy())
+    for x, address in ((image, image.ctypes.data), (tensor, tensor.data_ptr()), (tensor[:].numpy(), tensor.data_ptr())):
+        got = session(x)
+        assert np.array_equal(got, want)
+        assert recorder.slots[-1] == [address, got.ctypes.data]
+    session(image.astype(np.float64))
+    assert recorder.slots[-1][0] != image.ctypes.data
+
+
+@pytest.mark.parametrize("threads", sorted({1, min(2, cores())}))
+def test_a_plan_may_be_run_from_two_threads(program, image, threads):
+    session = Session(program, threads=threads)
+    inputs = [image, -image]
+    want = [session(x) for x in inputs]
+    (ready,) = session._compiled.values()
+    outputs = [np.empty_like(y) for y in want]
+    wrong: list[int] = []
+
+    def run(i: int) -> None:
+        for _ in range(200):
+            outputs[i][:] = np.nan
+            ready.compiled.plan.run(session._pool, [inputs[i].ctypes.data, outputs[i].ctypes.data])
+            if not np.array_equal(outputs[i], want[i]):
+                wrong.append(i)
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
 def test_each_call_returns_its_own_array(program, image):
     session = Session(program)
     first = session(image)
@@ -67,7 +120,8 @@ def test_each_call_returns_its_own_array(program, image):
 def test_batches_agree_with_single_images(program, image):
     session = Session(program)
     both = session(image)
-    assert np.array_equal(both, np.concatenate([session(image[i : i + 1]) for i in range(2)]))
+    same = Session(program, schedule=session.schedule)  # another size might be tuned to other kernels
+    assert np.array_equal(both, np.concatenate([same(image[i : i + 1]) for i in range(2)]))
 
 
 @pytest.mark.parametrize(

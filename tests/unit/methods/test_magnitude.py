@@ -68,6 +68,14 @@ def test_the_density_is_met_to_the_nearest_weight(build, data, density, interval
     assert nonzeros == sum(int(layer.weight().count_nonzero()) for layer in layers)
 
 
+def test_every_epoch_says_how_much_is_left(build, data, tmp_path):
+    done = compress(build(), Magnitude(density=0.1, epochs=4, interval=1), train=data)
+    told = [record.metrics["density"] for record in done.history.records]
+    assert told == sorted(told, reverse=True)
+    assert told[0] < 1
+    assert told[-1] == pytest.approx(0.1, abs=0.01)
+
+
 def test_density_follows_the_schedule_and_zeros_stay(build, data):
     """24 steps, ramp of 12, an update every 5: after steps 5, 10 and 12."""
     method = Watched(density=0.1, epochs=6, interval=5)

@@ -272,13 +272,29 @@ def test_zeros_stay_zero_while_retraining(net, batch):
         method.end(phase, net)
 
 
+def test_metrics_count_the_zeros_and_the_sizes(net, batch):
+    method, _ = started(net, batch, density=0.25)
+    assert method.metrics()["zeros"] == 0
+    for phase in method.phases()[:2]:
+        method.end(phase, net)
+    coefficients = torch.cat([layer.coefficients.detach().flatten() for layer in layers(net).values()])
+    assert method.metrics() == {
+        "zeros": pytest.approx(float((coefficients == 0).double().mean())),
+        "l1": pytest.approx(float(coefficients.abs().sum())),
+    }
+    assert method.metrics()["zeros"] == pytest.approx(0.75, abs=0.05)
+
+
 @pytest.mark.parametrize("final", ["dense", "kernel_basis", "auto"])
 def test_macs_target_is_met_and_not_overshot(net, batch, final, coupling):
     nothing = np.zeros(coupling.count, bool)
     dense = total_macs(coupling, nothing)
     method = Penni(macs_target=0.35, density=0.2, finish=final, shrink="paper")
-    method.plan(net, batch[0])
+    plan = method.plan(net, batch[0])
     finish(method, net)
+    settled = method.settled(net, plan)
+    assert dict(settled.specs()).keys() == layers(net).keys()
+    assert all(final in settled.layers[name].reason for name in dict(plan.specs()).keys() - layers(net).keys())
     counts = count(lower(net, batch[0]))
     assert counts.macs <= 0.35 * dense
     assert counts.macs <= counts.dense_macs < dense

@@ -151,6 +151,12 @@ def test_vs_int8_needs_our_dense_int8():
     assert (ratio.ours, ratio.peer, ratio.value) == ("dovetail-dense", "openvino-int8", 0.225)
 
 
+def test_a_network_with_layers_in_floating_point_is_held_against_int8():
+    dtypes = {"openvino-int8": "int8", "dovetail-dense": "f32+int8", "dovetail": "int8"}
+    names = [ratio.name for ratio in Judge(outcome(TIMES, dtypes), "net/v").ratios()]
+    assert {"vs_int8", "vs_own_dense"} <= set(names)
+
+
 def test_own_dense_of_other_values_is_not_compared():
     assert "vs_own_dense" not in ratios(outcome({"dovetail": 1, "dovetail-dense": 3}, {"dovetail": "int8"}))
 
@@ -339,7 +345,7 @@ def test_the_machine_says_what_matters_and_no_names(monkeypatch):
     import socket
 
     found = machine()
-    assert set(found) == {"cpu", "cores", "isa", "memory_gib", "kernel"}
+    assert set(found) == {"cpu", "cores", "isa", "engine_isa", "memory_gib", "kernel"}
     assert found["cores"] >= 1
     assert found["memory_gib"] > 0
     assert re.fullmatch(r"[A-Za-z]+ [\d.]+", found["kernel"])

@@ -243,3 +243,11 @@ def test_sums_that_could_overflow_are_refused() -> None:
     program = network("linear", [(1, 100)], (1, 1), weight=small, bias=np.array([2.0]))
     found = product(program, program.graph, program.graph.node("n"))
     assert found.bound == 2 * 255 * 127 * 100 + round(2.0 * 127 / 0.02)
+
+
+def test_scales_too_far_apart_for_float32_are_refused() -> None:
+    with pytest.raises(ProgramError, match=r"the scale of 'x0.codes' is too large beside its result's"):
+        network("add", [(2, 7)] * 2, (2, 7), inside=(1e20, 0), result=(1e-20, 0))
+    large = PackedDense.from_dense(np.full((1, 4), 1e30, np.float32), DenseSpec(values=INT8))
+    with pytest.raises(ProgramError, match="too far apart for float32"):
+        network("linear", [(1, 4)], (1, 1), weight=large, inside=(1e10, 0))

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from dovetail import zoo
 from dovetail.errors import InputError, ProgramError
 from dovetail.export.torch_module import to_torch
-from dovetail.program.calibrate import RULES, calibrate, correct_bias
+from dovetail.program.calibrate import RULES, SAMPLES, calibrate, correct_bias
 from dovetail.program.check import check
 from dovetail.program.counts import count
 from dovetail.program.lower import lower
 from dovetail.program.program import Program
 from dovetail.program.quantize import quantize, split_factors
 from dovetail.program.reference import run
+from programs import Sketch, random_packed
 
 
 def quantized(program: Program, x: np.ndarray, rule: str = "minmax", **options) -> Program:
@@ -171,3 +172,50 @@ def test_what_cannot_be_calibrated(resnet: tuple[Program, np.ndarray]) -> None:
     made = quantized(program, x)
     with pytest.raises(ProgramError, match="already"):
         quantize(made, dict.fromkeys(made.graph.tensors, (0.0, 1.0)))
+
+
+def test_names_that_are_there_already_are_left_to_whom_they_belong() -> None:
+    """A network whose layers are called like what quantization would make beside them."""
+    sketch = Sketch(0)
+    dense = [random_packed("dense", (4, 4, 3, 3), sketch.random) for _ in range(2)]
+    x = sketch.input("batch", 4, 6, 6)
+    y = sketch.add("conv2d", x, packed=dense[0], padding=(1, 1, 1, 1), biased=True)
+    plain = sketch.program(sketch.add("conv2d", y, packed=dense[1], padding=(1, 1, 1, 1), biased=True))
+    images = sketch.random.standard_normal((8, 4, 6, 6)).astype(np.float32)
+    (first, last) = (node.output for node in plain.graph.nodes)
+    named = renamed(plain, {x: "x", first: "x.codes", last: "x.codes.real"})
+    statistics = calibrate(named, [images])
+    ranges = {name: found.range("minmax") for name, found in statistics.items()}
+    made = correct_bias(named, quantize(named, ranges), statistics)
+    assert {"x", "x.codes", "x.codes.real"} <= set(made.graph.tensors)
+    assert error(plain, made, images) < 0.05
+
+
+def renamed(program: Program, names: dict[str, str]) -> Program:
+    """Its tensors under other names."""
+    graph = program.graph
+    nodes = tuple(replace(n, inputs=tuple(names[i] for i in n.inputs), output=names[n.output]) for n in graph.nodes)
+    tensors = {names[name]: replace(tensor, name=names[name]) for name, tensor in graph.tensors.items()}
+    inputs, outputs = (tuple(names[name] for name in group) for group in (graph.inputs, graph.outputs))
+    return program.with_graph(replace(graph, inputs=inputs, outputs=outputs, nodes=nodes, tensors=tensors))
+
+
+@pytest.mark.parametrize(("size", "count"), [(64, 40), (16, 250)])
+def test_every_batch_weighs_alike_in_the_sample(size: int, count: int) -> None:
+    program = lower(nn.Conv2d(1, 1, 1).eval(), torch.zeros(1, 1, size, size))
+    batches = [np.full((8, 1, size, size), i, np.float32) for i in range(count)]
+    found = calibrate(program, batches)[program.graph.inputs[0]]
+    counts = np.bincount(np.concatenate(found.samples).astype(int), minlength=count)
+    assert counts.min() == counts.max()
+    assert len(np.concatenate(found.samples)) <= SAMPLES
+    assert found.mean == pytest.approx(np.mean(range(count)))
+
+
+def test_a_bias_that_no_sum_can_hold_is_refused(resnet: tuple[Program, np.ndarray]) -> None:
+    program, x = resnet
+    statistics = calibrate(program, [x])
+    made = quantize(program, {name: found.range("minmax") for name, found in statistics.items()})
+    for found in statistics.values():
+        found.total = np.asarray(found.total) + 1e12
+    with pytest.raises(ProgramError, match="beyond 32 bits"):
+        correct_bias(program, made, statistics)

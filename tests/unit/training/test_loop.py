@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from dovetail import files
 from dovetail.errors import TrainingError
 from dovetail.methods.base import Phase
 from dovetail.training import Settings, evaluate, train
@@ -323,3 +324,11 @@ def test_threads_are_put_back(logged, build, data):
     train(build(), Looking(Phase("p", 1, 0.1)), data, settings=Settings(threads=2))
     assert set(seen) == {2}
     assert torch.get_num_threads() == before
+
+
+def test_a_folder_in_which_another_training_runs_is_refused_and_left_alone(logged, build, data, tmp_path):
+    train(build(), logged(*PHASES), data, settings=Settings(run=tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with files.locked(tmp_path), pytest.raises(TrainingError, match="another process works in"):
+        train(build(), logged(*PHASES), data, settings=Settings(run=tmp_path))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

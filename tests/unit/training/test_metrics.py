@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dovetail.errors import TrainingError
-from dovetail.training import History, Record, Settings, evaluate, reestimate_batchnorm
+from dovetail.training import History, Record, Settings, evaluate
 from dovetail.training.batches import Batches
 from dovetail.training.metrics import Meter
 from dovetail.training.progress import clock
@@ -59,21 +59,6 @@ def test_history_round_trip(tmp_path):
     history.write(tmp_path / "metrics.jsonl")
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
     assert str(records[1]) == "b 0/0  accuracy 91.50 %  rate 0  2 s"
-
-
-def test_batch_norm_gets_the_statistics_of_the_images(build):
-    images = torch.randn(30, 1, 4, 4) * 3 + 1
-    loader = [(images[i : i + 10], torch.zeros(10)) for i in (0, 10, 20)]
-    model = build()
-    model[4].eval()
-    reestimate_batchnorm(model, loader, images=20)
-    maps = model[0](images[:20]).detach()
-    halves = maps.view(2, 10, 6, 16).permute(0, 2, 1, 3).reshape(2, 6, 160)
-    torch.testing.assert_close(model[1].running_mean, maps.mean((0, 2, 3)))
-    torch.testing.assert_close(model[1].running_var, halves.var(2).mean(0))
-    assert model[1].momentum == 0.1
-    assert model.training
-    assert not model[4].training
 
 
 @pytest.mark.parametrize(

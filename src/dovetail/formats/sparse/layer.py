@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from dovetail.errors import SpecError
+from dovetail.formats.base import Packed
 from dovetail.formats.layer import FormatConv2d, FormatLayer, FormatLinear, first_parameter, numpy, parameter
 from dovetail.formats.sparse.packed import PackedSparse
 from dovetail.formats.sparse.spec import SparseSpec
 
 
-class _Masked(FormatLayer):
-    """What both layers share: parameter `values` of the weight's shape, and the boolean buffer `mask` beside it."""
+class Masked(FormatLayer):
+    """What masked layers share: parameter `values` of the weight's shape, and the boolean buffer `mask` beside it."""
 
-    spec: SparseSpec
+    stores: ClassVar[type[Packed]] = PackedSparse
     mask: Tensor
 
     def _hold(self, values: Tensor, mask: Tensor, like: Tensor) -> None:
         self.values = parameter(values, like)
         self.register_buffer("mask", mask.to(like.device, copy=True))
 
-    def _unpack(self, packed: PackedSparse, like: nn.Module) -> None:
-        weight = torch.from_numpy(packed.dense())
-        mask = torch.zeros(weight.numel(), dtype=torch.bool)
-        mask[torch.from_numpy(packed.indices())] = True
-        self._hold(weight, mask.view(weight.shape), first_parameter(like))
+    def _unpack(self, packed: Any, like: nn.Module) -> None:
+        self._hold(torch.from_numpy(packed.dense()), torch.from_numpy(packed.kept()), first_parameter(like))
 
     def weight(self) -> Tensor:
         """The values where the mask is true, zeros elsewhere."""
         return self.values * self.mask
 
-    def pack(self) -> PackedSparse:
-        """Exactly the non-zero entries: the spec of the answer has no density."""
-        return PackedSparse.from_dense(numpy(self.weight()), replace(self.spec, density=None))
+    def pack(self) -> Packed:
+        """Exactly what is not zero: the spec of the answer has no density."""
+        return self.stores.from_dense(numpy(self.weight()), self._free_spec())
+
+    def _free_spec(self) -> Any:
+        """A spec that the weight meets as it is."""
+        spec: Any = self.spec
+        return replace(spec, density=None)
 
     @torch.no_grad()
     def prune(self, mask: Tensor) -> None:
@@ -51,7 +54,7 @@ class _Masked(FormatLayer):
         self._hold(self.values[out][:, into], self.mask[out][:, into], self.values)
 
 
-class SparseConv2d(_Masked, FormatConv2d):
+class SparseConv2d(Masked, FormatConv2d):
     """Parameter `values` (K, C/groups, R, S) and boolean buffer `mask`; the weight is their product."""
 
     def __init__(self, like: nn.Conv2d | FormatConv2d, packed: PackedSparse) -> None:
@@ -64,7 +67,7 @@ class SparseConv2d(_Masked, FormatConv2d):
         return cls(layer, PackedSparse.from_dense(numpy(layer.weight), spec))
 
 
-class SparseLinear(_Masked, FormatLinear):
+class SparseLinear(Masked, FormatLinear):
     """Parameter `values` (K, C) and boolean buffer `mask`; the weight is their product."""
 
     def __init__(self, like: nn.Linear | FormatLinear, packed: PackedSparse) -> None:

@@ -37,6 +37,12 @@ class PackedSparse(Packed):
         weight.ravel()[self.indices()] = self.decode("weight")
         return weight
 
+    def kept(self) -> NDArray[np.bool_]:
+        """True at the kept entries."""
+        kept = np.zeros(self.shape, dtype=np.bool_)
+        kept.ravel()[self.indices()] = True
+        return kept
+
     def indices(self) -> positions.Indices:
         """Indices of the kept entries into the flattened weight, rising."""
         return positions.decode("weight", self.arrays, math.prod(self.shape))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dovetail.formats.layer import FormatLayer
 from dovetail.methods.shrinking.coupling import Coupling, couple
 from dovetail.methods.shrinking.tracks import Ints
+from dovetail.training.metrics import evaluating
 
 Example = Tensor | tuple[Any, ...]
 
@@ -65,18 +65,6 @@ def call(model: nn.Module, example: Example) -> Any:
     """The model's answer, without gradients."""
     with torch.no_grad():
         return model(*example) if isinstance(example, tuple) else model(example)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within: eval mode; afterwards every module is as it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _watch(model: nn.Module, example: Example) -> _Watched:

@@ -51,9 +51,9 @@ def open_data(name: str, root: str | Path | None = None, *, size: int | tuple[in
     Raises:
         DataError: the data are missing, truncated or not what they claim to be.
     """
-    known = _known(name)
-    if known is not None:
-        return _sets(_READERS[known](root), known)
+    registered = known(name)
+    if registered is not None:
+        return _sets(_READERS[registered](root), registered)
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise DataError(f"size {size} of the images must be positive")
@@ -61,8 +61,8 @@ def open_data(name: str, root: str | Path | None = None, *, size: int | tuple[in
     return _sets(read_folder(folder, (height, width)), folder.resolve().name)
 
 
-def _known(name: str) -> str | None:
-    """The data set's registered name; case, hyphens and underscores do not matter (`CIFAR-10`)."""
+def known(name: str) -> str | None:
+    """The data set's registered name; case, hyphens and underscores do not matter (`CIFAR-10`). None for a folder."""
     plain = name.lower().replace("-", "").replace("_", "")
     return next((each for each in DATA_SETS if each.replace("_", "") == plain), None)
 
@@ -94,4 +94,4 @@ _READERS: dict[str, Callable[[str | Path | None], Read]] = {
     "fashion_mnist": lambda root: read_mnist("fashion_mnist", data_root(root)),
 }
 
-__all__ = ["DATA_SETS", "DataSets", "Part", "open_data"]
+__all__ = ["DATA_SETS", "DataSets", "Part", "known", "open_data"]

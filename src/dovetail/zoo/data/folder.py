@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,39 +19,47 @@ _MEMORY = 8 * 2**30  # bytes; the images of a data set are kept in memory
 def read_folder(folder: Path, size: tuple[int, int]) -> Read:
     """RGB images brought to `size` (height, width): the short side scaled, the centre kept.
 
-    Without `train` and `test` (or `val`) inside, every fifth image of each class, by file name, is the test part.
+    Without `train` and `test` (or `val`) inside, every fifth image of each class, by file name, is the test part. The
+    images of a part are in a fixed order that mixes the classes.
 
     Raises:
         DataError: no class folders, a class without images, an unreadable image, or more than memory should hold.
     """
     if not (folder / "train").is_dir():
-        whole, names = _read(folder, size, None)
-        test = every_fifth(whole.labels)
+        files, names = _labelled(folder, None)
+        test = every_fifth(np.array([label for _, label in files]))
         if not test.any():
             raise DataError(
                 f"{str(folder)!r} has fewer than five images of every class; too few to hold out a test part"
             )
-        train_part, test_part = (part(whole.images[at], whole.labels[at], len(names), folder) for at in (~test, test))
-        return Read(train_part, test_part, names)
+        chosen = [[file for file, at in zip(files, mask) if at] for mask in (~test, test)]
+        _require_room(folder, len(files), size)
+        return Read(*(_read(folder, part_of, size, len(names)) for part_of in chosen), names)
     test_folder = next((folder / each for each in ("test", "val") if (folder / each).is_dir()), None)
     if test_folder is None:
         raise missing(folder / "test", "the test part beside 'train' ('test' or 'val')")
-    train_part, names = _read(folder / "train", size, None)
-    test_part, _ = _read(test_folder, size, names)
-    return Read(train_part, test_part, names)
+    files, names = _labelled(folder / "train", None)
+    test_files, _ = _labelled(test_folder, names)
+    _require_room(folder, len(files) + len(test_files), size)
+    train_part = _read(folder / "train", files, size, len(names))
+    return Read(train_part, _read(test_folder, test_files, size, len(names)), names)
 
 
-def _read(folder: Path, size: tuple[int, int], names: tuple[str, ...] | None) -> tuple[Part, tuple[str, ...]]:
+def _labelled(folder: Path, names: tuple[str, ...] | None) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
+    """Every image with its label, class by class and by file name."""
     found = tuple(sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")))
     if not found:
         raise DataError(f"{str(folder)!r} has no folders of images, one per class")
     if names is not None and (strange := sorted(set(found) - set(names))):
         raise DataError(f"{str(folder)!r} has classes that the training part lacks: {', '.join(strange)}")
     names = names or found
-    files = [(path, names.index(name)) for name in found for path in _images(folder / name)]
-    _require_room(folder, len(files), size)
-    pixels = _pixels([path for path, _ in files], size)
-    return part(pixels, [label for _, label in files], len(names), folder), names
+    return [(path, names.index(name)) for name in found for path in _images(folder / name)], names
+
+
+def _read(folder: Path, files: list[tuple[Path, int]], size: tuple[int, int], classes: int) -> Part:
+    """In a fixed order that mixes the classes: the last images, which are held out for choices, are of all of them."""
+    mixed = random.Random(0).sample(files, len(files))
+    return part(_pixels([path for path, _ in mixed], size), [label for _, label in mixed], classes, folder)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -1,0 +1,197 @@
+"""Winograd's minimal filtering for dense 3x3 convolutions: transformed weights, tiles, and how exact it is.
+
+Sources: Winograd, "Arithmetic complexity of computations" (1980); Lavin and Gray, "Fast algorithms for convolutional
+neural networks" (2016), section 4. The points of F(4, 3) are 0, ±3/4, ±3/2 and infinity instead of 0, ±1, ±2: on random
+networks that halves the error, and their powers are exact in binary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from dovetail.engine.builder import Builder
+from dovetail.engine.conv import Epilogue, Geometry, epilogue_fields, evenly, plane_fields, prepare
+from dovetail.engine.layout import View
+from dovetail.formats.base import Packed
+
+LARGEST_ERROR = 10.0
+"""Times the error of direct convolution in float32, both against float64, that a layer may have."""
+GROUP = np.dtype([(name, "<i4") for name in ("x", "y", "pixels", "first", "last", "mask", "gap", "rest", "end")])
+_POINTS = {2: (1.0,), 4: (0.75, 1.5)}
+_SCRATCH = 1 << 17  # floats of transformed input that a unit of two vectors may take: half of a usual L2
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """F(m, 3): `output @ ((weight @ g) * (input @ d))` in one dimension.
+
+    Attributes:
+        input: `(m + 2, m + 2)`.
+        weight: `(m + 2, 3)`.
+        output: `(m, m + 2)`.
+    """
+
+    input: np.ndarray
+    weight: np.ndarray
+    output: np.ndarray
+
+
+@cache
+def matrices(tile: int) -> Matrices:
+    """Those of F(tile, 3) in float64, by the Cook-Toom construction; the signs are the kernel's."""
+    points = [0.0, *(sign * p for p in _POINTS[tile] for sign in (1, -1))]
+    size = tile + 2
+    into, weight, output = np.zeros((size, size)), np.zeros((size, 3)), np.zeros((tile, size))
+    for row, point in enumerate(points):
+        others = [p for p in points if p != point]
+        into[row, : size - 1] = np.poly(others)[::-1]
+        weight[row] = point ** np.arange(3) / math.prod(point - p for p in others)
+        output[:, row] = point ** np.arange(tile)
+    into[-1, :] = np.poly(points)[::-1]
+    weight[-1, -1] = output[-1, -1] = 1.0
+    if tile == 2:  # the usual signs
+        into[0], weight[0] = -into[0], -weight[0]
+        into[-1], output[-1, -1] = -into[-1], -1.0
+    return Matrices(into, weight, output)
+
+
+def transformed(weight: np.ndarray, tile: int) -> np.ndarray:
+    """`(K, C, 3, 3)` to `(places, C, K)` in float32; computed in float64."""
+    g = matrices(tile).weight
+    made: np.ndarray = np.einsum("ir,kcrs,js->ijck", g, weight.astype(np.float64), g, optimize=True)
+    return made.reshape(-1, *made.shape[2:]).astype(np.float32)
+
+
+_ERRORS: WeakKeyDictionary[Packed, dict[int, float]] = WeakKeyDictionary()
+
+
+def exact_enough(packed: Packed, tile: int) -> bool:
+    """Whether the layer's error stays within `LARGEST_ERROR`, on its own weights and a few random tiles."""
+    known = _ERRORS.setdefault(packed, {})
+    if tile not in known:
+        known[tile] = relative_error(packed.dense(), tile)
+    return known[tile] <= LARGEST_ERROR
+
+
+def relative_error(weight: np.ndarray, tile: int, outputs: int = 16, tiles: int = 16) -> float:
+    """Root mean square error of F(tile, 3) over that of direct convolution, both in float32, against float64.
+
+    Inputs are random and not negative, as after a ReLU; of the outputs, `outputs` spread evenly are looked at.
+    """
+    chosen = weight[np.linspace(0, len(weight) - 1, min(outputs, len(weight))).astype(int)]
+    size = tile + 2
+    x = np.abs(np.random.default_rng(0).standard_normal((tiles, weight.shape[1], size, size), dtype=np.float32))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
+    exact = np.einsum("tcijrs,kcrs->tkij", windows.astype(np.float64), chosen.astype(np.float64), optimize=True)
+    direct = np.zeros(exact.shape, np.float32)
+    products = np.zeros((tiles, len(chosen), size * size), np.float32)
+    m = matrices(tile)
+    into, output = m.input.astype(np.float32), m.output.astype(np.float32)
+    moved = np.einsum("ij,tcjl,nl->tcin", into, x, into).reshape(tiles, -1, size * size)
+    made = transformed(chosen, tile)
+    for c in range(weight.shape[1]):  # one channel after another, as the kernels add them
+        direct += np.einsum("tijrs,krs->tkij", windows[:, c], chosen[:, c].astype(np.float32))
+        products += moved[:, None, c] * made[:, c].T[None]
+    found = np.einsum("ij,tkjl,nl->tkin", output, products.reshape(tiles, len(chosen), size, size), output)
+    return _root_mean_square(found - exact) / max(_root_mean_square(direct - exact), np.finfo(float).tiny)
+
+
+def conv_winograd(
+    b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue, tile: int
+) -> None:
+    """Writes activation(conv(x, weight) + bias + residual) to `y`, in tiles of `tile` x `tile` outputs."""
+    taps = prepare(b, x, weight.shape, y, at)
+    assert y.planes is not None
+    groups = tile_groups(y, taps.pitch, int(taps.offsets[0, 0]), tile, b.lanes)
+    places = (tile + 2) ** 2
+    vectors = _vectors(b, len(groups), places * weight.shape[1])
+    groups = np.concatenate([groups, np.repeat(_idle(groups[:1]), -len(groups) % (4 * vectors))])
+    sizes = [4 * n for n in evenly(-(-weight.shape[0] // 4), most_outputs(b.lanes, vectors) // 4)]
+    blocks, packed = _blocks(transformed(weight, tile), sizes)
+    floats = places * (weight.shape[1] * vectors + 1 + sizes[0] * vectors + 1) * b.lanes
+    b.scratch = max(b.scratch, floats)
+    b.overrun = max(b.overrun, int(groups["x"].max()) + (tile + 2) * taps.pitch + 2 * b.lanes)
+    bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
+    b.emit(
+        "conv2d_winograd_f32",
+        {"x": taps.x, "bias": bias, "residual": epilogue.residual, "weight": b.constant(packed),
+         "groups": b.constant(groups.view(np.int32)), "blocks": b.constant(blocks)},
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), tile=tile,
+        x_row=taps.pitch, y_row=y.strides[2], channels=weight.shape[1], out_channels=weight.shape[0],
+        group_count=len(groups), vectors=vectors, narrow=int(y.shape[3] < tile * b.lanes // 4),
+        block_count=len(blocks), work=weight[0].size * math.prod(y.shape) // 2,
+    )  # fmt: skip
+
+
+def most_outputs(lanes: int, vectors: int) -> int:
+    """Outputs of a block, as `winograd_product_of` in native/kernels/conv_winograd.inl has them."""
+    if vectors == 2:
+        return 12 if lanes == 16 else 4
+    return 16 if lanes == 16 else 12
+
+
+def tile_groups(y: View, x_pitch: int, first_tap: int, tile: int, lanes: int) -> np.ndarray:
+    """The visit of an output: rows of tiles, cut into groups of `lanes / 4` tiles side by side.
+
+    The last row and the last group of a row move back until they end with the map; what others store already they do
+    not store again. So nothing beyond the convolution's own zeros is read.
+    """
+    assert y.planes is not None
+    height, width = y.shape[2:]
+    across = tile * lanes // 4
+    gap = y.planes.pitch - width
+    rest = y.planes.body - (height - 1) * y.planes.pitch - width
+    records = []
+    for row, skip_rows in _starts(height, tile):
+        for column, skip in _starts(width, across):
+            pixels = min(across, width - column)
+            mask = (1 << pixels) - (1 << skip)
+            ends, bottom = column + pixels == width, row + tile >= height
+            records.append((
+                row * x_pitch + column + first_tap, row * y.strides[2] + column, pixels + 2, skip_rows,
+                min(tile, height - row), mask, gap if ends else 0, rest if ends and bottom else 0, pixels,
+            ))  # fmt: skip
+    return np.array(records, dtype=GROUP)
+
+
+def _starts(length: int, step: int) -> list[tuple[int, int]]:
+    """Where pieces of `step` begin, and how much of each the one before it covers; one piece may be too long."""
+    starts = [(at, 0) for at in range(0, length - step + 1, step)]
+    covered = len(starts) * step
+    if covered < length:
+        at = max(0, length - step)
+        starts.append((at, covered - at))
+    return starts
+
+
+def _idle(group: np.ndarray) -> np.ndarray:
+    """A group that reads what another reads, and stores nothing."""
+    idle = group.copy()
+    idle["last"], idle["mask"] = idle["first"], 0
+    return idle
+
+
+def _vectors(b: Builder, groups: int, floats: int) -> int:
+    """Vectors of tiles for one unit: two where the threads have enough to do and the transformed input stays in L2."""
+    enough = groups >= (8 * b.threads if b.threads > 1 else 5)
+    return 2 if enough and 2 * floats * b.lanes <= _SCRATCH else 1
+
+
+def _blocks(made: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Records as in `pack_blocks`, and the weights of each block, `[places][C][outputs]`."""
+    filled = np.pad(made, ((0, 0), (0, 0), (0, sum(sizes) - made.shape[2])))
+    starts = np.cumsum([0, *sizes])
+    pieces = [np.ascontiguousarray(filled[:, :, first:last]).ravel() for first, last in pairwise(starts)]
+    offsets = np.cumsum([0, *(piece.size for piece in pieces)])
+    records = [(0, first, size, offset) for first, size, offset in zip(starts, sizes, offsets)]
+    return np.array(records, dtype=np.int32), np.concatenate(pieces)
+
+
+def _root_mean_square(a: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(a.astype(np.float64)))))

@@ -1,0 +1,149 @@
+"""Magnitude pruning of whole blocks of input channels: free, n of every m, or balanced by what layers cost.
+
+Sources: the schedule of Zhu and Gupta (2017) as in `magnitude`; n:m sparsity as in Mishra et al., "Accelerating sparse
+deep neural networks" (2021). Blocks of four input channels are what a dot product of bytes multiplies at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import SpecError
+from dovetail.formats.base import Spec
+from dovetail.formats.block_sparse import BlockSparseSpec
+from dovetail.methods.base import Kept, Plan
+from dovetail.methods.largest import densest
+from dovetail.methods.magnitude import Magnitude
+
+
+@dataclass(kw_only=True, eq=False)
+class Block(Magnitude):
+    """Removes the blocks of smallest norm while training, then trains on with fixed masks.
+
+    At the end the pruned layers hold the block-sparse format.
+
+    Attributes:
+        density: share of the blocks of all pruned layers together that is kept; with `cost`, share of the cost.
+        block: neighbouring input channels of one output channel and tap that are kept or removed together.
+        keep: (n, m): n of every m neighbouring blocks are kept in every layer, and `density` is not asked.
+        cost: layer name or glob → what it costs when dense, say its seconds on the machine: a block of a layer costs an
+            equal part of that. Blocks then go by norm over the root of their cost, so that dear layers lose more, until
+            the cost is down to `density`. None: every block costs the same.
+        interval, ramp, everything: as in `Magnitude`.
+    """
+
+    name = "block"
+
+    block: int = 4
+    keep: tuple[int, int] | None = None
+    cost: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        spec = self._spec()  # checks block and keep
+        self.keep = spec.keep
+        if self.keep is not None and self.cost is not None:
+            raise SpecError("block with keep prunes every layer alike; cost has no say in it, leave one of them out")
+        for name, cost in (self.cost or {}).items():
+            if not 0 < cost < float("inf"):
+                raise SpecError(f"block cost of {name!r} must be a positive number, not {cost!r}")
+
+    def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
+        """The block-sparse format for every layer to prune; see `Magnitude.plan`.
+
+        Raises:
+            SpecError: also for a layer to prune that `cost` does not name.
+        """
+        plan = super().plan(model, example, given)
+        if self.cost is not None:
+            known = {name: cost for pattern, cost in self.cost.items() for name in _matching(model, pattern)}
+            if missing := [name for name, _ in plan.specs() if name not in known]:
+                raise SpecError(f"block cost says nothing of {', '.join(missing)}; name them, or keep them dense")
+            self._costs = {name: known[name] for name, _ in plan.specs()}
+        return plan
+
+    def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
+        chosen = super()._choose(name, layer, order)
+        if isinstance(chosen, Spec) and layer.weight.shape[1] < self.block:
+            return Kept(f"{layer.weight.shape[1]} input channels per output: fewer than a block of {self.block}")
+        return chosen
+
+    def _spec(self) -> BlockSparseSpec:
+        return BlockSparseSpec(block=self.block, keep=self.keep)
+
+    def _require(self, name: str, spec: Spec) -> None:
+        if not isinstance(spec, BlockSparseSpec):
+            raise SpecError(f"layer {name!r}: block trains the format block_sparse, not {spec.format}")
+        if spec.density is not None:
+            raise SpecError(
+                f"layer {name!r}: block shares one density among all layers; use BlockSparseSpec without one"
+            )
+        if (spec.block, spec.keep) != (self.block, self.keep):
+            raise SpecError(f"layer {name!r}: block={self.block} and keep={self.keep} hold for every layer, not {spec}")
+
+    @torch.no_grad()
+    def _prune(self, density: float) -> None:
+        norms = {name: block_norms(weight.detach(), self.block) for name, weight in self._weights.items()}
+        sizes = [norm.numel() for norm in norms.values()]
+        kept = self._kept(norms, density).split(sizes)
+        self._drop({
+            name: ~spread(part.view(norms[name].shape), self._weights[name].shape, self.block)
+            for name, part in zip(norms, kept)
+        })  # fmt: skip
+
+    def _kept(self, norms: Mapping[str, Tensor], density: float) -> Tensor:
+        """Which blocks stay, all layers in one vector."""
+        if self.cost is not None:
+            prices = [torch.full_like(n, self._costs[name] / n.numel()).flatten() for name, n in norms.items()]
+            return within_budget(torch.cat([n.flatten() for n in norms.values()]), torch.cat(prices), density)
+        if self.keep is None:
+            return densest(torch.cat([n.flatten() for n in norms.values()]), density)
+        stay = torch.cat([n_of_m(n, *self.keep).flatten() for n in norms.values()])
+        every = torch.cat([n.flatten() for n in norms.values()])
+        share = float(stay.double().mean())
+        return densest(every.masked_fill(stay, float("inf")), share + (1.0 - share) * self._left(density))
+
+    def _left(self, density: float) -> float:
+        """Of what n:m removes in the end: the part that stays at this point of the ramp, from 1 to 0."""
+        return (density - self.density) / (1.0 - self.density) if self.density < 1.0 else 0.0
+
+
+def block_norms(weight: Tensor, block: int) -> Tensor:
+    """Root mean square of every block: `(K, C, ...)` to `(K, blocks, taps)`; what fills up the last block is zero."""
+    flat = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(2)
+    filled = nn.functional.pad(flat, (0, 0, 0, -flat.shape[1] % block))
+    return filled.view(len(flat), -1, block, flat.shape[2]).square().mean(dim=2).sqrt()
+
+
+def spread(kept: Tensor, shape: torch.Size, block: int) -> Tensor:
+    """A mask of blocks `(K, blocks, taps)` as a mask of a weight's entries."""
+    return kept.repeat_interleave(block, dim=1)[:, : shape[1]].reshape(shape)
+
+
+def n_of_m(norms: Tensor, n: int, m: int) -> Tensor:
+    """True at the n largest of every m neighbouring blocks of an output channel and tap; of equal ones the first."""
+    filled = nn.functional.pad(norms, (0, 0, 0, -norms.shape[1] % m), value=-1.0)
+    groups = filled.view(len(norms), -1, m, norms.shape[2])
+    order = groups.argsort(dim=2, descending=True, stable=True)
+    kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, order[:, :, :n], True)
+    return kept.view(filled.shape)[:, : norms.shape[1]]
+
+
+def within_budget(norms: Tensor, prices: Tensor, share: float) -> Tensor:
+    """True at the blocks of largest norm over root of price that together cost at most `share` of all; one at least."""
+    order = (norms / prices.sqrt()).argsort(descending=True, stable=True)
+    spent = prices[order].double().cumsum(0)
+    count = max(1, int((spent <= share * float(spent[-1]) * (1 + 1e-9)).sum()))
+    kept = torch.zeros_like(norms, dtype=torch.bool)
+    kept[order[:count]] = True
+    return kept
+
+
+def _matching(model: nn.Module, pattern: str) -> list[str]:
+    """The layers that a name or glob means; `SpecError` for none."""
+    return list(Plan({pattern: Kept("")}).resolve(model))

@@ -1,0 +1,107 @@
+"""Winograd's filtering: the matrices, what they cost in accuracy, and that nobody gets it unasked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dovetail.engine import Session, native_status, winograd
+from dovetail.engine.kernels import Place, candidates
+from dovetail.engine.layout import Planes, planar_view
+from dovetail.formats import DenseSpec
+from dovetail.formats.dense import PackedDense
+from programs import Sketch, close, random_packed
+
+TILES = (2, 4)
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_the_matrices_filter(tile):
+    m, random = winograd.matrices(tile), np.random.default_rng(0)
+    d, g = random.standard_normal(tile + 2), random.standard_normal(3)
+    np.testing.assert_allclose(m.output @ ((m.weight @ g) * (m.input @ d)), np.correlate(d, g), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_every_constant_of_the_transforms_is_exact_in_float32(tile):
+    m = winograd.matrices(tile)
+    for matrix in (m.input, m.output):
+        np.testing.assert_array_equal(matrix, matrix.astype(np.float32))
+
+
+def test_larger_tiles_err_more():
+    weight = np.random.default_rng(1).standard_normal((32, 64, 3, 3)).astype(np.float32)
+    assert 1 < winograd.relative_error(weight, 2) < 2 < winograd.relative_error(weight, 4) < 5
+
+
+def test_a_layer_that_direct_convolution_computes_exactly_does_not_get_it():
+    packed = PackedDense.from_dense(
+        np.pad(np.ones((4, 1, 1, 1), np.float32), ((0, 0), (0, 0), (1, 1), (1, 1))), DenseSpec()
+    )
+    names = {c.name for c in candidates("conv2d", packed, Place(64, 64, size=(8, 8)))}
+    assert names == {"conv2d_dense", "conv2d_lanes"}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Place(64, 16, size=(4, 4), stride=(2, 2)),
+        Place(64, 64, size=(8, 8), dilation=(2, 2)),
+        Place(64, 64, 2, size=(8, 8)),
+        Place(9, 3, size=(3, 1)),
+    ],
+    ids=["stride", "dilation", "groups", "small"],
+)
+def test_only_plain_layers_get_it(place):
+    packed = PackedDense.from_dense(np.ones((4, 2, 3, 3), np.float32), DenseSpec())
+    assert not {c.name for c in candidates("conv2d", packed, place)} & {"conv2d_winograd2", "conv2d_winograd4"}
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("size", [(4, 4), (7, 9), (14, 14), (17, 33), (32, 32)])
+def test_every_pixel_is_stored_once_and_nothing_beyond_the_padding_is_read(tile, lanes, size):
+    height, width = size
+    y = planar_view((1, 1, height, width), Planes.of(height, width, 1, 1))
+    groups = winograd.tile_groups(y, y.planes.pitch, -y.planes.pitch - 1, tile, lanes)
+    stored = np.zeros((height, y.planes.pitch), int)
+    for g in groups:
+        row, column = divmod(int(g["y"]), y.planes.pitch)
+        assert row + tile <= height
+        assert int(g["x"]) == (row - 1) * y.planes.pitch + column - 1
+        assert column + int(g["pixels"]) - 2 <= width
+        for r in range(g["first"], g["last"]):
+            for lane in range(lanes):
+                stored[row + r, column + lane if column + lane < width else -1] += int(g["mask"]) >> lane & 1
+            zeros = int(g["gap"])
+            if zeros:
+                stored[row + r, column + int(g["end"]) : column + int(g["end"]) + zeros] += 1
+    np.testing.assert_array_equal(stored, 1)
+    assert sum(groups["rest"] > 0) == 1
+
+
+def test_nobody_pays_for_what_is_not_asked(monkeypatch):
+    monkeypatch.setattr("dovetail.engine.kernels.exact_enough", lambda packed, tile: pytest.fail("measured"))
+    packed = PackedDense.from_dense(np.ones((4, 2, 3, 3), np.float32), DenseSpec())
+    assert candidates("conv2d", packed, Place(64, 64, size=(8, 8)), exact=True)
+
+
+@pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
+def test_sessions_are_exact_unless_asked(monkeypatch):
+    sketch = Sketch(0)
+    packed = random_packed("dense", (32, 32, 3, 3), sketch.random)
+    y = sketch.add("conv2d", sketch.input("batch", 32, 16, 16), packed=packed, padding=(1, 1, 1, 1), biased=True)
+    program = sketch.program(y)
+    x = sketch.random.standard_normal((1, 32, 16, 16)).astype(np.float32)
+    seen = []
+
+    def times(self, node, found):
+        seen.append([c.name for c in found])
+        return {c.name: 1.0 - c.name.startswith("conv2d_winograd") for c in found}
+
+    monkeypatch.setattr("dovetail.engine.schedule.Tuner._times", times)
+    plain, fast = Session(program), Session(program, exact=False)
+    assert close(fast(x), plain(x))
+    assert "winograd" in str(fast.kernels().values())
+    assert "winograd" not in str(plain.kernels().values())
+    assert [any("winograd" in name for name in names) for names in seen] == [True, False]
