@@ -91,13 +91,18 @@ def test_a_folder_is_locked_for_one_process_and_free_again_afterwards(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_locked_is_used_without(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_locked_is_used_without(tmp_path, monkeypatch, caplog):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", unsupported)
-    with files.locked(tmp_path, error=TrainingError):
-        pass
+    caplog.set_level("INFO")
+    entered = 0
+    for _ in range(2):
+        with files.locked(tmp_path, error=TrainingError):
+            entered += 1
+    assert entered == 2
+    assert caplog.text.count("cannot be locked (") == 2
 
 
 def test_a_folder_in_which_nothing_can_be_written_is_told(tmp_path):
@@ -114,6 +119,7 @@ def test_a_child_does_not_keep_the_lock(tmp_path):
             os.close(ends[1])
             os.read(ends[0], 1)  # until the parent lets it go
             os._exit(0)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)  # it is still there
     with files.locked(tmp_path):
         os.close(ends[1])
-    os.waitpid(child, 0)
+    assert os.waitpid(child, 0) == (child, 0)

@@ -52,8 +52,8 @@ class Session:
         isa: "portable", "avx2", "avx512" or "avx512vnni"; by default `DOVETAIL_ISA` or the best of this CPU.
         schedule: which kernels to use; by default the fastest by timing.
         exact: only kernels that add up the products of the convolution itself, unless `schedule` names another. False
-            also tries Winograd's filtering on
-            3x3 layers where its rounding error is at most ten times that of direct convolution.
+            also tries Winograd's filtering on 3x3 layers where its rounding error is at most ten times that of direct
+            convolution.
 
     Calls from several threads are served one after another; for more, make several sessions. The plans of the last few
     input shapes are kept, each with its own arena and weights.

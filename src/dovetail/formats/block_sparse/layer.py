@@ -21,6 +21,8 @@ class _MaskedBlocks(Masked):
     def _free_spec(self) -> BlockSparseSpec:
         """Where channels were removed, blocks have other neighbours: then without n:m."""
         spec = replace(self.spec, density=None)
+        if spec.keep is None:
+            return spec
         weight = numpy(self.weight())
         kept = self.stores.from_dense(weight, spec)
         return spec if np.array_equal(kept.dense(), weight) else replace(spec, keep=None)
