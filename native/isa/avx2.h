@@ -25,6 +25,18 @@ inline Vec join_low(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x44); }
 inline Vec join_high(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xEE); }
 inline Vec evens(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x88); }
 inline Vec odds(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xDD); }
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&v)[kLanes]) {
+  Vec r[kLanes];
+  for (int i = 0; i < kLanes; i += 4) {
+    const Vec a = zip_low(v[i], v[i + 1]), b = zip_high(v[i], v[i + 1]), c = zip_low(v[i + 2], v[i + 3]), d = zip_high(v[i + 2], v[i + 3]);
+    r[i] = join_low(a, c), r[i + 1] = join_high(a, c), r[i + 2] = join_low(b, d), r[i + 3] = join_high(b, d);
+  }
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+  }
+}
 // The lanes whose bit is set.
 inline void store_lanes(float* p, Vec a, uint32_t bits) {
   alignas(32) float lanes[kLanes];
@@ -75,6 +87,7 @@ inline float sum(Vec a) {
 using Ints = __m256i;
 inline Ints load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline Ints load_words_first(const void* p, int n) { return _mm256_maskload_epi32(static_cast<const int*>(p), lanes_below(n)); }
+inline Ints load_even_words(const int32_t* p, int n) { return _mm256_castps_si256(load_evens(reinterpret_cast<const float*>(p), n)); }
 inline void store_words(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 inline void store_words_first(void* p, Ints a, int n) {
   alignas(32) int32_t lanes[kLanes];

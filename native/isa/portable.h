@@ -40,6 +40,15 @@ inline Vec join_low(Vec a, Vec b) { return pick(a, b, 0, 1, 4, 5); }
 inline Vec join_high(Vec a, Vec b) { return pick(a, b, 2, 3, 6, 7); }
 inline Vec evens(Vec a, Vec b) { return pick(a, b, 0, 2, 4, 6); }
 inline Vec odds(Vec a, Vec b) { return pick(a, b, 1, 3, 5, 7); }
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&v)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float kept = v[i].v[j];
+      v[i].v[j] = v[j].v[i];
+      v[j].v[i] = kept;
+    }
+}
 // The lanes whose bit is set.
 inline void store_lanes(float* p, Vec a, uint32_t bits) { DOVETAIL_EACH if (bits >> i & 1) p[i] = a.v[i]; }
 inline Vec splat(float x) { Vec a; DOVETAIL_EACH a.v[i] = x; return a; }
@@ -84,6 +93,7 @@ struct Ints {
   int32_t v[kLanes];
 };
 inline Ints load_words(const void* p) { Ints a; std::memcpy(a.v, p, sizeof a.v); return a; }
+inline Ints load_even_words(const int32_t* p, int n) { Ints a; DOVETAIL_EACH a.v[i] = i < n ? p[2 * i] : 0; return a; }
 inline void store_words(void* p, Ints a) { std::memcpy(p, a.v, sizeof a.v); }
 inline Ints splat_word(int32_t x) { Ints a; DOVETAIL_EACH a.v[i] = x; return a; }
 inline Ints load_words_first(const void* p, int n) { Ints a = splat_word(0); std::memcpy(a.v, p, n * sizeof(int32_t)); return a; }

@@ -84,29 +84,6 @@ def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
     )  # fmt: skip
 
 
-def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
-    """The same for small maps, one group: outputs in lanes, so that no lane is spent on the halo."""
-    taps = prepare(b, x, weight.shape, y, at)
-    assert y.planes is not None
-    outputs, block = weight.shape[0], b.lanes * (4 if b.lanes == 16 else 2)
-    filled = np.pad(weight.reshape(outputs, -1), ((0, -outputs % b.lanes), (0, 0))).astype(np.float32)
-    packed = np.concatenate([filled[first : first + block].T.ravel() for first in range(0, len(filled), block)])
-    rows, columns = (n.ravel() for n in np.indices(y.shape[2:]))
-    places = rows * y.planes.pitch + columns
-    zeros = np.diff(places, append=y.planes.body) - 1
-    pixels = np.stack([rows * taps.pitch + columns, places, zeros], axis=1).astype(np.int32)
-    bias = None if epilogue.bias is None else np.pad(epilogue.bias.astype(np.float32), (0, -outputs % b.lanes))
-    b.emit(
-        "conv2d_lanes_f32",
-        {"x": taps.x, "bias": None if bias is None else b.constant(bias), "residual": epilogue.residual,
-         "weight": b.constant(packed), "pixels": b.constant(pixels),
-         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), tap_count=taps.offsets.size,
-        channels=weight.shape[1], out_channels=outputs, pixel_count=len(pixels),
-        work=weight[0].size * math.prod(y.shape),
-    )  # fmt: skip
-
-
 def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
     """The same with a list of non-zeros per output channel."""
     taps = prepare(b, x, weight.shape, y, at)
@@ -269,7 +246,7 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     masks: list[int] = []
     for from_, to, pixels in spans:
         first = len(masks)
-        masks.extend(_masks(to, pixels, out.pitch, height, width, b.lanes))
+        masks.extend(masks_of(to, pixels, out.pitch, height, width, b.lanes))
         for at, count in _pieces(-(-pixels // b.lanes), vectors):
             start = at * b.lanes
             records.append((from_ + start, to + start, min(pixels - start, count * b.lanes), first + at))
@@ -300,7 +277,7 @@ def out_pitch(y: View) -> int:
     return y.strides[2]
 
 
-def _masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
+def masks_of(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
     """One word per vector: bit i is set where lane i is a pixel and not a zero beside it."""
     at = start + np.arange(-(-pixels // lanes) * lanes)
     real = (at % pitch < width) & (at // pitch < height)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dovetail.engine.builder import Builder
-from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_lanes, conv_sparse
+from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
+from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
 from dovetail.engine.winograd import conv_winograd, exact_enough
