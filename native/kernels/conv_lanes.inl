@@ -3,7 +3,8 @@
 // V vectors of outputs by P pixels in registers; one tap: V loads of weights and P broadcasts feed V * P multiply-adds.
 // Pixels are a list of offsets, so none is spent on the halo, however small the map. Loops: unit (image, block of
 // outputs, segment of rows) > chunk of channels whose weights stay in L2 > P pixels > channel > tap > pixel > vector.
-// Between chunks the sums lie in scratch, pixel by pixel; in the end they are turned around, output by output.
+// Between chunks the sums lie in scratch, pixel by pixel; in the end they are turned around, output by output. While one
+// chunk is multiplied the next is fetched, so that weights which come from memory keep nobody waiting.
 
 // `runs` from `first_run` on, and the pixels that they hold.
 struct Segment {
@@ -28,6 +29,8 @@ template <class Op>
 struct LaneTile {
   const typename Op::Element *x, *weight, *bias;  // bias: null once there are sums
   typename Op::Element* sums;
+  const typename Op::Element* ahead;  // to fetch, `ahead_step` with every tap
+  int64_t ahead_step;
   const int32_t *pixels, *taps;
   int64_t taps_count, channels, x_channel;
 };
@@ -40,9 +43,11 @@ void lane_tile(const LaneTile<Op>& t) {
   });
   int64_t at[P];
   each<P>(DOVETAIL_LAMBDA(int p) { at[p] = t.pixels[p]; });
-  const auto *x = t.x, *w = t.weight;
+  const auto *x = t.x, *w = t.weight, *ahead = t.ahead;
   for (int64_t c = 0; c < t.channels; ++c, x += t.x_channel) {
-    for (int64_t i = 0; i < t.taps_count; ++i, w += V * kLanes) {
+    for (int64_t i = 0; i < t.taps_count; ++i, w += V * kLanes, ahead += t.ahead_step) {
+      __builtin_prefetch(ahead, 0, 2);
+      if constexpr (V * kLanes > 16) __builtin_prefetch(ahead + 16, 0, 2);
       const auto* tap = x + t.taps[i];
       typename Op::Lanes weights[V];
       each<V>(DOVETAIL_LAMBDA(int v) { weights[v] = Op::load_lanes(w + v * kLanes); });
@@ -119,10 +124,13 @@ inline void for_lane_units(const Args& a, Worker& worker, const Finish& finish) 
         t.x = a.x + image * a.x_image + channel * a.x_channel;
         t.weight = a.weight + output * a.channels * a.tap_count + channel * per_channel;
         t.bias = chunk == 0 ? a.bias + output : nullptr;
+        t.ahead = t.weight + t.channels * per_channel;
+        t.ahead_step = mine * kLanes / ((s.pixels + lane_pixels(mine) - 1) / lane_pixels(mine));
         even_pieces(s.pixels, lane_pixels(mine), [&](int first, int count) {
           t.pixels = a.pixels + s.first_pixel + first;
           t.sums = reinterpret_cast<Element*>(sums) + first * mine * kLanes;
           lane_tile_for<Op>(mine, count)(t);
+          t.ahead += t.channels * a.tap_count * t.ahead_step;
         });
       }
       turn(sums, mine, s.pixels, turned, a.most_pixels);
