@@ -47,6 +47,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
   P(const float, weight) DOVETAIL_LANES(P, I, A, F)
 
+// Depthwise convolution: weights [channels][side * side], side 3 or 5, stride 1 or 2. One run for each row, whose x
+// offset is that of the first tap of its first pixel.
+#define DOVETAIL_CONV_DEPTHWISE(P, I, A, F)                                                          \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
+  P(const float, weight) I(channels) I(side) I(stride) I(x_row)
+
 // Dense 3x3 convolution of unit stride, one group, by tiles of `tile` x `tile` outputs. Weights, transformed, per block
 // [places][channels][outputs of the block]; blocks of 4, 8, 12 or 16 outputs, the last one filled up with zeros. `groups`: group_count
 // records of nine int32 (conv_winograd.inl), four to a vector, `vectors` vectors to a unit. `narrow`: rows shorter than a group.
@@ -185,6 +191,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_KERNELS(K)                                            \
   K(ConvDenseArgs, conv2d_dense_f32, DOVETAIL_CONV_DENSE)              \
   K(ConvLanesArgs, conv2d_lanes_f32, DOVETAIL_CONV_LANES)              \
+  K(ConvDepthwiseArgs, conv2d_depthwise_f32, DOVETAIL_CONV_DEPTHWISE)  \
   K(ConvWinogradArgs, conv2d_winograd_f32, DOVETAIL_CONV_WINOGRAD)     \
   K(ConvSparseArgs, conv2d_sparse_f32, DOVETAIL_CONV_SPARSE)           \
   K(ConvBasisArgs, conv2d_kernel_basis_f32, DOVETAIL_CONV_BASIS)       \

@@ -25,6 +25,7 @@ THREADS = (1, 2) if cores() > 1 else (1,)
 PRODUCTS = {
     "conv2d_dense": {"conv2d_dense_f32": 1},
     "conv2d_lanes": {"conv2d_lanes_f32": 1},
+    "conv2d_depthwise": {"conv2d_depthwise_f32": 1},
     "conv2d_winograd2": {"conv2d_winograd_f32": 1},
     "conv2d_winograd4": {"conv2d_winograd_f32": 1},
     "conv2d_sparse": {"conv2d_sparse_f32": 1},

@@ -44,6 +44,14 @@ class Geometry:
             _reach(columns // self.stride[1], out[1], -(-size[1] // self.stride[1])),
         )
 
+    def own_halo(self, kernel: Sequence[int], size: Sequence[int], out: Sequence[int]) -> tuple[int, int]:
+        """The same where the input is read as it lies, not dealt into phases."""
+        rows, columns = self.taps(kernel)
+        return (
+            _reach(rows, (out[0] - 1) * self.stride[0] + 1, size[0]),
+            _reach(columns, (out[1] - 1) * self.stride[1] + 1, size[1]),
+        )
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -246,7 +254,7 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     masks: list[int] = []
     for from_, to, pixels in spans:
         first = len(masks)
-        masks.extend(masks_of(to, pixels, out.pitch, height, width, b.lanes))
+        masks.extend(_masks(to, pixels, out.pitch, height, width, b.lanes))
         for at, count in _pieces(-(-pixels // b.lanes), vectors):
             start = at * b.lanes
             records.append((from_ + start, to + start, min(pixels - start, count * b.lanes), first + at))
@@ -254,6 +262,22 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     read = max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + int((taps.offsets % taps.channel).max())
     b.overrun = max(b.overrun, read)
     return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest, total)
+
+
+def row_runs(y: View, lanes: int, first: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Records of one run for each row of an output, the zeros after it included, and masks.
+
+    The x offset of the first row is `first`, of each further one `step` more.
+    """
+    assert y.planes is not None
+    (height, width), pitch = y.shape[2:], y.planes.pitch
+    records: list[tuple[int, int, int, int]] = []
+    masks: list[int] = []
+    for row in range(height):
+        stored = pitch if row + 1 < height else y.planes.body - row * pitch
+        records.append((first + row * step, row * pitch, stored, len(masks)))
+        masks += _masks(row * pitch, stored, pitch, height, width, lanes)
+    return np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32)
 
 
 def _fits_two_rows(b: Builder, y: View, epilogue: Epilogue) -> bool:
@@ -277,7 +301,7 @@ def out_pitch(y: View) -> int:
     return y.strides[2]
 
 
-def masks_of(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
+def _masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
     """One word per vector: bit i is set where lane i is a pixel and not a zero beside it."""
     at = start + np.arange(-(-pixels // lanes) * lanes)
     real = (at % pitch < width) & (at // pitch < height)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dovetail.engine.builder import Builder
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
+from dovetail.engine.depthwise import conv_depthwise, fits
 from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
@@ -59,6 +60,7 @@ class Candidate:
         runs: whether it can take this packed weight there.
         emit: the kernel calls.
         exact: whether it adds up the products of the op itself, and so errs by rounding sums alone.
+        deals: whether it deals a strided input into phases; else it reads it as it lies.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Candidate:
     runs: Callable[[Packed, Place], bool]
     emit: Callable[..., None]
     exact: bool = True
+    deals: bool = True
 
 
 def candidates(op: str, packed: Packed, at: Place, *, exact: bool = False) -> list[Candidate]:
@@ -102,6 +105,12 @@ def _flat(x: View) -> View:
 
 def _conv_lanes(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
     conv_lanes(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
+
+
+def _conv_depthwise(
+    b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue
+) -> None:
+    conv_depthwise(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
 
 
 def _conv_winograd(tile: int) -> Callable[..., None]:
@@ -170,6 +179,12 @@ def _small(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and at.outputs <= 256
 
 
+def _depthwise(packed: Packed, at: Place) -> bool:
+    """One input and one output a group, of the sizes that the kernel has."""
+    alone = packed.shape[0] == at.groups and packed.shape[1] == 1
+    return alone and fits(packed.shape[2:], at.stride, at.dilation)
+
+
 def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
     """Dense 3x3 products of unit stride over maps of a tile at least, exact enough on the layer's own weights."""
 
@@ -183,6 +198,7 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
     Candidate("conv2d_lanes", "conv2d", _small, _conv_lanes),
+    Candidate("conv2d_depthwise", "conv2d", _depthwise, _conv_depthwise, deals=False),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _conv_winograd(2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _conv_winograd(4), exact=False),
     Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _conv_sparse),

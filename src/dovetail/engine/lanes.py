@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.builder import Builder
-from dovetail.engine.conv import Epilogue, Geometry, Taps, epilogue_fields, evenly, masks_of, plane_fields, prepare
+from dovetail.engine.conv import Epilogue, Geometry, Taps, epilogue_fields, evenly, plane_fields, prepare, row_runs
 from dovetail.engine.layout import View, round_up
 
 MOST_PIXELS = 128  # of a segment: their sums for a block of outputs stay in L1
@@ -44,24 +44,15 @@ def vectors_of_block(lanes: int) -> int:
 def lane_tables(b: Builder, y: View, taps: Taps, outputs: int) -> tuple[dict[str, View], dict[str, Any]]:
     """Pointers and numbers of DOVETAIL_LANES and DOVETAIL_RUNS."""
     assert y.planes is not None
-    (height, width), pitch = y.shape[2:], y.planes.pitch
-    rows = np.arange(height)
-    pixels = (rows[:, None] * taps.pitch + np.arange(width)).astype(np.int32)
-    stored = np.full(height, pitch)
-    stored[-1] = y.planes.body - (height - 1) * pitch
-    masks: list[int] = []
-    runs = []
-    for row in range(height):
-        runs.append((row * width, row * pitch, stored[row], len(masks)))
-        masks += masks_of(row * pitch, int(stored[row]), pitch, height, width, b.lanes)
-    blocks = -(-outputs // (b.lanes * vectors_of_block(b.lanes)))
-    segments = _segments(height, width, y.shape[0] * blocks, b.threads)
-    most = round_up(max(pixels_of for *_, pixels_of in segments), b.lanes)
-    block = b.lanes * vectors_of_block(b.lanes)
-    b.scratch = max(b.scratch, 2 * most * block + round_up(int(stored.max()), b.lanes) + b.lanes)
+    (height, width), block = y.shape[2:], b.lanes * vectors_of_block(b.lanes)
+    pixels = np.arange(height)[:, None] * taps.pitch + np.arange(width)
+    runs, masks = row_runs(y, b.lanes, 0, width)
+    segments = _segments(height, width, y.shape[0] * -(-outputs // block), b.threads)
+    most = round_up(max(count for *_, count in segments), b.lanes)
+    b.scratch = max(b.scratch, 2 * most * block + round_up(int(runs[:, 2].max()), b.lanes))
     return (
-        {"runs": b.constant(np.array(runs, np.int32)), "masks": b.constant(np.array(masks, np.uint32)),
-         "pixels": b.constant(pixels.ravel()), "segments": b.constant(np.array(segments, np.int32)),
+        {"runs": b.constant(runs), "masks": b.constant(masks), "pixels": b.constant(pixels.astype(np.int32).ravel()),
+         "segments": b.constant(np.array(segments, np.int32)),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
         {"run_count": height, "segment_count": len(segments), "most_pixels": most, "tap_count": taps.offsets.size},
     )  # fmt: skip

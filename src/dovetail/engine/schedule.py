@@ -25,7 +25,7 @@ from dovetail.program.integer import is_quantized
 from dovetail.program.program import Graph, Node, Program, Tensor
 
 SCHEDULE_VERSION = 1
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 CACHE_VARIABLE = "DOVETAIL_CACHE"
 _log = logging.getLogger(__name__)
 

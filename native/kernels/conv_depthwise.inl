@@ -1,0 +1,90 @@
+// Depthwise convolution: one output channel for every input channel, K x K taps with stride S, straight from the planes.
+//
+// R rows of outputs at once, so that a loaded vector serves every row whose window it lies in; pixels in lanes. Loops:
+// unit (image, channel) > R rows > vector of a row > row of the input > column of taps. A stride of two takes every
+// second pixel while loading, where other kernels deal the input into phases first.
+
+template <int S>
+inline Vec load_apart(const float* p) {
+  if constexpr (S == 1) return load(p);
+  return load_evens(p, kLanes);
+}
+
+struct DepthwiseRows {
+  const float *x, *weight, *residual;
+  float* y;
+  const Run* runs;
+  const uint32_t* masks;
+  int64_t x_row;
+  Vec bias;
+};
+
+template <int K, int S, int R>
+void depthwise_rows(const DepthwiseRows& t, const Clamp& clamp) {
+  for (int j = 0; j < vectors_of(t.runs[0]) || j < vectors_of(t.runs[R - 1]); ++j) {
+    Vec acc[R];
+    each<R>(DOVETAIL_LAMBDA(int r) { acc[r] = t.bias; });
+    const float* x = t.x + j * kLanes * S;
+    each<(R - 1) * S + K>(DOVETAIL_LAMBDA(int i) {
+      each<K>(DOVETAIL_LAMBDA(int s) {
+        const Vec v = load_apart<S>(x + i * t.x_row + s);
+        each<R>(DOVETAIL_LAMBDA(int r) {
+          const int tap = i - r * S;
+          if (tap >= 0 && tap < K) acc[r] = fma(splat(t.weight[tap * K + s]), v, acc[r]);
+        });
+      });
+    });
+    each<R>(DOVETAIL_LAMBDA(int r) {
+      const Run& run = t.runs[r];
+      const Vec sum[1] = {acc[r]};
+      if (j < vectors_of(run)) finish<1>(sum, clamp, t.residual ? t.residual + run.y : nullptr, t.y + run.y, t.masks + run.mask, j, run.pixels);
+    });
+  }
+}
+
+using DepthwiseFunction = void (*)(const DepthwiseRows&, const Clamp&);
+
+template <int K, int S>
+inline DepthwiseFunction depthwise_rows_of(int64_t rows) {
+  switch (rows) {
+    case 1: return depthwise_rows<K, S, 1>;
+    case 2: return depthwise_rows<K, S, 2>;
+    case 3: return depthwise_rows<K, S, 3>;
+    default: return depthwise_rows<K, S, 4>;
+  }
+}
+
+template <int K, int S>
+void depthwise(const ConvDepthwiseArgs& a, Worker& worker) {
+  const Run* runs = runs_of(a.runs);
+  const Clamp clamp = clamp_of(a.activation, a.act_a, a.act_b);
+  const int64_t units = a.images * a.channels;
+  for_units(worker, units, grain_of(units, worker.threads), [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t image = unit / a.channels, channel = unit % a.channels;
+      DepthwiseRows t;
+      t.weight = a.weight + channel * K * K;
+      t.y = a.y + image * a.y_image + channel * a.y_channel;
+      t.residual = a.residual ? a.residual + image * a.r_image + channel * a.r_channel : nullptr;
+      t.masks = a.masks, t.x_row = a.x_row;
+      t.bias = splat(a.bias ? a.bias[channel] : 0.0f);
+      const float* x = a.x + image * a.x_image + channel * a.x_channel;
+      even_pieces(static_cast<int>(a.run_count), 4, [&](int first, int count) {
+        t.runs = runs + first, t.x = x + t.runs->x;
+        depthwise_rows_of<K, S>(count)(t, clamp);
+      });
+      for (const Run* run = runs; run != runs + a.run_count && !clamp.exact; ++run)
+        activate_run(t.y + run->y, *run, a.masks + run->mask, static_cast<Activation>(a.activation), a.act_a, a.act_b);
+      zero_lead(t.y, a.y_channel, a.lead, channel + 1 == a.channels);
+    }
+  });
+}
+
+void conv2d_depthwise_f32(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const ConvDepthwiseArgs*>(arguments);
+  if (a.side == 3) {
+    (a.stride == 1 ? depthwise<3, 1> : depthwise<3, 2>)(a, worker);
+  } else {
+    (a.stride == 1 ? depthwise<5, 1> : depthwise<5, 2>)(a, worker);
+  }
+}
