@@ -1,7 +1,7 @@
 // Depthwise convolution: one output channel for every input channel, K x K taps with stride S, straight from the planes.
 //
 // R rows of outputs at once, so that a loaded vector serves every row whose window it lies in; pixels in lanes. Loops:
-// unit (image, channel) > R rows > vector of a row > row of the input > column of taps. A stride of two takes every
+// unit (image, channel) > R rows > V vectors of a row > row of the input > column of taps. A stride of two takes every
 // second pixel while loading, where other kernels deal the input into phases first.
 
 template <int S>
@@ -19,27 +19,37 @@ struct DepthwiseRows {
   Vec bias;
 };
 
-template <int K, int S, int R>
-void depthwise_rows(const DepthwiseRows& t, const Clamp& clamp) {
-  for (int j = 0; j < vectors_of(t.runs[0]) || j < vectors_of(t.runs[R - 1]); ++j) {
-    Vec acc[R];
-    each<R>(DOVETAIL_LAMBDA(int r) { acc[r] = t.bias; });
-    const float* x = t.x + j * kLanes * S;
-    each<(R - 1) * S + K>(DOVETAIL_LAMBDA(int i) {
-      each<K>(DOVETAIL_LAMBDA(int s) {
-        const Vec v = load_apart<S>(x + i * t.x_row + s);
+// R rows by V vectors, from vector j on.
+template <int K, int S, int R, int V>
+inline void depthwise_tile(const DepthwiseRows& t, const Vec (&weights)[K * K], const Clamp& clamp, int j) {
+  Vec acc[R][V];
+  each<R>(DOVETAIL_LAMBDA(int r) { each<V>(DOVETAIL_LAMBDA(int v) { acc[r][v] = t.bias; }); });
+  const float* x = t.x + j * kLanes * S;
+  each<(R - 1) * S + K>(DOVETAIL_LAMBDA(int i) {
+    each<K>(DOVETAIL_LAMBDA(int s) {
+      each<V>(DOVETAIL_LAMBDA(int v) {
+        const Vec pixels = load_apart<S>(x + i * t.x_row + s + v * kLanes * S);
         each<R>(DOVETAIL_LAMBDA(int r) {
-          const int tap = i - r * S;
-          if (tap >= 0 && tap < K) acc[r] = fma(splat(t.weight[tap * K + s]), v, acc[r]);
+          const int row = i - r * S;
+          if (row >= 0 && row < K) acc[r][v] = fma(weights[row * K + s], pixels, acc[r][v]);
         });
       });
     });
-    each<R>(DOVETAIL_LAMBDA(int r) {
-      const Run& run = t.runs[r];
-      const Vec sum[1] = {acc[r]};
-      if (j < vectors_of(run)) finish<1>(sum, clamp, t.residual ? t.residual + run.y : nullptr, t.y + run.y, t.masks + run.mask, j, run.pixels);
-    });
-  }
+  });
+  each<R>(DOVETAIL_LAMBDA(int r) {
+    const Run& run = t.runs[r];
+    finish<V>(acc[r], clamp, t.residual ? t.residual + run.y : nullptr, t.y + run.y, t.masks + run.mask, j, run.pixels);
+  });
+}
+
+template <int K, int S, int R>
+void depthwise_rows(const DepthwiseRows& t, const Clamp& clamp) {
+  Vec weights[K * K];
+  each<K * K>(DOVETAIL_LAMBDA(int i) { weights[i] = splat(t.weight[i]); });
+  const int vectors = vectors_of(t.runs[0]);
+  int j = 0;
+  for (; j + 2 <= vectors; j += 2) depthwise_tile<K, S, R, 2>(t, weights, clamp, j);
+  if (j < vectors) depthwise_tile<K, S, R, 1>(t, weights, clamp, j);
 }
 
 using DepthwiseFunction = void (*)(const DepthwiseRows&, const Clamp&);
@@ -75,6 +85,8 @@ void depthwise(const ConvDepthwiseArgs& a, Worker& worker) {
       });
       for (const Run* run = runs; run != runs + a.run_count && !clamp.exact; ++run)
         activate_run(t.y + run->y, *run, a.masks + run->mask, static_cast<Activation>(a.activation), a.act_a, a.act_b);
+      const Run& last = runs[a.run_count - 1];
+      for (int64_t i = 0; i < a.rest; i += kLanes) put(t.y + last.y + last.pixels + i, splat(0.0f), static_cast<int>(a.rest - i));
       zero_lead(t.y, a.y_channel, a.lead, channel + 1 == a.channels);
     }
   });

@@ -26,7 +26,10 @@ def conv_depthwise(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometr
     x = b.as_planar(x, planes)
     first = -at.padding[0] * planes.pitch - at.padding[2]
     runs, masks = row_runs(y, b.lanes, first, stride * planes.pitch)
-    read = int(runs[-1, 0]) + (side - 1) * planes.pitch + side + stride * (int(runs[:, 2].max()) + b.lanes)
+    assert y.planes is not None
+    rest = int(runs[-1, 2]) - y.planes.pitch
+    runs[-1, 2] -= rest
+    read = int(runs[-1, 0]) + (side - 1) * planes.pitch + side + stride * (y.planes.pitch + b.lanes)
     b.overrun = max(b.overrun, read)
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
@@ -35,5 +38,5 @@ def conv_depthwise(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometr
          "runs": b.constant(runs), "masks": b.constant(masks)},
         {"y": y}, disjoint=True, **plane_fields(x, y, Input(x, x.strides[1], planes.pitch, np.zeros((1, 1), int))),
         **epilogue_fields(epilogue), run_count=len(runs), channels=weight.shape[0], side=side, stride=stride,
-        x_row=planes.pitch, work=weight[0].size * y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3],
+        rest=rest, x_row=planes.pitch, work=weight[0].size * y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3],
     )  # fmt: skip
