@@ -93,3 +93,12 @@ LINEARS = (
     Case("wide linear", (130, 17), (), batch=7, epilogue={"biased": True}),
     Case("linear on a sequence", (65, 12), (5,), epilogue={"activation": Activation("gelu")}),
 )
+
+# Windows of every step of columns: one, two, and what no vector load takes; with rows longer than two vectors.
+WINDOWS = (
+    {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)},
+    {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0, 0, 0)},
+    {"kernel": (2, 5), "stride": (1, 1), "padding": (1, 0, 2, 3)},
+    {"kernel": (4, 3), "stride": (3, 3), "padding": (1, 1, 1, 1)},
+    {"kernel": (3, 2), "stride": (2, 5), "padding": (1, 2, 0, 1)},
+)
