@@ -114,10 +114,11 @@ def test_maxima_of_any_step(isa: str, window: dict[str, Any]) -> None:
     x = sketch.input("batch", 5, 9, 71)
     packed = random_packed("dense", (6, 5, 1, 1), sketch.random)
     y = sketch.add("conv2d", x, packed=packed, biased=True)
-    made = [
+    maxima = [
         sketch.add("max_pool2d", y, dilation=(1, 1), **window),
         sketch.add("max_pool2d", y, dilation=(2, 3), **{**window, "kernel": (2, 2)}),
     ]
+    made = [sketch.add("conv2d", z, packed=random_packed("dense", (3, 6, 1, 1), sketch.random)) for z in maxima]
     images = sketch.random.standard_normal((2, 5, 9, 71)).astype(np.float32)
     program = quantized(sketch.program(*made), images)
     pools = [node for node in program.graph.nodes if node.op == "max_pool2d"]
