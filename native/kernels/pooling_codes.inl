@@ -20,23 +20,11 @@ inline Window window_of(const PoolCodesArgs& a, int64_t oh, int64_t ow) {
 struct GreatestCodes {
   using Element = int32_t;
   using Lanes = Ints;
+  static Ints some(const int32_t* p, int n) { return load_some_words(p, n); }
+  static Ints evens(const int32_t* p, int n) { return n < kLanes ? load_even_words(p, n) : load_even_words(p, kLanes); }
   static Ints start() { return splat_word(0); }
-  static Ints load(const int32_t* p, int n) { return load_some_words(p, n); }
-  static void store(int32_t* p, Ints v, int n) { put_words(p, v, n); }
-  static Ints evens(const int32_t* p, int n) { return load_even_words(p, n < kLanes ? n : kLanes); }
   static Ints combine(Ints a, Ints b) { return greater_bytes(a, b); }
 };
-
-inline void pool_maxima(const PoolCodesArgs& a, const int32_t* x, int32_t* y, int32_t* line) {
-  const int64_t length = line_length(a);
-  for (int64_t oh = 0; oh < a.out_height; ++oh, y += a.y_row) {
-    pool_rows<GreatestCodes>(a, x, oh * a.stride_h - a.pad_top, line, length);
-    for (int64_t ow = 0; ow < a.out_width; ow += kLanes) {
-      const int lanes = static_cast<int>(a.out_width - ow);
-      put_words(y + ow, pool_columns<GreatestCodes>(a, line, ow, lanes), lanes);
-    }
-  }
-}
 
 inline int64_t window_sums(const PoolCodesArgs& a, const int32_t* x, const Window& w, int32_t (&sums)[4]) {
   Ints total[4] = {splat_word(0), splat_word(0), splat_word(0), splat_word(0)};
@@ -61,7 +49,7 @@ void pool2d_int8(const void* arguments, Worker& worker) {
       const int32_t* x = a.x + image * a.x_image + word * a.x_channel;
       if (!a.average) {
         int32_t* y = static_cast<int32_t*>(a.y) + image * a.y_image + word * a.y_channel;
-        pool_maxima(a, x, y, reinterpret_cast<int32_t*>(worker.scratch));
+        pool_plane<GreatestCodes>(a, x, [&](int64_t oh, int64_t ow, Ints value, int n, int64_t) { put_words(y + oh * a.y_row + ow, value, n); });
         continue;
       }
       for (int64_t oh = 0; oh < a.out_height; ++oh)

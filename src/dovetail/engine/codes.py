@@ -418,10 +418,6 @@ def _pooled(b: Builder, call: CodeCall, *, average: int) -> View:
     count = max(height * width, math.prod(kernel))
     ratios = np.array([0.0, *(ratio(call.tensor(), call.output, n) for n in range(1, count + 1))], np.float32)
     include = int(average == 1 and attributes["include_pad"])
-    if average == 0:
-        stride, dilation = attributes["stride"][1], attributes["dilation"][1]
-        line = emit.line_of(width, out[1], kernel[1], stride, dilation, attributes["padding"][2])
-        b.scratch = max(b.scratch, line)
     b.clear_halo(y)
     b.emit(
         "pool2d_int8", {"x": x, "ratios": b.constant(ratios)}, {"y": y}, disjoint=True, images=image.shape[0],

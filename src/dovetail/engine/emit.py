@@ -132,9 +132,6 @@ def pool(b: Builder, call: Call, *, average: bool) -> View:
     kernel, stride, padding = (call.attribute(name) for name in ("kernel", "stride", "padding"))
     dilation = (1, 1) if average else call.attribute("dilation")
     b.clear_halo(y)
-    b.scratch = max(
-        b.scratch, line_of(x.shape[3], y.shape[3], kernel[1], stride[1], dilation[1], padding[2]) + y.shape[3]
-    )
     b.emit(
         "pool2d_f32", {"x": x}, {"y": y}, disjoint=True, **_image_fields(x, y), average=int(average),
         kernel_h=kernel[0], kernel_w=kernel[1], stride_h=stride[0], stride_w=stride[1], dilation_h=dilation[0],
@@ -142,11 +139,6 @@ def pool(b: Builder, call: Call, *, average: bool) -> View:
         include_pad=int(average and call.attribute("include_pad")),
     )  # fmt: skip
     return y
-
-
-def line_of(width: int, outputs: int, kernel: int, stride: int, dilation: int, left: int) -> int:
-    """Elements of a row that pooling combines: all pixels, and all that windows reach."""
-    return max((outputs - 1) * stride + (kernel - 1) * dilation + 1, left + width)
 
 
 def max_pool2d(b: Builder, call: Call) -> View:
