@@ -47,9 +47,15 @@ inline void store_lanes(float* p, Vec a, uint32_t bits) {
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
 inline __m256i lanes_below(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 inline Vec load_first(const float* p, int n) { return _mm256_maskload_ps(p, lanes_below(n)); }
+// Lanes 0, 2, … of a, then of b; and lanes 1, 3, ….
+inline Vec even_lanes(Vec a, Vec b) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xD8));
+}
+inline Vec odd_lanes(Vec a, Vec b) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xDD)), 0xD8));
+}
 inline Vec load_evens(const float* p, int n) {
-  const Vec low = load_first(p, 2 * n - 1), high = n > 4 ? load_first(p + 8, 2 * n - 9) : splat(0.0f);
-  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88)), 0xD8));
+  return even_lanes(load_first(p, 2 * n - 1), n > 4 ? load_first(p + 8, 2 * n - 9) : splat(0.0f));
 }
 // Masked stores are microcoded on several CPUs; a short loop is not.
 inline void store_first(float* p, Vec a, int n) {
@@ -87,7 +93,8 @@ inline float sum(Vec a) {
 using Ints = __m256i;
 inline Ints load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline Ints load_words_first(const void* p, int n) { return _mm256_maskload_epi32(static_cast<const int*>(p), lanes_below(n)); }
-inline Ints load_even_words(const int32_t* p, int n) { return _mm256_castps_si256(load_evens(reinterpret_cast<const float*>(p), n)); }
+inline Ints even_lanes(Ints a, Ints b) { return _mm256_castps_si256(even_lanes(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))); }
+inline Ints odd_lanes(Ints a, Ints b) { return _mm256_castps_si256(odd_lanes(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))); }
 inline void store_words(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 inline void store_words_first(void* p, Ints a, int n) {
   alignas(32) int32_t lanes[kLanes];

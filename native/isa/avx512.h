@@ -45,10 +45,16 @@ inline void store_lanes(float* p, Vec a, uint32_t bits) { _mm512_mask_storeu_ps(
 inline Vec splat(float x) { return _mm512_set1_ps(x); }
 inline __mmask16 lanes_below(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 inline Vec load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+// Lanes 0, 2, … of a, then of b; and lanes 1, 3, ….
+inline Vec even_lanes(Vec a, Vec b) {
+  return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
+}
+inline Vec odd_lanes(Vec a, Vec b) {
+  return _mm512_permutex2var_ps(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
+}
 // p[0], p[2], …: n of them, reading no further than the last.
 inline Vec load_evens(const float* p, int n) {
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  return _mm512_permutex2var_ps(load_first(p, 2 * n - 1), even, n > 8 ? load_first(p + 16, 2 * n - 17) : splat(0.0f));
+  return even_lanes(load_first(p, 2 * n - 1), n > 8 ? load_first(p + 16, 2 * n - 17) : splat(0.0f));
 }
 inline void store_first(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, lanes_below(n), a); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
@@ -71,7 +77,12 @@ inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 using Ints = __m512i;
 inline Ints load_words(const void* p) { return _mm512_loadu_si512(p); }
 inline Ints load_words_first(const void* p, int n) { return _mm512_maskz_loadu_epi32(lanes_below(n), p); }
-inline Ints load_even_words(const int32_t* p, int n) { return _mm512_castps_si512(load_evens(reinterpret_cast<const float*>(p), n)); }
+inline Ints even_lanes(Ints a, Ints b) {
+  return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
+}
+inline Ints odd_lanes(Ints a, Ints b) {
+  return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
+}
 inline void store_words(void* p, Ints a) { _mm512_storeu_si512(p, a); }
 inline void store_words_first(void* p, Ints a, int n) { _mm512_mask_storeu_epi32(p, lanes_below(n), a); }
 inline Ints splat_word(int32_t x) { return _mm512_set1_epi32(x); }

@@ -4,10 +4,18 @@
 // unit (image, channel) > R rows > V vectors of a row > row of the input > column of taps. A stride of two takes every
 // second pixel while loading, where other kernels deal the input into phases first.
 
-template <int S>
-inline Vec load_apart(const float* p) {
-  if constexpr (S == 1) return load(p);
-  return load_evens(p, kLanes);
+// The pixels under each column of taps, for a vector of outputs that lie S apart.
+template <int K, int S>
+__attribute__((always_inline)) inline void load_columns(const float* p, Vec (&pixels)[K]) {
+  if constexpr (S == 1) {
+    each<K>(DOVETAIL_LAMBDA(int s) { pixels[s] = load(p + s); });
+  } else {
+    each<(K + 1) / 2>(DOVETAIL_LAMBDA(int i) {
+      const Vec low = load(p + 2 * i), high = load(p + 2 * i + kLanes);
+      pixels[2 * i] = even_lanes(low, high);
+      if (2 * i + 1 < K) pixels[2 * i + 1] = odd_lanes(low, high);
+    });
+  }
 }
 
 struct DepthwiseRows {
@@ -26,13 +34,12 @@ inline void depthwise_tile(const DepthwiseRows& t, const Vec (&weights)[K * K], 
   each<R>(DOVETAIL_LAMBDA(int r) { each<V>(DOVETAIL_LAMBDA(int v) { acc[r][v] = t.bias; }); });
   const float* x = t.x + j * kLanes * S;
   each<(R - 1) * S + K>(DOVETAIL_LAMBDA(int i) {
-    each<K>(DOVETAIL_LAMBDA(int s) {
-      each<V>(DOVETAIL_LAMBDA(int v) {
-        const Vec pixels = load_apart<S>(x + i * t.x_row + s + v * kLanes * S);
-        each<R>(DOVETAIL_LAMBDA(int r) {
-          const int row = i - r * S;
-          if (row >= 0 && row < K) acc[r][v] = fma(weights[row * K + s], pixels, acc[r][v]);
-        });
+    each<V>(DOVETAIL_LAMBDA(int v) {
+      Vec pixels[K];
+      load_columns<K, S>(x + i * t.x_row + v * kLanes * S, pixels);
+      each<R>(DOVETAIL_LAMBDA(int r) {
+        const int row = i - r * S;
+        if (row >= 0 && row < K) each<K>(DOVETAIL_LAMBDA(int s) { acc[r][v] = fma(weights[row * K + s], pixels[s], acc[r][v]); });
       });
     });
   });

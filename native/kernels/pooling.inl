@@ -7,8 +7,9 @@ inline float greater(float a, float b) { return a > b || a != a ? a : b; }
 struct Reals {
   using Element = float;
   using Lanes = Vec;
-  static Vec some(const float* p, int n) { return load_some(p, n); }
-  static Vec evens(const float* p, int n) { return n < kLanes ? load_evens(p, n) : load_evens(p, kLanes); }
+  static Vec some(const float* p, int64_t n) { return load_some(p, n < kLanes ? static_cast<int>(n) : kLanes); }
+  static Vec evens(Vec a, Vec b) { return even_lanes(a, b); }
+  static Vec odds(Vec a, Vec b) { return odd_lanes(a, b); }
 };
 
 struct Maxima : Reals {
@@ -25,7 +26,6 @@ struct Sums : Reals {
 template <class Op>
 inline typename Op::Lanes load_steps(const typename Op::Element* p, int64_t step, int n) {
   if (step == 1 || n == 1) return Op::some(p, n);
-  if (step == 2) return Op::evens(p, n);
   alignas(64) typename Op::Element lanes[kLanes] = {};
   for (int i = 0; i < n; ++i) lanes[i] = p[i * step];
   return Op::some(lanes, kLanes);
@@ -43,11 +43,41 @@ inline Taps taps_within(int64_t start, int64_t step, int64_t kernel, int64_t siz
   return {first, last < kernel ? last : kernel};
 }
 
+// n windows whose taps are `rows` and `columns`, the first of them at `p`.
+template <class Op, class Args>
+inline typename Op::Lanes pool_windows(const Args& a, const typename Op::Element* p, Taps rows, Taps columns, int n) {
+  auto value = Op::start();
+  for (int64_t r = rows.first; r < rows.last; ++r) {
+    for (int64_t s = columns.first; s < columns.last; ++s)
+      value = Op::combine(value, load_steps<Op>(p + r * a.dilation_h * a.x_row + s * a.dilation_w, a.stride_w, n));
+  }
+  return value;
+}
+
+// The same for whole windows a stride of two apart: two neighbouring columns of taps are the even and the odd lanes of the
+// same loads, whose rows are combined first. `room`: elements from `p` to the end of the row.
+template <class Op, class Args>
+inline typename Op::Lanes pool_pairs(const Args& a, const typename Op::Element* p, Taps rows, int64_t room) {
+  auto value = Op::start();
+  for (int64_t s = 0; s < a.kernel_w; s += 2) {
+    auto low = Op::start(), high = Op::start();
+    for (int64_t r = rows.first; r < rows.last; ++r) {
+      const auto* row = p + r * a.dilation_h * a.x_row + s;
+      low = Op::combine(low, Op::some(row, room - s));
+      if (room - s > kLanes) high = Op::combine(high, Op::some(row + kLanes, room - s - kLanes));
+    }
+    value = Op::combine(value, Op::evens(low, high));
+    if (s + 1 < a.kernel_w) value = Op::combine(value, Op::odds(low, high));
+  }
+  return value;
+}
+
 // Calls put(row, column, windows combined, how many, pixels in each) for all outputs of a plane.
 template <class Op, class Args, class Put>
 inline void pool_plane(const Args& a, const typename Op::Element* x, const Put& put) {
   const int64_t room = a.width - 1 - (a.kernel_w - 1) * a.dilation_w + a.pad_left;
   const int64_t whole_from = (a.pad_left + a.stride_w - 1) / a.stride_w, whole_to = room < 0 ? 0 : room / a.stride_w + 1;
+  const bool paired = a.stride_w == 2 && a.dilation_w == 1;
   for (int64_t oh = 0; oh < a.out_height; ++oh) {
     const int64_t top = oh * a.stride_h - a.pad_top;
     const Taps rows = taps_within(top, a.dilation_h, a.kernel_h, a.height);
@@ -57,11 +87,8 @@ inline void pool_plane(const Args& a, const typename Op::Element* x, const Put& 
       const bool whole = ow >= whole_from && ow < end;
       n = !whole ? 1 : end - ow < kLanes ? static_cast<int>(end - ow) : kLanes;
       const Taps columns = whole ? Taps{0, a.kernel_w} : taps_within(left, a.dilation_w, a.kernel_w, a.width);
-      auto value = Op::start();
-      for (int64_t r = rows.first; r < rows.last; ++r) {
-        const auto* p = x + (top + r * a.dilation_h) * a.x_row + left;
-        for (int64_t s = columns.first; s < columns.last; ++s) value = Op::combine(value, load_steps<Op>(p + s * a.dilation_w, a.stride_w, n));
-      }
+      const auto* p = x + top * a.x_row + left;
+      const auto value = paired && whole ? pool_pairs<Op>(a, p, rows, a.width - left) : pool_windows<Op>(a, p, rows, columns, n);
       put(oh, ow, value, n, rows.count() * columns.count());
     }
   }

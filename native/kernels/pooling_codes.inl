@@ -20,8 +20,9 @@ inline Window window_of(const PoolCodesArgs& a, int64_t oh, int64_t ow) {
 struct GreatestCodes {
   using Element = int32_t;
   using Lanes = Ints;
-  static Ints some(const int32_t* p, int n) { return load_some_words(p, n); }
-  static Ints evens(const int32_t* p, int n) { return n < kLanes ? load_even_words(p, n) : load_even_words(p, kLanes); }
+  static Ints some(const int32_t* p, int64_t n) { return load_some_words(p, n < kLanes ? static_cast<int>(n) : kLanes); }
+  static Ints evens(Ints a, Ints b) { return even_lanes(a, b); }
+  static Ints odds(Ints a, Ints b) { return odd_lanes(a, b); }
   static Ints start() { return splat_word(0); }
   static Ints combine(Ints a, Ints b) { return greater_bytes(a, b); }
 };
