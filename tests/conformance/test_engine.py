@@ -15,7 +15,7 @@ from dovetail.formats import FORMATS
 from dovetail.program import reference
 from dovetail.program.ops import OPS
 from dovetail.program.program import Activation
-from engine_cases import CONVS, LINEARS, Case
+from engine_cases import CONVS, LINEARS, WINDOWS, Case
 from programs import Sketch, close, native_calls, poisoned, random_packed
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
@@ -25,6 +25,7 @@ THREADS = (1, 2) if cores() > 1 else (1,)
 PRODUCTS = {
     "conv2d_dense": {"conv2d_dense_f32": 1},
     "conv2d_lanes": {"conv2d_lanes_f32": 1},
+    "conv2d_depthwise": {"conv2d_depthwise_f32": 1},
     "conv2d_winograd2": {"conv2d_winograd_f32": 1},
     "conv2d_winograd4": {"conv2d_winograd_f32": 1},
     "conv2d_sparse": {"conv2d_sparse_f32": 1},
@@ -220,6 +221,23 @@ def test_ops_without_weights(isa: str, threads: int):
         assert close(got, want, 1e-5), op
     ran = set().union(*(native_calls(session, node) for node in session.kernels()))
     assert ran == {f"{name}__{isa}" for name in (*MOVES, *WITHOUT_WEIGHTS, "linear_dense_f32")}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_pools_of_any_step(isa: str, window: dict[str, Any]):
+    sketch = Sketch(8)
+    x = sketch.input("batch", 3, 9, 71)
+    made = [
+        sketch.add("max_pool2d", x, dilation=(1, 1), **window),
+        sketch.add("max_pool2d", x, dilation=(2, 3), **{**window, "kernel": (2, 2)}),
+        sketch.add("avg_pool2d", x, include_pad=False, **window),
+        sketch.add("avg_pool2d", x, include_pad=True, **window),
+    ]
+    program = sketch.program(*made)
+    image = sketch.random.standard_normal((2, 3, 9, 71)).astype(np.float32)
+    for got, want in zip(poisoned(Session(program, isa=isa), image), reference.run(program, image)):
+        assert close(got, want, 1e-6)
 
 
 def test_softmax_over_the_last_axis_and_constants_as_matrices():
