@@ -45,9 +45,19 @@ def products(kernel: str, case: Case, isa: str, *, placed: bool) -> Counter[str]
 
     A dense 1x1 of one pixel is a matrix product, but where its result is `placed` in a part of a concatenation.
     """
-    one_pixel = kernel == "conv2d_dense" and (*case.size, *case.weight[2:]) == (1, 1, 1, 1)
-    names = PRODUCTS["linear_dense" if one_pixel and not placed else kernel]
+    names = Counter(PRODUCTS[kernel])
+    if names.keys() == {"conv2d_dense_f32"}:
+        flat = sum(one_pixel(kernel, case)) - (placed and one_pixel(kernel, case)[-1])
+        names += Counter({"linear_dense_f32": flat})
+        names -= Counter({"conv2d_dense_f32": flat})
     return Counter({f"{name}__{isa}": count for name, count in names.items()})
+
+
+def one_pixel(kernel: str, case: Case) -> list[bool]:
+    """Which of the dense convolutions of a candidate, in turn, are 1x1 and of one pixel."""
+    before, after, point = case.size == (1, 1), case.place.size == (1, 1), case.weight[2:] == (1, 1)
+    core = before and after and point
+    return {"conv2d_dense": [core], "conv2d_svd": [core, after], "conv2d_tucker": [before, core, after]}[kernel]
 
 
 def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
