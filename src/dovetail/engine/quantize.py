@@ -12,7 +12,8 @@ from dovetail.engine.native import native_status
 from dovetail.engine.schedule import Schedule
 from dovetail.engine.session import Session
 from dovetail.errors import InputError
-from dovetail.program.calibrate import RULES, Rule, calibrate, correct_bias
+from dovetail.program.calibrate import RULES, Rule, calibrate
+from dovetail.program.mend import correct_bias
 from dovetail.program.program import Program
 from dovetail.program.quantize import check_quantizable, split_factors
 from dovetail.program.quantize import quantize as into_codes
