@@ -34,6 +34,17 @@ class Statistics:
     total: Array | float = 0.0
     count: int = 0
 
+    def note(self, value: Array, random: np.random.Generator) -> None:
+        """Take in the numbers that the tensor holds on a batch, a sample of them by `random`."""
+        self.low = min(self.low, float(value.min()))
+        self.high = max(self.high, float(value.max()))
+        flat = value.ravel()
+        kept = _some(flat if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH), self.share, random)
+        self.samples.append(kept)
+        if sum(map(len, self.samples)) > SAMPLES:
+            self.samples = [_some(part, 0.5, random) for part in self.samples]
+            self.share /= 2
+
     @property
     def mean(self) -> Array:
         """Per channel."""
@@ -68,7 +79,7 @@ def calibrate(
     found = {name: Statistics() for name in program.graph.tensors}
     channels = {node.inputs[0]: 1 if node.op == "conv2d" else -1 for node in program.graph.nodes if node.weight}
     random, batches = np.random.default_rng(0), 0
-    for batch in _pieces(images):
+    for batch in pieces(images):
         batches += 1
         values = evaluate(batch) if evaluate else run(program, batch, every=True)
         for name, statistics in found.items():
@@ -80,7 +91,8 @@ def calibrate(
     return found
 
 
-def _pieces(images: Iterable[Array]) -> Iterator[Array]:
+def pieces(images: Iterable[Array]) -> Iterator[Array]:
+    """Batches of at most `AT_ONCE` images."""
     for batch in images:
         for start in range(0, len(batch), AT_ONCE):
             yield batch[start : start + AT_ONCE]
@@ -89,14 +101,7 @@ def _pieces(images: Iterable[Array]) -> Iterator[Array]:
 def _note(statistics: Statistics, name: str, value: Array, random: np.random.Generator) -> None:
     if not np.isfinite(value).all():
         raise InputError(f"tensor {name!r} has NaN or Inf on these images; check them and the weights")
-    statistics.low = min(statistics.low, float(value.min()))
-    statistics.high = max(statistics.high, float(value.max()))
-    flat = value.ravel()
-    kept = _some(flat if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH), statistics.share, random)
-    statistics.samples.append(kept)
-    if sum(map(len, statistics.samples)) > SAMPLES:
-        statistics.samples = [_some(part, 0.5, random) for part in statistics.samples]
-        statistics.share /= 2
+    statistics.note(value, random)
 
 
 def _some(numbers: Array, share: float, random: np.random.Generator) -> Array:
