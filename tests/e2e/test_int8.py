@@ -122,7 +122,6 @@ def test_verify_notices_another_start(here, capsys):
         ("network.options.width=1.0", "start: dense has the network"),
         ("method.plan={nosuch: why}", "no layer of dense is called 'nosuch'"),
         ("method.plan={conv1: {format: dense}}", "is packed already; say only why"),
-        ("method={name: thin, parameters: {epochs: 0}, plan: {}}", "thin makes nothing of a packed network"),
     ],
 )
 def test_a_start_that_cannot_be_taken(here, capsys, override, message):
@@ -130,6 +129,12 @@ def test_a_start_that_cannot_be_taken(here, capsys, override, message):
     assert main(["recipe", "run", "packed", "--set", override]) == 2
     assert message in said(capsys)
     assert sorted(here.rglob("*.json")) == before
+
+
+def test_methods_that_pack_nothing_anew_take_no_start(here, capsys):
+    (here / "recipes/thin.yaml").write_text(BELOW + "start: dense\nmethod: { name: thin, parameters: { epochs: 0 } }\n")
+    assert main(["recipe", "run", "thin", "--set", "control=dense"]) == 2
+    assert "method thin makes nothing of a packed network" in said(capsys)
 
 
 def test_a_start_is_no_network_to_train(here, capsys):

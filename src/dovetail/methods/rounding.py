@@ -100,11 +100,13 @@ class Rounding(TorchFunctionMode):
             return func(self._read(x), round_weight(weight), *given, **named)
         if _is_mean(func, given, named) and not self.paused:
             return func(self._read(given[0]), *given[1:], **named)
-        if _in_place(func, named) and isinstance(given[0], Tensor):
-            self._rounded.pop(given[0], None)
-            return func(given[0], *map(self._stand_in, given[1:]), **named)
+        changed = given[:1] if _in_place(func, named) else []
+        for value in changed:
+            if isinstance(value, Tensor):
+                self._rounded.pop(value, None)
         if self._rounded and func.__name__ != "__get__":
-            given = [self._stand_in(value) for value in given]
+            given = [*changed, *map(self._stand_in, given[len(changed) :])]
+            named = {name: self._stand_in(value) for name, value in named.items()}
         return func(*given, **named)
 
     def _read(self, x: Tensor) -> Tensor:
@@ -124,7 +126,8 @@ class Rounding(TorchFunctionMode):
         if isinstance(value, Tensor):
             return self._rounded.get(value, value)
         if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
-            return [self._stand_in(part) for part in value]
+            parts = [self._stand_in(part) for part in value]
+            return tuple(parts) if isinstance(value, tuple) else parts
         return value
 
 
