@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,7 @@ def home(tmp_path_factory):
     (folder / "recipes").mkdir()
     for name, text in RECIPES.items():
         (folder / "recipes" / f"{name}.yaml").write_text(text)
-    before = os.getcwd()
+    before = Path.cwd()
     os.chdir(folder)
     try:
         for name in RECIPES:

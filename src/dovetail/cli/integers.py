@@ -1,4 +1,4 @@
-"""Whole numbers in recipes and verbs: which images calibrate, what stays in floating point, where nothing is trained."""
+"""Whole numbers in recipes and verbs: which images calibrate, what stays real, and starts that are packed already."""
 
 from __future__ import annotations
 

@@ -181,7 +181,9 @@ def _train_without_control(recipe: Recipe, path: Path, label: str, root: Path | 
     """Train every seed; then the control must have its result, or nothing is measured and claimed yet."""
     told = ""
     if recipe.start is None:
-        log.warning("the dense control %s has no result yet: this trains, but cannot be measured before", recipe.control)
+        log.warning(
+            "the dense control %s has no result yet: this trains, but cannot be measured before", recipe.control
+        )
         for seed in recipe.settings.seeds:
             train(recipe, label, seed, root)
         told = f"{label} is trained and kept in {recipe.runs}, but "

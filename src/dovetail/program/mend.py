@@ -69,7 +69,7 @@ def reestimate(
     give before residual and activation. One layer after another is mended, in the order of the graph, each behind those
     mended before it: all at once would take back the same shift in every layer that it passes through.
 
-    A channel whose deviation is more than twice or less than half of what it was, or that has none, is only shifted, and
+    A channel whose deviation is more than twice or less than half of what it was, or that has none, is only shifted;
     so are the channels of a weight that several layers share.
 
     Args:

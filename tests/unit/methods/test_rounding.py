@@ -82,7 +82,7 @@ def test_convolutions_and_linear_maps_read_rounded_numbers():
             return self.fc(F.relu(self.conv(x)).mean((2, 3)))
 
     model, x = Net(), torch.randn(2, 2, 5, 5)
-    reaches = [(-2.0, 2.0), (0.0, 1.5), (0.0, 1.0)]  # of the image, of what the mean reads, of what the classifier reads
+    reaches = [(-2.0, 2.0), (0.0, 1.5), (0.0, 1.0)]  # of what convolution, mean and classifier read
     image = round_operand(x, reaches[0])
     features = F.relu(F.conv2d(image, on_grid(model.conv.weight), model.conv.bias, padding=1))
     pooled = round_operand(round_operand(features, reaches[1]).mean((2, 3)), reaches[2])
