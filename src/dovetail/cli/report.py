@@ -25,7 +25,7 @@ DENSE = "dense"
 RACES = Path("benchmarks/results")
 SLACK = 0.05
 """Points of accuracy: a few test images that fall on the other side by rounding."""
-ORDER = ("penni", "tucker", "magnitude", "thin")
+ORDER = ("penni", "tucker", "magnitude", "int8", "thin")
 Found = list[tuple[Path, Recipe, dict[str, Any]]]
 
 

@@ -128,6 +128,7 @@ class Recipe(Part):
     Attributes:
         title: one line for people.
         network: what is trained.
+        start: another recipe, whose committed packed network is taken for `network`: where nothing is to be trained.
         original: the dense network that ratios are against and that peers run; `network` where left out.
         control: recipe of the dense control, whose accuracy (if higher than the start's) is `dense_accuracy`.
         case: `<network>/<variant>` of the benchmarks.
@@ -137,6 +138,7 @@ class Recipe(Part):
 
     title: str = ""
     network: Network
+    start: str | None = None
     original: Network | None = None
     data: Data
     method: Method

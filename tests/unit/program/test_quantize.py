@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from dovetail import zoo
 from dovetail.errors import InputError, ProgramError
 from dovetail.export.torch_module import to_torch
-from dovetail.program.calibrate import RULES, SAMPLES, calibrate, correct_bias
+from dovetail.program.calibrate import RULES, SAMPLES, calibrate
 from dovetail.program.check import check
 from dovetail.program.counts import count
 from dovetail.program.lower import lower
+from dovetail.program.mend import correct_bias
 from dovetail.program.program import Program
 from dovetail.program.quantize import quantize, split_factors
 from dovetail.program.reference import run
