@@ -124,7 +124,7 @@ def _race(program: Program, path: Path, original: str | None, asked: Conditions)
     from dovetail.peers.race import race
 
     itself = original == ITSELF
-    ours = to_torch(program)
+    ours = to_torch(program, rounded=False)
     dense, trained = (ours, True) if itself else _original(program, path, original, asked)
     sets = _sets(program, asked.data) if trained else None
     blind = trained and sets is None and program.metadata.get("data") is not None
@@ -164,7 +164,7 @@ def _original(program: Program, path: Path, name: str | None, asked: Conditions)
     network = networks.original_of(program, name, asked.weights)
     control = path.with_name(f"{program.metadata.get('control')}.dovetail")
     if network.weights is None and name is None and control.is_file():
-        return to_torch(networks.load(str(control))), True
+        return to_torch(networks.load(str(control)), rounded=False), True
     if network.weights is None:
         log.warning("a race about time only: %s has random weights; give --weights to compare accuracies", network.name)
     return build_network(network, asked.data), network.weights is not None
