@@ -12,7 +12,7 @@ def table(race: Race) -> Any:
     from rich.table import Table
 
     shown = Table(
-        title=f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}",
+        title=f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}{', time only' * race.time_only}",
         caption=_caption(race),
         caption_justify="left",
     )
