@@ -27,6 +27,7 @@ VERBS = {
     "eval": ("evaluate:evaluate", "Accuracy on the test set."),
     "bench": ("bench:bench", "The fair race: networks against other runtimes."),
     "table": ("speed:speed", "What all races have measured, beside what they should reach."),
+    "shapes": ("shapes:app", "Single layers of networks, timed and drawn under the roofline."),
     "inspect": ("inspect:inspect", "The layers of a packed network: format, size, work, time."),
     "export": ("export:export", "Write ONNX with standard ops only."),
     "recipe": ("recipe:app", "Run, verify and list recipes: one file, one result."),
