@@ -6,8 +6,8 @@ less than `Peaks.bound`: its multiply-adds at the peak, or its input, weights an
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,11 @@ class _Machine:
         x = _aligned(words if dtype == "int8" else random.standard_normal(count, dtype=np.float32))
         each = ROUNDS * STEPS * ROWS * VECTORS * self.lanes * (4 if dtype == "int8" else 1)
 
-        def run(units: int) -> float:
-            y = np.empty(units * ROWS * VECTORS * self.lanes, np.int32)
-            return self._least(f"peak_{dtype}", x, y, units=units, rounds=ROUNDS)
+        def run(amount: int) -> float:
+            y = np.empty(amount * self.threads * ROWS * VECTORS * self.lanes, np.int32)
+            return self._seconds(f"peak_{dtype}", x, y, units=amount * self.threads, rounds=ROUNDS)
 
-        units = self._enough(run, self.threads)
-        return units * each / run(units)
+        return each * self.threads * self._fastest(run)
 
     def bandwidth(self, size: int) -> float:
         """Bytes a second while the threads read so many bytes together, again and again."""
@@ -117,22 +116,26 @@ class _Machine:
         x = _aligned(np.ones(part * self.threads, np.float32))
         y = np.empty(self.threads, np.float32)
 
-        def run(rounds: int) -> float:
-            return self._least("stream_f32", x, y, units=self.threads, size=part, rounds=rounds)
+        def run(amount: int) -> float:
+            return self._seconds("stream_f32", x, y, units=self.threads, size=part, rounds=amount)
 
-        rounds = self._enough(run, 1)
-        return rounds * x.nbytes / run(rounds)
+        return x.nbytes * self._fastest(run)
 
-    def _enough(self, run: Any, start: int) -> int:
-        """How much takes about `seconds`: a multiple of `start`."""
-        return start * max(1, math.ceil(self.seconds / max(run(start), 1e-9)))
+    def _fastest(self, run: Callable[[int], float]) -> float:
+        """How many times a second something is done at most, from runs of an amount that takes long enough."""
+        amount = 1
+        while run(amount) < self.seconds:
+            amount *= 2
+        return amount / min(run(amount) for _ in range(self.repeats))
 
-    def _least(self, kernel: str, x: np.ndarray, y: np.ndarray, **fields: int) -> float:
-        """Seconds of the fastest run."""
+    def _seconds(self, kernel: str, x: np.ndarray, y: np.ndarray, **fields: int) -> float:
+        """Of one run as the caller sees it: no thread can have begun before."""
         plan = self.native.Plan()
         pointers = {"x": x.ctypes.data, "y": y.ctypes.data}
         plan.add(self.isa, f"dovetail_{kernel}", {**fields, **pointers}, {}, False, False)
-        return 1e-9 * max(1, min(plan.run_timed(self.pool, [])[0] for _ in range(self.repeats)))
+        start = time.perf_counter()
+        plan.run(self.pool, [])
+        return time.perf_counter() - start
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:
