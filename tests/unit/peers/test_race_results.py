@@ -317,6 +317,14 @@ def test_the_file_has_the_agreed_fields(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["net_v.json"]
 
 
+def test_the_table_leaves_reasons_as_they_are():
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(race(absent={"onnxruntime": "not installed: pip install 'dovetail[peers]'"}).table())
+    assert "pip install 'dovetail[peers]'" in console.export_text()
+
+
 def test_a_race_about_time_only_says_so(tmp_path):
     from rich.console import Console
 
