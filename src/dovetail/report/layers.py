@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -12,7 +12,7 @@ from dovetail.report.numbers import digits
 from dovetail.report.plot import log_ticks
 
 Json = Mapping[str, Any]
-ROW, TOP, BOTTOM, LABELS, PANEL, SHARE, GAP = 22, 92, 48, 190, 330, 52, 26
+ROW, TOP, BOTTOM, LABELS, PANEL, SHARE, GAP = 22, 106, 48, 190, 330, 52, 26
 PANELS = ("f32", "int8")
 WORDS = {
     "roof": "roofline bound",
@@ -51,7 +51,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class _Panel:
-    """The plotting area of one value type; time is logarithmic."""
+    """The plotting area of one value type; time is logarithmic, and what lies below stands at the left edge."""
 
     dtype: str
     left: float
@@ -59,7 +59,7 @@ class _Panel:
 
     def x(self, milliseconds: float) -> float:
         low, high = (math.log(t) for t in self.times)
-        return self.left + (math.log(milliseconds) - low) / (high - low) * PANEL
+        return self.left + max(math.log(milliseconds) - low, 0.0) / (high - low) * PANEL
 
 
 def picture(result: Json) -> str:
@@ -110,18 +110,18 @@ def _marks_of(row: Json) -> Iterator[Mark]:
         yield Mark("inside", row["layer_ms"], f"{told}, between other layers: {digits(row['layer_ms'])} ms")
 
 
-def _range(found: Iterable[Sequence[Mark]]) -> tuple[float, float]:
-    times = [mark.milliseconds for row in found for mark in row]
-    return (min(times) / 1.3, max(times) * 1.3) if times else (0.1, 1.0)
+def _range(found: Sequence[Sequence[Mark]]) -> tuple[float, float]:
+    """From a third of the shortest time, so that bounds of tiny layers do not take the room of the others."""
+    bounds = [mark.milliseconds for row in found for mark in row if mark.kind == "roof"]
+    times = [mark.milliseconds for row in found for mark in row if mark.kind != "roof"] or bounds
+    return min(times) / 3, 1.3 * max(*times, *bounds)
 
 
 def _machine(result: Json) -> str:
     machine, peaks = result["machine"], result["peaks"]
     most = peaks[max(peaks, key=int)]["gmacs"]
     threads = " and ".join(peaks)
-    roof = (
-        f"at most {digits(most['f32'])} (f32) and {digits(most['int8'])} (int8) thousand million multiply-adds a second"
-    )
+    roof = f"at most {digits(most['f32'])} (f32) and {digits(most['int8'])} (int8) G multiply-adds a second"
     return f"{machine['cpu']}, {machine['engine_isa']}; the better of {threads} threads; {roof}"
 
 
@@ -148,12 +148,12 @@ def _labels(shapes: Sequence[Json], width: int) -> list[str]:
 
 def _panel(panel: _Panel, found: Sequence[Sequence[Mark]], shapes: Sequence[Json]) -> list[str]:
     bottom = TOP + ROW * len(shapes)
-    lines = [_text("label", panel.left, TOP - 8, f"{panel.dtype}, milliseconds (log)", "start")]
+    lines = [_text("label", panel.left, TOP - 8, f"{panel.dtype}, microseconds (log)", "start")]
     lines.append(_text("", panel.left + PANEL + SHARE, TOP - 8, "of the roof", "end"))
     for value in log_ticks(*panel.times, most=7):
         x = panel.x(value)
         lines.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-        lines.append(_text("", x, bottom + 17, f"{value:g}", "middle"))
+        lines.append(_text("", x, bottom + 17, f"{1e3 * value:.9g}", "middle"))
     for number, row in enumerate(found):
         lines += _row(panel, row, TOP + ROW * number + ROW / 2)
     return lines

@@ -68,7 +68,7 @@ def test_the_picture_is_a_file_of_its_own_with_a_mark_for_every_time():
     root = ElementTree.fromstring(picture(RESULT))
     assert root.tag == f"{SVG}svg"
     text = "".join(root.itertext())
-    for word in ("net, layer by layer", "64→64 3x3 <56x56>  ×4", "64→10", "a processor", "40%", "f32, milliseconds"):
+    for word in ("net, layer by layer", "64→64 3x3 <56x56>  ×4", "64→10", "a processor", "40%", "f32, microseconds"):
         assert word in text
     drawn = [group.get("class") for group in root.iter(f"{SVG}g")]
     titled = [group for group in root.iter(f"{SVG}g") if group.find(f"{SVG}title") is not None]
