@@ -108,7 +108,7 @@ class _Machine:
             y = np.empty(amount * self.threads * ROWS * VECTORS * self.lanes, np.int32)
             return self._seconds(f"peak_{dtype}", x, y, units=amount * self.threads, rounds=ROUNDS)
 
-        return each * self.threads * self._fastest(run)
+        return float(each * self.threads) * self._fastest(run)
 
     def bandwidth(self, size: int) -> float:
         """Bytes a second while the threads read so many bytes together, again and again."""
