@@ -73,6 +73,21 @@ def test_torch_rounds_to_the_same_numbers(resnet: tuple[Program, np.ndarray]) ->
     assert np.abs(got - want).mean() <= 0.01 * want.std()
 
 
+def test_torch_leaves_rounding_to_those_who_round_themselves(resnet: tuple[Program, np.ndarray]) -> None:
+    program, x = resnet
+    made = quantized(program, x)
+
+    def ops(module: nn.Module) -> set[str]:
+        return {str(node.target) for node in torch.export.export(module, (torch.from_numpy(x),)).graph.nodes}
+
+    assert "aten.round.default" in ops(to_torch(made))
+    assert "aten.round.default" not in ops(to_torch(made, rounded=False))
+    with torch.no_grad():
+        got = to_torch(made, rounded=False)(torch.from_numpy(x)).numpy()
+    want = run(program, x)
+    assert np.abs(got - want).mean() < 0.05 * want.std()
+
+
 def test_layers_can_stay_in_floating_point(resnet: tuple[Program, np.ndarray]) -> None:
     program, x = resnet
     first = program.graph.nodes[0].name
