@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../engine/guard.h"
+
 namespace dovetail::avx2 {
 
 constexpr int kLanes = 8;
@@ -34,7 +36,7 @@ inline void store_lanes(float* p, Vec a, uint32_t bits) {
 }
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
 inline __m256i lanes_below(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
-inline Vec load_first(const float* p, int n) { return _mm256_maskload_ps(p, lanes_below(n)); }
+inline Vec load_first(const float* p, int n) { touch(p, n); return _mm256_maskload_ps(p, lanes_below(n)); }
 inline Vec load_evens(const float* p, int n) {
   const Vec low = load_first(p, 2 * n - 1), high = n > 4 ? load_first(p + 8, 2 * n - 9) : splat(0.0f);
   return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88)), 0xD8));
@@ -74,7 +76,11 @@ inline float sum(Vec a) {
 // Eight 32-bit words: whole numbers, or four codes each.
 using Ints = __m256i;
 inline Ints load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline Ints load_words_first(const void* p, int n) { return _mm256_maskload_epi32(static_cast<const int*>(p), lanes_below(n)); }
+inline Ints load_words_first(const void* p, int n) {
+  const auto* words = static_cast<const int*>(p);
+  touch(words, n);
+  return _mm256_maskload_epi32(words, lanes_below(n));
+}
 inline void store_words(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 inline void store_words_first(void* p, Ints a, int n) {
   alignas(32) int32_t lanes[kLanes];
