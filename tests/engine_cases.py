@@ -56,6 +56,27 @@ CONVS = (
     Case("1x3 stride 3x1", (4, 2, 1, 3), (10, 8), attributes={"stride": (3, 1), "padding": (0, 0, 1, 1)}),
     Case("groups", (6, 4, 3, 3), (7, 5), attributes={"padding": (1, 1, 1, 1), "groups": 2}, epilogue=FULL),
     Case("depthwise", (10, 1, 3, 3), (9, 9), attributes={"padding": (1, 1, 1, 1), "groups": 10}, epilogue=FULL),
+    Case(
+        "depthwise, stride 2",
+        (6, 1, 3, 3),
+        (37, 70),
+        attributes={"padding": (1, 1, 1, 1), "stride": (2, 2), "groups": 6},
+        epilogue=FULL,
+    ),
+    Case(
+        "depthwise 5x5",
+        (7, 1, 5, 5),
+        (6, 19),
+        attributes={"padding": (2, 2, 2, 2), "groups": 7},
+        epilogue={"biased": True, "activation": Activation("hardswish")},
+    ),
+    Case(
+        "depthwise 5x5, stride 2",
+        (5, 1, 5, 5),
+        (9, 6),
+        attributes={"padding": (1, 2, 2, 1), "stride": (2, 2), "groups": 5},
+    ),
+    Case("depthwise, no padding", (4, 1, 3, 3), (3, 36), attributes={"groups": 4}, epilogue={"biased": True}),
     Case("one row, stride 2", (3, 2, 3, 3), (1, 5), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}),
     Case("kernel of the whole image", (5, 6, 4, 3), (4, 3), epilogue=FULL),
     Case("two rows a vector", (6, 7, 3, 3), (8, 8), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
@@ -71,4 +92,13 @@ LINEARS = (
     Case("linear", (10, 33), (), epilogue=FULL),
     Case("wide linear", (130, 17), (), batch=7, epilogue={"biased": True}),
     Case("linear on a sequence", (65, 12), (5,), epilogue={"activation": Activation("gelu")}),
+)
+
+# Windows of every step of columns: one, two, and what no vector load takes; with rows longer than two vectors.
+WINDOWS = (
+    {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1, 1, 1)},
+    {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0, 0, 0)},
+    {"kernel": (2, 5), "stride": (1, 1), "padding": (1, 0, 2, 3)},
+    {"kernel": (4, 3), "stride": (3, 3), "padding": (1, 1, 1, 1)},
+    {"kernel": (3, 2), "stride": (2, 5), "padding": (1, 2, 0, 1)},
 )

@@ -37,11 +37,21 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const int32_t, blocks) I(block_count) I(blocks_outer)
 
 // Dense convolution of small maps, one group. Weights: per block of vectors of outputs [channels][taps][lanes of the
-// block], the last one filled up with zeros, like the bias. `pixels`: (x offset, y offset, zeros that follow it), int32
-// each.
-#define DOVETAIL_CONV_LANES(P, I, A, F)                                                       \
-  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight)            \
-  P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels) I(pixel_count)
+// block], the last one filled up with zeros, like the bias. `pixels`: x offsets of the pixels, row by row; `runs`, one for
+// each row, have the row's first pixel in the place of its x offset. `segments`: segment_count records of (first run, runs,
+// first pixel, pixels), int32 each, of at most `most_pixels` pixels.
+#define DOVETAIL_LANES(P, I, A, F)                                                                   \
+  P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels)           \
+  P(const int32_t, segments) I(segment_count) I(most_pixels)
+#define DOVETAIL_CONV_LANES(P, I, A, F)                                                              \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
+  P(const float, weight) DOVETAIL_LANES(P, I, A, F)
+
+// Depthwise convolution: weights [channels][side * side], side 3 or 5, stride 1 or 2. One run for each row, whose x
+// offset is that of the first tap of its first pixel; all are of one length, and `rest` zeros follow the last.
+#define DOVETAIL_CONV_DEPTHWISE(P, I, A, F)                                                          \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
+  P(const float, weight) I(channels) I(side) I(stride) I(x_row) I(rest)
 
 // Dense 3x3 convolution of unit stride, one group, by tiles of `tile` x `tile` outputs. Weights, transformed, per block
 // [places][channels][outputs of the block]; blocks of 4, 8, 12 or 16 outputs, the last one filled up with zeros. `groups`: group_count
@@ -136,9 +146,9 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const int32_t, blocks) I(block_count) I(blocks_outer)
 
 // As DOVETAIL_CONV_LANES, over words; `channels` counts words.
-#define DOVETAIL_CONV_LANES_CODES(P, I, A, F)                                           \
-  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) P(const int32_t, weight) \
-  P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels) I(pixel_count)
+#define DOVETAIL_CONV_LANES_CODES(P, I, A, F)                                                \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F)   \
+  P(const int32_t, weight) DOVETAIL_LANES(P, I, A, F)
 
 // Sparse convolution in blocks of four input channels: `entries` are (x offset, word of four weights) pairs.
 #define DOVETAIL_CONV_SPARSE_CODES(P, I, A, F)                                             \
@@ -181,6 +191,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_KERNELS(K)                                            \
   K(ConvDenseArgs, conv2d_dense_f32, DOVETAIL_CONV_DENSE)              \
   K(ConvLanesArgs, conv2d_lanes_f32, DOVETAIL_CONV_LANES)              \
+  K(ConvDepthwiseArgs, conv2d_depthwise_f32, DOVETAIL_CONV_DEPTHWISE)  \
   K(ConvWinogradArgs, conv2d_winograd_f32, DOVETAIL_CONV_WINOGRAD)     \
   K(ConvSparseArgs, conv2d_sparse_f32, DOVETAIL_CONV_SPARSE)           \
   K(ConvBasisArgs, conv2d_kernel_basis_f32, DOVETAIL_CONV_BASIS)       \

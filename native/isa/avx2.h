@@ -27,6 +27,18 @@ inline Vec join_low(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x44); }
 inline Vec join_high(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xEE); }
 inline Vec evens(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0x88); }
 inline Vec odds(Vec a, Vec b) { return _mm256_shuffle_ps(a, b, 0xDD); }
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&v)[kLanes]) {
+  Vec r[kLanes];
+  for (int i = 0; i < kLanes; i += 4) {
+    const Vec a = zip_low(v[i], v[i + 1]), b = zip_high(v[i], v[i + 1]), c = zip_low(v[i + 2], v[i + 3]), d = zip_high(v[i + 2], v[i + 3]);
+    r[i] = join_low(a, c), r[i + 1] = join_high(a, c), r[i + 2] = join_low(b, d), r[i + 3] = join_high(b, d);
+  }
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+  }
+}
 // The lanes whose bit is set.
 inline void store_lanes(float* p, Vec a, uint32_t bits) {
   alignas(32) float lanes[kLanes];
@@ -37,9 +49,15 @@ inline void store_lanes(float* p, Vec a, uint32_t bits) {
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
 inline __m256i lanes_below(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 inline Vec load_first(const float* p, int n) { touch(p, n); return _mm256_maskload_ps(p, lanes_below(n)); }
+// Lanes 0, 2, … of a, then of b; and lanes 1, 3, ….
+inline Vec even_lanes(Vec a, Vec b) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xD8));
+}
+inline Vec odd_lanes(Vec a, Vec b) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xDD)), 0xD8));
+}
 inline Vec load_evens(const float* p, int n) {
-  const Vec low = load_first(p, 2 * n - 1), high = n > 4 ? load_first(p + 8, 2 * n - 9) : splat(0.0f);
-  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88)), 0xD8));
+  return even_lanes(load_first(p, 2 * n - 1), n > 4 ? load_first(p + 8, 2 * n - 9) : splat(0.0f));
 }
 // Masked stores are microcoded on several CPUs; a short loop is not.
 inline void store_first(float* p, Vec a, int n) {
@@ -81,6 +99,8 @@ inline Ints load_words_first(const void* p, int n) {
   touch(words, n);
   return _mm256_maskload_epi32(words, lanes_below(n));
 }
+inline Ints even_lanes(Ints a, Ints b) { return _mm256_castps_si256(even_lanes(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))); }
+inline Ints odd_lanes(Ints a, Ints b) { return _mm256_castps_si256(odd_lanes(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))); }
 inline void store_words(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 inline void store_words_first(void* p, Ints a, int n) {
   alignas(32) int32_t lanes[kLanes];

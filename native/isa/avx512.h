@@ -28,15 +28,35 @@ inline Vec join_low(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x44); }
 inline Vec join_high(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xEE); }
 inline Vec evens(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0x88); }
 inline Vec odds(Vec a, Vec b) { return _mm512_shuffle_ps(a, b, 0xDD); }
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&v)[kLanes]) {
+  Vec r[kLanes];
+  for (int i = 0; i < kLanes; i += 4) {
+    const Vec a = zip_low(v[i], v[i + 1]), b = zip_high(v[i], v[i + 1]), c = zip_low(v[i + 2], v[i + 3]), d = zip_high(v[i + 2], v[i + 3]);
+    r[i] = join_low(a, c), r[i + 1] = join_high(a, c), r[i + 2] = join_low(b, d), r[i + 3] = join_high(b, d);
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Vec a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), b = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xDD);
+    const Vec c = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88), d = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xDD);
+    v[i] = _mm512_shuffle_f32x4(a, c, 0x88), v[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+    v[i + 8] = _mm512_shuffle_f32x4(a, c, 0xDD), v[i + 12] = _mm512_shuffle_f32x4(b, d, 0xDD);
+  }
+}
 // The lanes whose bit is set.
 inline void store_lanes(float* p, Vec a, uint32_t bits) { touch_lanes(p, bits); _mm512_mask_storeu_ps(p, static_cast<__mmask16>(bits), a); }
 inline Vec splat(float x) { return _mm512_set1_ps(x); }
 inline __mmask16 lanes_below(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 inline Vec load_first(const float* p, int n) { touch(p, n); return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+// Lanes 0, 2, … of a, then of b; and lanes 1, 3, ….
+inline Vec even_lanes(Vec a, Vec b) {
+  return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
+}
+inline Vec odd_lanes(Vec a, Vec b) {
+  return _mm512_permutex2var_ps(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
+}
 // p[0], p[2], …: n of them, reading no further than the last.
 inline Vec load_evens(const float* p, int n) {
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  return _mm512_permutex2var_ps(load_first(p, 2 * n - 1), even, n > 8 ? load_first(p + 16, 2 * n - 17) : splat(0.0f));
+  return even_lanes(load_first(p, 2 * n - 1), n > 8 ? load_first(p + 16, 2 * n - 17) : splat(0.0f));
 }
 inline void store_first(float* p, Vec a, int n) { touch(p, n); _mm512_mask_storeu_ps(p, lanes_below(n), a); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
@@ -59,6 +79,12 @@ inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 using Ints = __m512i;
 inline Ints load_words(const void* p) { return _mm512_loadu_si512(p); }
 inline Ints load_words_first(const void* p, int n) { touch(static_cast<const int32_t*>(p), n); return _mm512_maskz_loadu_epi32(lanes_below(n), p); }
+inline Ints even_lanes(Ints a, Ints b) {
+  return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
+}
+inline Ints odd_lanes(Ints a, Ints b) {
+  return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
+}
 inline void store_words(void* p, Ints a) { _mm512_storeu_si512(p, a); }
 inline void store_words_first(void* p, Ints a, int n) { touch(static_cast<const int32_t*>(p), n); _mm512_mask_storeu_epi32(p, lanes_below(n), a); }
 inline Ints splat_word(int32_t x) { return _mm512_set1_epi32(x); }

@@ -40,10 +40,23 @@ inline Vec join_low(Vec a, Vec b) { return pick(a, b, 0, 1, 4, 5); }
 inline Vec join_high(Vec a, Vec b) { return pick(a, b, 2, 3, 6, 7); }
 inline Vec evens(Vec a, Vec b) { return pick(a, b, 0, 2, 4, 6); }
 inline Vec odds(Vec a, Vec b) { return pick(a, b, 1, 3, 5, 7); }
+// Lane j of vector i becomes lane i of vector j.
+inline void transpose(Vec (&v)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float kept = v[i].v[j];
+      v[i].v[j] = v[j].v[i];
+      v[j].v[i] = kept;
+    }
+}
 // The lanes whose bit is set.
 inline void store_lanes(float* p, Vec a, uint32_t bits) { DOVETAIL_EACH if (bits >> i & 1) p[i] = a.v[i]; }
 inline Vec splat(float x) { Vec a; DOVETAIL_EACH a.v[i] = x; return a; }
 inline Vec load_first(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[i]; return a; }
+// Lanes 0, 2, … of a, then of b; and lanes 1, 3, ….
+inline Vec lanes_from(Vec a, Vec b, int first) { Vec r; DOVETAIL_EACH r.v[i] = i < kLanes / 2 ? a.v[2 * i + first] : b.v[2 * i + first - kLanes]; return r; }
+inline Vec even_lanes(Vec a, Vec b) { return lanes_from(a, b, 0); }
+inline Vec odd_lanes(Vec a, Vec b) { return lanes_from(a, b, 1); }
 inline Vec load_evens(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[2 * i]; return a; }
 inline void store_first(float* p, Vec a, int n) { for (int i = 0; i < n; ++i) p[i] = a.v[i]; }
 inline Vec add(Vec a, Vec b) { DOVETAIL_EACH a.v[i] += b.v[i]; return a; }
@@ -84,6 +97,9 @@ struct Ints {
   int32_t v[kLanes];
 };
 inline Ints load_words(const void* p) { Ints a; std::memcpy(a.v, p, sizeof a.v); return a; }
+inline Ints lanes_from(Ints a, Ints b, int first) { Ints r; DOVETAIL_EACH r.v[i] = i < kLanes / 2 ? a.v[2 * i + first] : b.v[2 * i + first - kLanes]; return r; }
+inline Ints even_lanes(Ints a, Ints b) { return lanes_from(a, b, 0); }
+inline Ints odd_lanes(Ints a, Ints b) { return lanes_from(a, b, 1); }
 inline void store_words(void* p, Ints a) { std::memcpy(p, a.v, sizeof a.v); }
 inline Ints splat_word(int32_t x) { Ints a; DOVETAIL_EACH a.v[i] = x; return a; }
 inline Ints load_words_first(const void* p, int n) { Ints a = splat_word(0); std::memcpy(a.v, p, n * sizeof(int32_t)); return a; }

@@ -30,6 +30,7 @@ void conv_tile(const Tile& t, const Clamp& clamp) {
   const float* x = t.x + t.first * kLanes;
   for (int64_t c = 0; c < t.channels; ++c, x += t.x_channel) {
     for (int64_t i = 0; i < t.taps_count; ++i, w += K) {
+      __builtin_prefetch(w + kAhead, 0, 2);
       const float* p = x + t.taps[i];
       Vec v[P];
       each<P>(DOVETAIL_LAMBDA(int j) { v[j] = load(p + j * kLanes); });

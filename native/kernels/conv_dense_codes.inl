@@ -21,6 +21,7 @@ void code_tile(const CodeTile& t, const CodePlace& place) {
   const int32_t* x = t.x + t.first * kLanes;
   for (int64_t c = 0; c < t.channels; ++c, x += t.x_channel) {
     for (int64_t i = 0; i < t.taps_count; ++i, w += K) {
+      __builtin_prefetch(w + kAhead, 0, 2);
       const int32_t* p = x + t.taps[i];
       Ints v[P];
       each<P>(DOVETAIL_LAMBDA(int j) { v[j] = load_words(p + j * kLanes); });

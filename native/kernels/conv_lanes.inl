@@ -2,70 +2,74 @@
 //
 // V vectors of outputs by P pixels in registers; one tap: V loads of weights and P broadcasts feed V * P multiply-adds.
 // Pixels are a list of offsets, so none is spent on the halo, however small the map. Loops: unit (image, block of
-// outputs, group of pixels) > channel > tap > pixel > vector. The results are turned around on their way out.
+// outputs, segment of rows) > chunk of channels whose weights stay in L2 > P pixels > channel > tap > pixel > vector.
+// Between chunks the sums lie in scratch, pixel by pixel; in the end they are turned around, output by output. While one
+// chunk is multiplied the next is fetched, so that weights which come from memory keep nobody waiting.
 
-struct Pixel {
-  int32_t x, y, zeros;  // offsets, and how many zeros of the halo follow it
+// `runs` from `first_run` on, and the pixels that they hold.
+struct Segment {
+  int32_t first_run, runs, first_pixel, pixels;
 };
 
 constexpr int kLaneVectors = kLanes == 16 ? 4 : 2;
 constexpr int kLanePixels = kLanes == 16 ? 8 : 5;
+constexpr int64_t kLaneWeights = 1 << 16;  // elements of a block's chunk: 256 KB
 constexpr int lane_pixels(int vectors) { return vectors == 4 ? 6 : kLanePixels; }
 
-struct LaneTile {
-  const float *x, *weight, *bias, *residual;
-  float* y;
-  const Pixel* pixels;
-  const int32_t* taps;
-  int64_t taps_count, channels, x_channel, y_channel, r_channel, outputs;  // outputs: real ones of this block
+struct RealProducts {
+  using Element = float;
+  using Lanes = Vec;
+  static Vec load_lanes(const float* p) { return load(p); }
+  static void store_lanes(float* p, Vec v) { store(p, v); }
+  static Vec all(float x) { return splat(x); }
+  static Vec product(Vec sum, Vec pixel, Vec weight) { return fma(weight, pixel, sum); }
 };
 
-template <int V, int P>
-void lane_tile(const LaneTile& t, const Clamp& clamp, Activation kind, float a, float b) {
-  Vec acc[P][V];
+template <class Op>
+struct LaneTile {
+  const typename Op::Element *x, *weight, *bias;  // bias: null once there are sums
+  typename Op::Element* sums;
+  const typename Op::Element* ahead;  // to fetch, `ahead_step` with every tap
+  int64_t ahead_step;
+  const int32_t *pixels, *taps;
+  int64_t taps_count, channels, x_channel;
+};
+
+template <class Op, int V, int P>
+void lane_tile(const LaneTile<Op>& t) {
+  typename Op::Lanes acc[P][V];
   each<V>(DOVETAIL_LAMBDA(int v) {
-    const Vec start = t.bias ? load(t.bias + v * kLanes) : splat(0.0f);
-    each<P>(DOVETAIL_LAMBDA(int p) { acc[p][v] = start; });
+    each<P>(DOVETAIL_LAMBDA(int p) { acc[p][v] = Op::load_lanes(t.bias ? t.bias + v * kLanes : t.sums + (p * V + v) * kLanes); });
   });
   int64_t at[P];
-  each<P>(DOVETAIL_LAMBDA(int p) { at[p] = t.pixels[p].x; });
-  const float *x = t.x, *w = t.weight;
+  each<P>(DOVETAIL_LAMBDA(int p) { at[p] = t.pixels[p]; });
+  const auto *x = t.x, *w = t.weight, *ahead = t.ahead;
   for (int64_t c = 0; c < t.channels; ++c, x += t.x_channel) {
-    for (int64_t i = 0; i < t.taps_count; ++i, w += V * kLanes) {
-      const float* tap = x + t.taps[i];
-      Vec weights[V];
-      each<V>(DOVETAIL_LAMBDA(int v) { weights[v] = load(w + v * kLanes); });
+    for (int64_t i = 0; i < t.taps_count; ++i, w += V * kLanes, ahead += t.ahead_step) {
+      __builtin_prefetch(ahead, 0, 2);
+      if constexpr (V * kLanes > 16) __builtin_prefetch(ahead + 16, 0, 2);
+      const auto* tap = x + t.taps[i];
+      typename Op::Lanes weights[V];
+      each<V>(DOVETAIL_LAMBDA(int v) { weights[v] = Op::load_lanes(w + v * kLanes); });
       each<P>(DOVETAIL_LAMBDA(int p) {
-        const Vec pixel = splat(tap[at[p]]);
-        each<V>(DOVETAIL_LAMBDA(int v) { acc[p][v] = fma(weights[v], pixel, acc[p][v]); });
+        const auto pixel = Op::all(tap[at[p]]);
+        each<V>(DOVETAIL_LAMBDA(int v) { acc[p][v] = Op::product(acc[p][v], pixel, weights[v]); });
       });
     }
   }
-  alignas(64) float turned[P][V * kLanes];
   each<P>(DOVETAIL_LAMBDA(int p) {
-    each<V>(DOVETAIL_LAMBDA(int v) { store(&turned[p][v * kLanes], acc[p][v]); });
+    each<V>(DOVETAIL_LAMBDA(int v) { Op::store_lanes(t.sums + (p * V + v) * kLanes, acc[p][v]); });
   });
-  for (int p = 0; p < P; ++p) {
-    const int64_t place = t.pixels[p].y;
-    if (t.residual)
-      for (int64_t o = 0; o < t.outputs; ++o) turned[p][o] += t.residual[o * t.r_channel + place];
-    for (int v = 0; v < V; ++v) {
-      const Vec sum = load(&turned[p][v * kLanes]);
-      store(&turned[p][v * kLanes], clamp.exact ? bounded(sum, clamp) : activate(sum, kind, a, b));
-    }
-    for (int64_t o = 0; o < t.outputs; ++o) t.y[o * t.y_channel + place] = turned[p][o];
-    for (int64_t o = 0; o < t.outputs && t.pixels[p].zeros; ++o)
-      for (int64_t z = 1; z <= t.pixels[p].zeros; ++z) t.y[o * t.y_channel + place + z] = 0.0f;
-  }
 }
 
-using LaneFunction = void (*)(const LaneTile&, const Clamp&, Activation, float, float);
+template <class Op>
+using LaneFunction = void (*)(const LaneTile<Op>&);
 
-template <int V>
-LaneFunction lane_tile_of(int pixels) {
+template <class Op, int V>
+LaneFunction<Op> lane_tile_of(int pixels) {
   constexpr int most = lane_pixels(V);
   switch (pixels) {
-#define DOVETAIL_CASE(P) case P: return lane_tile<V, (P <= most ? P : 1)>;
+#define DOVETAIL_CASE(P) case P: return lane_tile<Op, V, (P <= most ? P : 1)>;
     DOVETAIL_CASE(1) DOVETAIL_CASE(2) DOVETAIL_CASE(3) DOVETAIL_CASE(4)
     DOVETAIL_CASE(5) DOVETAIL_CASE(6) DOVETAIL_CASE(7) DOVETAIL_CASE(8)
 #undef DOVETAIL_CASE
@@ -73,44 +77,86 @@ LaneFunction lane_tile_of(int pixels) {
   return nullptr;
 }
 
-inline LaneFunction lane_tile_for(int vectors, int pixels) {
+template <class Op>
+inline LaneFunction<Op> lane_tile_for(int vectors, int pixels) {
   switch (vectors) {
-    case 1: return lane_tile_of<1>(pixels);
-    case 2: return lane_tile_of<2>(pixels);
-    case 3: return lane_tile_of<kLaneVectors < 3 ? 1 : 3>(pixels);
-    default: return lane_tile_of<kLaneVectors < 4 ? 1 : 4>(pixels);
+    case 1: return lane_tile_of<Op, 1>(pixels);
+    case 2: return lane_tile_of<Op, 2>(pixels);
+    case 3: return lane_tile_of<Op, kLaneVectors < 3 ? 1 : 3>(pixels);
+    default: return lane_tile_of<Op, kLaneVectors < 4 ? 1 : 4>(pixels);
   }
+}
+
+// `sums` holds `pixels` rows of V vectors; `turned` gets a row of `stride` pixels for each output.
+inline void turn(const float* sums, int vectors, int64_t pixels, float* turned, int64_t stride) {
+  for (int v = 0; v < vectors; ++v)
+    for (int64_t p = 0; p < pixels; p += kLanes) {
+      Vec block[kLanes];
+      each<kLanes>(DOVETAIL_LAMBDA(int i) { block[i] = load(sums + ((p + i) * vectors + v) * kLanes); });
+      transpose(block);
+      each<kLanes>(DOVETAIL_LAMBDA(int i) { store(turned + (v * kLanes + i) * stride + p, block[i]); });
+    }
+}
+
+// All sums of a unit at a time; finish(image, first output, outputs, segment, its number, turned sums) ends them.
+template <class Op, class Args, class Finish>
+inline void for_lane_units(const Args& a, Worker& worker, const Finish& finish) {
+  using Element = typename Op::Element;
+  static_assert(sizeof(Element) == sizeof(float), "sums are turned around as floats");
+  const auto* segments = reinterpret_cast<const Segment*>(a.segments);
+  const int64_t vectors = (a.out_channels + kLanes - 1) / kLanes;
+  const int64_t blocks = (vectors + kLaneVectors - 1) / kLaneVectors, per_image = blocks * a.segment_count;
+  float* const sums = worker.scratch;
+  float* const turned = sums + a.most_pixels * kLaneVectors * kLanes;
+  for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t image = unit / per_image, block = unit % per_image / a.segment_count, number = unit % a.segment_count;
+      const Segment& s = segments[number];
+      const int64_t output = block * kLaneVectors * kLanes;
+      const int mine = static_cast<int>(vectors - block * kLaneVectors < kLaneVectors ? vectors - block * kLaneVectors : kLaneVectors);
+      const int64_t per_channel = a.tap_count * mine * kLanes;
+      const int64_t chunks = (a.channels * per_channel + kLaneWeights - 1) / kLaneWeights;
+      LaneTile<Op> t;
+      t.taps = a.taps, t.taps_count = a.tap_count, t.x_channel = a.x_channel;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t channel = a.channels * chunk / chunks;
+        t.channels = a.channels * (chunk + 1) / chunks - channel;
+        t.x = a.x + image * a.x_image + channel * a.x_channel;
+        t.weight = a.weight + output * a.channels * a.tap_count + channel * per_channel;
+        t.bias = chunk == 0 ? a.bias + output : nullptr;
+        t.ahead = t.weight + t.channels * per_channel;
+        t.ahead_step = mine * kLanes / ((s.pixels + lane_pixels(mine) - 1) / lane_pixels(mine));
+        even_pieces(s.pixels, lane_pixels(mine), [&](int first, int count) {
+          t.pixels = a.pixels + s.first_pixel + first;
+          t.sums = reinterpret_cast<Element*>(sums) + first * mine * kLanes;
+          lane_tile_for<Op>(mine, count)(t);
+          t.ahead += t.channels * a.tap_count * t.ahead_step;
+        });
+      }
+      turn(sums, mine, s.pixels, turned, a.most_pixels);
+      const int64_t left = a.out_channels - output;
+      finish(image, output, left < mine * kLanes ? left : mine * kLanes, s, number, turned);
+    }
+  });
 }
 
 void conv2d_lanes_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvLanesArgs*>(arguments);
-  const auto* pixels = reinterpret_cast<const Pixel*>(a.pixels);
+  const Run* runs = runs_of(a.runs);
   const Clamp clamp = clamp_of(a.activation, a.act_a, a.act_b);
-  const int64_t vectors = (a.out_channels + kLanes - 1) / kLanes;
-  const int64_t blocks = (vectors + kLaneVectors - 1) / kLaneVectors;
-  const int64_t groups = (a.pixel_count + kLanePixels - 1) / kLanePixels, units = a.images * blocks * groups;
-  for_units(worker, units, grain_of(units, worker.threads), [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t image = unit / (blocks * groups), block = unit / groups % blocks, group = unit % groups;
-      const int64_t first = block * kLaneVectors, output = first * kLanes;
-      const int mine = static_cast<int>(vectors - first < kLaneVectors ? vectors - first : kLaneVectors);
-      LaneTile t;
-      t.x = a.x + image * a.x_image;
-      t.y = a.y + image * a.y_image + output * a.y_channel;
-      t.residual = a.residual ? a.residual + image * a.r_image + output * a.r_channel : nullptr;
-      t.weight = a.weight + output * a.channels * a.tap_count;
-      t.bias = a.bias ? a.bias + output : nullptr;
-      t.taps = a.taps, t.taps_count = a.tap_count, t.channels = a.channels;
-      t.x_channel = a.x_channel, t.y_channel = a.y_channel, t.r_channel = a.r_channel;
-      t.outputs = a.out_channels - output < mine * kLanes ? a.out_channels - output : mine * kLanes;
-      if (group == 0)
-        for (int64_t o = 0; o < t.outputs; ++o)
-          zero_lead(t.y + o * a.y_channel, a.y_channel, a.lead, output + o + 1 == a.out_channels);
-      const int64_t from = a.pixel_count * group / groups, to = a.pixel_count * (group + 1) / groups;
-      even_pieces(static_cast<int>(to - from), lane_pixels(mine), [&](int start, int count) {
-        t.pixels = pixels + from + start;
-        lane_tile_for(mine, count)(t, clamp, static_cast<Activation>(a.activation), a.act_a, a.act_b);
-      });
+  for_lane_units<RealProducts>(a, worker, [&](int64_t image, int64_t output, int64_t outputs, const Segment& s, int64_t number, const float* turned) {
+    for (int64_t k = output; k < output + outputs; ++k, turned += a.most_pixels) {
+      float* plane = a.y + image * a.y_image + k * a.y_channel;
+      const float* residual = a.residual ? a.residual + image * a.r_image + k * a.r_channel : nullptr;
+      for (const Run* run = runs + s.first_run; run != runs + s.first_run + s.runs; ++run) {
+        const uint32_t* masks = a.masks + run->mask;
+        for (int j = 0; j < vectors_of(*run); ++j) {
+          const Vec sum[1] = {load(turned + run->x - s.first_pixel + j * kLanes)};
+          finish<1>(sum, clamp, residual ? residual + run->y : nullptr, plane + run->y, masks, j, run->pixels);
+        }
+        if (!clamp.exact) activate_run(plane + run->y, *run, masks, static_cast<Activation>(a.activation), a.act_a, a.act_b);
+      }
+      if (number == 0) zero_lead(plane, a.y_channel, a.lead, k + 1 == a.out_channels);
     }
   });
 }

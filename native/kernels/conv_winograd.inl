@@ -220,6 +220,7 @@ void winograd_product(const float* v, const float* u, int64_t channels, float* m
   Vec acc[K][T];
   each<K>(DOVETAIL_LAMBDA(int k) { each<T>(DOVETAIL_LAMBDA(int t) { acc[k][t] = splat(0.0f); }); });
   for (int64_t c = 0; c < channels; ++c, u += K, v += T * kLanes) {
+    __builtin_prefetch(u + kAhead, 0, 2);
     Vec x[T];
     each<T>(DOVETAIL_LAMBDA(int t) { x[t] = load(v + t * kLanes); });
     each<K>(DOVETAIL_LAMBDA(int k) {

@@ -26,6 +26,7 @@ void gemm_tile(const GemmTile& t, const Clamp& clamp, Activation kind, float a, 
     const float* w = t.w + c * t.w_row;
     Vec v[kGemmVectors];
     each<kGemmVectors>(DOVETAIL_LAMBDA(int j) {
+      __builtin_prefetch(w + j * kLanes + kAhead, 0, 2);
       v[j] = Whole ? load(w + j * kLanes) : load_some(w + j * kLanes, t.columns - j * kLanes);
     });
     each<R>(DOVETAIL_LAMBDA(int r) {

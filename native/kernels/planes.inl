@@ -11,6 +11,9 @@ __attribute__((always_inline)) inline void each(const F& f) {
 }
 #define DOVETAIL_LAMBDA(...) [&](__VA_ARGS__) __attribute__((always_inline))
 
+// Weights that come from memory are fetched so many elements early: beyond what the hardware looks ahead within a page.
+constexpr int64_t kAhead = 2048;
+
 struct Run {
   int32_t x, y, pixels, mask;
 };

@@ -1,22 +1,96 @@
-// Pooling: the rows of a window are combined in lanes into scratch, its columns one by one. Windows are clipped at the
-// borders: padding never wins a maximum and, unless include_pad, is not counted by an average. NaN wins: the two orders
-// of a vector maximum differ only where one operand is NaN, and then the bits of both together are NaN.
+// Pooling, outputs in lanes: the taps of a window are loads a stride apart. Windows that reach beyond the pixels are
+// clipped and taken one by one: padding never wins a maximum and, unless include_pad, is not counted by an average. NaN
+// wins: the two orders of a vector maximum differ only where one operand is NaN, and then the bits of both are NaN.
 
-// The greater of two numbers; NaN where one of them is.
 inline float greater(float a, float b) { return a > b || a != a ? a : b; }
 
-inline void pool_columns(const PoolArgs& a, const float* row, float* y, int64_t rows_in_window) {
-  for (int64_t ow = 0; ow < a.out_width; ++ow) {
-    float value = a.average ? 0.0f : -__builtin_huge_valf();
-    int64_t count = 0;
-    for (int64_t s = 0; s < a.kernel_w; ++s) {
-      const int64_t w = ow * a.stride_w - a.pad_left + s * a.dilation_w;
-      if (w < 0 || w >= a.width) continue;
-      value = a.average ? value + row[w] : greater(row[w], value);
-      ++count;
+struct Reals {
+  using Element = float;
+  using Lanes = Vec;
+  static Vec some(const float* p, int64_t n) { return load_some(p, n < kLanes ? static_cast<int>(n) : kLanes); }
+  static Vec evens(Vec a, Vec b) { return even_lanes(a, b); }
+  static Vec odds(Vec a, Vec b) { return odd_lanes(a, b); }
+};
+
+struct Maxima : Reals {
+  static Vec start() { return splat(-__builtin_huge_valf()); }
+  static Vec combine(Vec a, Vec b) { return either(max(a, b), max(b, a)); }
+};
+
+struct Sums : Reals {
+  static Vec start() { return splat(0.0f); }
+  static Vec combine(Vec a, Vec b) { return add(a, b); }
+};
+
+// p[0], p[step], …: n of them.
+template <class Op>
+inline typename Op::Lanes load_steps(const typename Op::Element* p, int64_t step, int n) {
+  if (step == 1 || n == 1) return Op::some(p, n);
+  alignas(64) typename Op::Element lanes[kLanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i * step];
+  return Op::some(lanes, kLanes);
+}
+
+// The taps of a window, from `start` on and `step` apart, that lie in 0 .. size - 1.
+struct Taps {
+  int64_t first, last;
+  int64_t count() const { return last > first ? last - first : 0; }
+};
+
+inline Taps taps_within(int64_t start, int64_t step, int64_t kernel, int64_t size) {
+  const int64_t first = start < 0 ? (step - 1 - start) / step : 0;
+  const int64_t last = start < size ? (size - 1 - start) / step + 1 : 0;
+  return {first, last < kernel ? last : kernel};
+}
+
+// n windows whose taps are `rows` and `columns`, the first of them at `p`.
+template <class Op, class Args>
+inline typename Op::Lanes pool_windows(const Args& a, const typename Op::Element* p, Taps rows, Taps columns, int n) {
+  auto value = Op::start();
+  for (int64_t r = rows.first; r < rows.last; ++r) {
+    for (int64_t s = columns.first; s < columns.last; ++s)
+      value = Op::combine(value, load_steps<Op>(p + r * a.dilation_h * a.x_row + s * a.dilation_w, a.stride_w, n));
+  }
+  return value;
+}
+
+// The same for whole windows a stride of two apart: two neighbouring columns of taps are the even and the odd lanes of the
+// same loads, whose rows are combined first. `room`: elements from `p` to the end of the row.
+template <class Op, class Args>
+inline typename Op::Lanes pool_pairs(const Args& a, const typename Op::Element* p, Taps rows, int64_t room) {
+  auto value = Op::start();
+  for (int64_t s = 0; s < a.kernel_w; s += 2) {
+    auto low = Op::start(), high = Op::start();
+    for (int64_t r = rows.first; r < rows.last; ++r) {
+      const auto* row = p + r * a.dilation_h * a.x_row + s;
+      low = Op::combine(low, Op::some(row, room - s));
+      if (room - s > kLanes) high = Op::combine(high, Op::some(row + kLanes, room - s - kLanes));
     }
-    const int64_t area = a.include_pad ? a.kernel_h * a.kernel_w : rows_in_window * count;
-    y[ow] = a.average ? value / static_cast<float>(area > 0 ? area : 1) : value;
+    value = Op::combine(value, Op::evens(low, high));
+    if (s + 1 < a.kernel_w) value = Op::combine(value, Op::odds(low, high));
+  }
+  return value;
+}
+
+// Calls put(row, column, windows combined, how many, pixels in each) for all outputs of a plane.
+template <class Op, class Args, class Put>
+inline void pool_plane(const Args& a, const typename Op::Element* x, const Put& put) {
+  const int64_t room = a.width - 1 - (a.kernel_w - 1) * a.dilation_w + a.pad_left;
+  const int64_t whole_from = (a.pad_left + a.stride_w - 1) / a.stride_w, whole_to = room < 0 ? 0 : room / a.stride_w + 1;
+  const bool paired = a.stride_w == 2 && a.dilation_w == 1;
+  for (int64_t oh = 0; oh < a.out_height; ++oh) {
+    const int64_t top = oh * a.stride_h - a.pad_top;
+    const Taps rows = taps_within(top, a.dilation_h, a.kernel_h, a.height);
+    int n = 1;
+    for (int64_t ow = 0; ow < a.out_width; ow += n) {
+      const int64_t left = ow * a.stride_w - a.pad_left, end = whole_to < a.out_width ? whole_to : a.out_width;
+      const bool whole = ow >= whole_from && ow < end;
+      n = !whole ? 1 : end - ow < kLanes ? static_cast<int>(end - ow) : kLanes;
+      const Taps columns = whole ? Taps{0, a.kernel_w} : taps_within(left, a.dilation_w, a.kernel_w, a.width);
+      const auto* p = x + top * a.x_row + left;
+      const auto value = paired && whole ? pool_pairs<Op>(a, p, rows, a.width - left) : pool_windows<Op>(a, p, rows, columns, n);
+      put(oh, ow, value, n, rows.count() * columns.count());
+    }
   }
 }
 
@@ -27,22 +101,14 @@ void pool2d_f32(const void* arguments, Worker& worker) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const float* x = a.x + unit / a.channels * a.x_image + unit % a.channels * a.x_channel;
       float* y = a.y + unit / a.channels * a.y_image + unit % a.channels * a.y_channel;
-      for (int64_t oh = 0; oh < a.out_height; ++oh) {
-        const Vec start = splat(a.average ? 0.0f : -__builtin_huge_valf());
-        for (int64_t i = 0; i < a.width; i += kLanes) store(worker.scratch + i, start);
-        int64_t count = 0;
-        for (int64_t r = 0; r < a.kernel_h; ++r) {
-          const int64_t h = oh * a.stride_h - a.pad_top + r * a.dilation_h;
-          if (h < 0 || h >= a.height) continue;
-          ++count;
-          for (int64_t i = 0; i < a.width; i += kLanes) {
-            const Vec v = load_some(x + h * a.x_row + i, static_cast<int>(a.width - i));
-            const Vec old = load(worker.scratch + i);
-            store(worker.scratch + i, a.average ? add(old, v) : either(max(old, v), max(v, old)));
-          }
-        }
-        pool_columns(a, worker.scratch, y + oh * a.y_row, count);
+      if (!a.average) {
+        pool_plane<Maxima>(a, x, [&](int64_t oh, int64_t ow, Vec value, int n, int64_t) { put(y + oh * a.y_row + ow, value, n); });
+        continue;
       }
+      pool_plane<Sums>(a, x, [&](int64_t oh, int64_t ow, Vec value, int n, int64_t count) {
+        const int64_t area = a.include_pad ? a.kernel_h * a.kernel_w : count > 0 ? count : 1;
+        put(y + oh * a.y_row + ow, div(value, splat(static_cast<float>(area))), n);
+      });
     }
   });
 }

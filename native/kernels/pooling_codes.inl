@@ -1,4 +1,4 @@
-// Pooling of codes: greatest bytes of a window, or their sums, which are rounded once. Windows are clipped at the borders.
+// Pooling of codes: greatest bytes of a window as in pooling.inl, or their sums, which are rounded once.
 
 struct Window {
   int64_t top, bottom, left, right, rows, columns;  // rows and columns: steps within
@@ -17,14 +17,15 @@ inline Window window_of(const PoolCodesArgs& a, int64_t oh, int64_t ow) {
   return w;
 }
 
-inline int32_t greatest_word(const PoolCodesArgs& a, const int32_t* x, const Window& w) {
-  Ints most = splat_word(0);
-  for (int64_t h = w.top; h < w.bottom; h += w.rows)
-    for (int64_t i = w.left; i < w.right; i += w.columns) most = greater_bytes(most, splat_word(x[h * a.x_row + i]));
-  int32_t word;
-  store_words_first(&word, most, 1);
-  return word;
-}
+struct GreatestCodes {
+  using Element = int32_t;
+  using Lanes = Ints;
+  static Ints some(const int32_t* p, int64_t n) { return load_some_words(p, n < kLanes ? static_cast<int>(n) : kLanes); }
+  static Ints evens(Ints a, Ints b) { return even_lanes(a, b); }
+  static Ints odds(Ints a, Ints b) { return odd_lanes(a, b); }
+  static Ints start() { return splat_word(0); }
+  static Ints combine(Ints a, Ints b) { return greater_bytes(a, b); }
+};
 
 inline int64_t window_sums(const PoolCodesArgs& a, const int32_t* x, const Window& w, int32_t (&sums)[4]) {
   Ints total[4] = {splat_word(0), splat_word(0), splat_word(0), splat_word(0)};
@@ -47,14 +48,15 @@ void pool2d_int8(const void* arguments, Worker& worker) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / a.channels, word = unit % a.channels;
       const int32_t* x = a.x + image * a.x_image + word * a.x_channel;
+      if (!a.average) {
+        int32_t* y = static_cast<int32_t*>(a.y) + image * a.y_image + word * a.y_channel;
+        pool_plane<GreatestCodes>(a, x, [&](int64_t oh, int64_t ow, Ints value, int n, int64_t) { put_words(y + oh * a.y_row + ow, value, n); });
+        continue;
+      }
       for (int64_t oh = 0; oh < a.out_height; ++oh)
         for (int64_t ow = 0; ow < a.out_width; ++ow) {
           const Window w = window_of(a, oh, ow);
           const int64_t at = image * a.y_image + oh * a.y_row + ow;
-          if (!a.average) {
-            static_cast<int32_t*>(a.y)[at + word * a.y_channel] = greatest_word(a, x, w);
-            continue;
-          }
           int32_t sums[4];
           const int64_t count = window_sums(a, x, w, sums);
           const float ratio = a.ratios[a.include_pad ? a.kernel_h * a.kernel_w : count];

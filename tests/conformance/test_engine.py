@@ -15,7 +15,7 @@ from dovetail.formats import FORMATS
 from dovetail.program import reference
 from dovetail.program.ops import OPS
 from dovetail.program.program import Activation
-from engine_cases import CONVS, LINEARS, Case
+from engine_cases import CONVS, LINEARS, WINDOWS, Case
 from programs import Sketch, close, native_calls, poisoned, random_packed
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
@@ -25,6 +25,7 @@ THREADS = (1, 2) if cores() > 1 else (1,)
 PRODUCTS = {
     "conv2d_dense": {"conv2d_dense_f32": 1},
     "conv2d_lanes": {"conv2d_lanes_f32": 1},
+    "conv2d_depthwise": {"conv2d_depthwise_f32": 1},
     "conv2d_winograd2": {"conv2d_winograd_f32": 1},
     "conv2d_winograd4": {"conv2d_winograd_f32": 1},
     "conv2d_sparse": {"conv2d_sparse_f32": 1},
@@ -44,9 +45,19 @@ def products(kernel: str, case: Case, isa: str, *, placed: bool) -> Counter[str]
 
     A dense 1x1 of one pixel is a matrix product, but where its result is `placed` in a part of a concatenation.
     """
-    one_pixel = kernel == "conv2d_dense" and (*case.size, *case.weight[2:]) == (1, 1, 1, 1)
-    names = PRODUCTS["linear_dense" if one_pixel and not placed else kernel]
+    names = Counter(PRODUCTS[kernel])
+    if names.keys() == {"conv2d_dense_f32"}:
+        flat = sum(one_pixel(kernel, case)) - (placed and one_pixel(kernel, case)[-1])
+        names += Counter({"linear_dense_f32": flat})
+        names -= Counter({"conv2d_dense_f32": flat})
     return Counter({f"{name}__{isa}": count for name, count in names.items()})
+
+
+def one_pixel(kernel: str, case: Case) -> list[bool]:
+    """Which of the dense convolutions of a candidate, in turn, are 1x1 and of one pixel."""
+    before, after, point = case.size == (1, 1), case.place.size == (1, 1), case.weight[2:] == (1, 1)
+    core = before and after and point
+    return {"conv2d_dense": [core], "conv2d_svd": [core, after], "conv2d_tucker": [before, core, after]}[kernel]
 
 
 def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
@@ -220,6 +231,23 @@ def test_ops_without_weights(isa: str, threads: int):
         assert close(got, want, 1e-5), op
     ran = set().union(*(native_calls(session, node) for node in session.kernels()))
     assert ran == {f"{name}__{isa}" for name in (*MOVES, *WITHOUT_WEIGHTS, "linear_dense_f32")}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_pools_of_any_step(isa: str, window: dict[str, Any]):
+    sketch = Sketch(8)
+    x = sketch.input("batch", 3, 9, 71)
+    made = [
+        sketch.add("max_pool2d", x, dilation=(1, 1), **window),
+        sketch.add("max_pool2d", x, dilation=(2, 3), **{**window, "kernel": (2, 2)}),
+        sketch.add("avg_pool2d", x, include_pad=False, **window),
+        sketch.add("avg_pool2d", x, include_pad=True, **window),
+    ]
+    program = sketch.program(*made)
+    image = sketch.random.standard_normal((2, 3, 9, 71)).astype(np.float32)
+    for got, want in zip(poisoned(Session(program, isa=isa), image), reference.run(program, image)):
+        assert close(got, want, 1e-6)
 
 
 def test_softmax_over_the_last_axis_and_constants_as_matrices():

@@ -14,7 +14,7 @@ from dovetail.program import integer, reference
 from dovetail.program.calibrate import calibrate
 from dovetail.program.program import Activation, Program
 from dovetail.program.quantize import quantize
-from engine_cases import CONVS, LINEARS, Case
+from engine_cases import CONVS, LINEARS, WINDOWS, Case
 from programs import Sketch, native_calls, poisoned, random_packed
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
@@ -105,6 +105,25 @@ def test_no_native_kernel_is_left_out() -> None:
 
 def test_every_op_over_codes_has_its_calls() -> None:
     assert set(EMITTERS) == set(integer.EVALUATE)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_maxima_of_any_step(isa: str, window: dict[str, Any]) -> None:
+    sketch = Sketch(9)
+    x = sketch.input("batch", 5, 9, 71)
+    packed = random_packed("dense", (6, 5, 1, 1), sketch.random)
+    y = sketch.add("conv2d", x, packed=packed, biased=True)
+    maxima = [
+        sketch.add("max_pool2d", y, dilation=(1, 1), **window),
+        sketch.add("max_pool2d", y, dilation=(2, 3), **{**window, "kernel": (2, 2)}),
+    ]
+    made = [sketch.add("conv2d", z, packed=random_packed("dense", (3, 6, 1, 1), sketch.random)) for z in maxima]
+    images = sketch.random.standard_normal((2, 5, 9, 71)).astype(np.float32)
+    program = quantized(sketch.program(*made), images)
+    pools = [node for node in program.graph.nodes if node.op == "max_pool2d"]
+    assert [program.graph.tensors[node.output].dtype for node in pools] == ["uint8", "uint8"]
+    same(Session(program, isa=isa), images, reference.run(program, images))
 
 
 def every_move(sketch: Sketch) -> dict[str, str]:

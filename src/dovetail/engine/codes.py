@@ -17,7 +17,8 @@ from dovetail.engine import emit, kernels
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Geometry, Runs, allow_whole_vectors, pack_blocks, plane_fields, prepare, runs_over
 from dovetail.engine.kernels import Candidate, Place, candidates
-from dovetail.engine.layout import Shape, View
+from dovetail.engine.lanes import lane_blocks, lane_tables
+from dovetail.engine.layout import Shape, View, round_up
 from dovetail.errors import EngineError
 from dovetail.formats.base import Packed
 from dovetail.program.integer import Product, code_of, is_quantized, limits, product, ratio
@@ -160,23 +161,16 @@ def conv_dense(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> 
 
 def conv_lanes(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
     """Outputs in lanes, for small maps."""
-    at = _geometry(call.node)
-    taps = prepare(b, x, found.weight.shape, y, at)
-    assert y.planes is not None
-    outputs, block = len(found.weight), b.lanes * (4 if b.lanes == 16 else 2)
-    filled = words_of(_filled(found.weight, b.lanes)).reshape(-(-outputs // b.lanes) * b.lanes, -1)
-    packed = np.concatenate([filled[first : first + block].T.ravel() for first in range(0, len(filled), block)])
-    rows, columns = (n.ravel() for n in np.indices(y.shape[2:]))
-    places = rows * y.planes.pitch + columns
-    zeros = np.diff(places, append=y.planes.body) - 1
-    pixels = np.stack([rows * taps.pitch + columns, places, zeros], axis=1).astype(np.int32)
+    taps = prepare(b, x, found.weight.shape, y, _geometry(call.node))
+    outputs = len(found.weight)
+    filled = words_of(_filled(found.weight, b.lanes)).reshape(round_up(outputs, b.lanes), -1)
+    tables, fields = lane_tables(b, y, taps, outputs, call.residual)
     b.emit(
         "conv2d_lanes_int8",
-        {"x": taps.x, **_sums(b, call, found), "weight": b.constant(packed), "pixels": b.constant(pixels),
-         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **_residual(call), **call.rounding(),
-        tap_count=taps.offsets.size, channels=words(found.weight.shape[1]), out_channels=outputs,
-        pixel_count=len(pixels), work=packed.size * math.prod(y.shape[2:]) * y.shape[0],
+        {"x": taps.x, **_sums(b, call, found), "weight": b.constant(lane_blocks(b, filled)), **tables},
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **fields, **_residual(call), **call.rounding(),
+        channels=words(found.weight.shape[1]), out_channels=outputs,
+        work=filled.size * math.prod(y.shape[2:]) * y.shape[0],
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def compile_graph(
     native = require_native()
     shapes = graph.bind(**dims)
     nodes = [complete(node) for node in graph.nodes]
-    builder = Builder(native.lanes(isa), threads, _halos(program, nodes, shapes))
+    builder = Builder(native.lanes(isa), threads, _halos(program, nodes, shapes, choices))
     views = _inputs(graph, shapes)
     planar = planar_tensors(graph, nodes, shapes)
     places = _places(builder, graph, nodes, shapes, planar)
@@ -98,16 +98,21 @@ def planar_tensors(graph: Graph, nodes: list[Node], shapes: Mapping[str, Shape])
         planar |= more
 
 
-def _halos(program: Program, nodes: list[Node], shapes: Mapping[str, Shape]) -> dict[tuple[int, int], tuple[int, int]]:
-    """Zeros that tensors of each size need around them, over all convolutions of unit stride that read such."""
+def _halos(
+    program: Program, nodes: list[Node], shapes: Mapping[str, Shape], choices: Mapping[str, AnyCandidate]
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Zeros that tensors of each size need around them, over all convolutions that read such as they lie."""
     halos: dict[tuple[int, int], tuple[int, int]] = {}
     for node in nodes:
-        if node.op != "conv2d" or node.attributes["stride"] != (1, 1):
+        if node.op != "conv2d":
+            continue
+        chosen = choices.get(node.name)
+        if node.attributes["stride"] != (1, 1) and (not isinstance(chosen, Candidate) or chosen.deals):
             continue
         height, width = shapes[node.inputs[0]][2:]
         kernel = program.weights[node.weight or ""].shape[2:]
-        at = Geometry((1, 1), node.attributes["padding"], node.attributes["dilation"])
-        rows, columns = at.halo(kernel, (height, width), shapes[node.output][2:])
+        at = Geometry(*(node.attributes[name] for name in ("stride", "padding", "dilation")))
+        rows, columns = at.own_halo(kernel, (height, width), shapes[node.output][2:])
         old = halos.get((height, width), (0, 0))
         halos[height, width] = max(old[0], rows), max(old[1], columns)
     return halos

@@ -44,6 +44,14 @@ class Geometry:
             _reach(columns // self.stride[1], out[1], -(-size[1] // self.stride[1])),
         )
 
+    def own_halo(self, kernel: Sequence[int], size: Sequence[int], out: Sequence[int]) -> tuple[int, int]:
+        """The same where the input is read as it lies, not dealt into phases."""
+        rows, columns = self.taps(kernel)
+        return (
+            _reach(rows, (out[0] - 1) * self.stride[0] + 1, size[0]),
+            _reach(columns, (out[1] - 1) * self.stride[1] + 1, size[1]),
+        )
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -93,29 +101,6 @@ def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
         {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
         tap_count=taps.offsets.size, channels=weight.shape[1], out_channels=weight.shape[0],
         block_count=len(blocks), blocks_outer=int(weight.size > math.prod(x.shape[1:])),
-        work=weight[0].size * math.prod(y.shape),
-    )  # fmt: skip
-
-
-def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
-    """The same for small maps, one group: outputs in lanes, so that no lane is spent on the halo."""
-    taps = prepare(b, x, weight.shape, y, at)
-    assert y.planes is not None
-    outputs, block = weight.shape[0], b.lanes * (4 if b.lanes == 16 else 2)
-    filled = np.pad(weight.reshape(outputs, -1), ((0, -outputs % b.lanes), (0, 0))).astype(np.float32)
-    packed = np.concatenate([filled[first : first + block].T.ravel() for first in range(0, len(filled), block)])
-    rows, columns = (n.ravel() for n in np.indices(y.shape[2:]))
-    places = rows * y.planes.pitch + columns
-    zeros = np.diff(places, append=y.planes.body) - 1
-    pixels = np.stack([rows * taps.pitch + columns, places, zeros], axis=1).astype(np.int32)
-    bias = None if epilogue.bias is None else np.pad(epilogue.bias.astype(np.float32), (0, -outputs % b.lanes))
-    b.emit(
-        "conv2d_lanes_f32",
-        {"x": taps.x, "bias": None if bias is None else b.constant(bias), "residual": epilogue.residual,
-         "weight": b.constant(packed), "pixels": b.constant(pixels),
-         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), tap_count=taps.offsets.size,
-        channels=weight.shape[1], out_channels=outputs, pixel_count=len(pixels),
         work=weight[0].size * math.prod(y.shape),
     )  # fmt: skip
 
@@ -291,6 +276,22 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     longest = max(-(-r[2] // b.lanes) for r in records)
     taps.allow(max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + taps.furthest)
     return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest, total)
+
+
+def row_runs(y: View, lanes: int, first: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Records of one run for each row of an output, the zeros after it included, and masks.
+
+    The x offset of the first row is `first`, of each further one `step` more.
+    """
+    assert y.planes is not None
+    (height, width), pitch = y.shape[2:], y.planes.pitch
+    records: list[tuple[int, int, int, int]] = []
+    masks: list[int] = []
+    for row in range(height):
+        stored = pitch if row + 1 < height else y.planes.body - row * pitch
+        records.append((first + row * step, row * pitch, stored, len(masks)))
+        masks += _masks(row * pitch, stored, pitch, height, width, lanes)
+    return np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32)
 
 
 def _fits_two_rows(b: Builder, y: View, epilogue: Epilogue) -> bool:

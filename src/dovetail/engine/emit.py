@@ -132,7 +132,6 @@ def pool(b: Builder, call: Call, *, average: bool) -> View:
     kernel, stride, padding = (call.attribute(name) for name in ("kernel", "stride", "padding"))
     dilation = (1, 1) if average else call.attribute("dilation")
     b.clear_halo(y)
-    b.scratch = max(b.scratch, x.shape[3] + b.lanes)
     b.emit(
         "pool2d_f32", {"x": x}, {"y": y}, disjoint=True, **_image_fields(x, y), average=int(average),
         kernel_h=kernel[0], kernel_w=kernel[1], stride_h=stride[0], stride_w=stride[1], dilation_h=dilation[0],

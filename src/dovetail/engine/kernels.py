@@ -5,18 +5,22 @@ A new format adds a row here and its kernels in native/.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from dovetail.engine.builder import Builder
-from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_lanes, conv_sparse
+from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
+from dovetail.engine.depthwise import conv_depthwise, fits
+from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
 from dovetail.engine.winograd import conv_winograd, exact_enough
 from dovetail.formats.base import Geometry as Positions
 from dovetail.formats.base import Packed
+from dovetail.formats.dense import DenseSpec, PackedDense
 from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.formats.svd import PackedSvd
 from dovetail.formats.tucker import PackedTucker
@@ -58,6 +62,8 @@ class Candidate:
         runs: whether it can take this packed weight there.
         emit: the kernel calls.
         exact: whether it adds up the products of the op itself, and so errs by rounding sums alone.
+        deals: whether it deals a strided input into phases; else it reads it as it lies.
+        factors: of the weight, each of which may run by a kernel of its own (`composed`).
     """
 
     name: str
@@ -65,6 +71,28 @@ class Candidate:
     runs: Callable[[Packed, Place], bool]
     emit: Callable[..., None]
     exact: bool = True
+    deals: bool = True
+    factors: int = 0
+
+
+def composed(whole: Candidate, parts: Sequence[Candidate]) -> Candidate:
+    """The candidate with a kernel for each factor, by which it is named: `conv2d_tucker(lanes,winograd4,dense)`."""
+    names = [part.name.removeprefix(f"{part.op}_") for part in parts]
+    if set(names) == {"dense"}:
+        return whole
+    return replace(
+        whole,
+        name=f"{whole.name}({','.join(names)})",
+        emit=partial(whole.emit, parts=tuple(parts)),
+        exact=all(part.exact for part in parts),
+    )
+
+
+def names_of_factors(name: str) -> tuple[str, list[str]]:
+    """Inverse of the naming of `composed`: the whole's name, and those of the factors' kernels, if there are any."""
+    whole, _, inside = name.partition("(")
+    op = whole.partition("_")[0]
+    return whole, [f"{op}_{part}" for part in inside.removesuffix(")").split(",")] if inside else []
 
 
 def candidates(op: str, packed: Packed, at: Place, *, exact: bool = False) -> list[Candidate]:
@@ -103,6 +131,12 @@ def _conv_lanes(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: 
     conv_lanes(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
 
 
+def _conv_depthwise(
+    b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue
+) -> None:
+    conv_depthwise(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
+
+
 def _conv_winograd(tile: int) -> Callable[..., None]:
     def emit(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
         conv_winograd(b, x, _scaled(packed.dense(), scale), y, at, epilogue, tile)
@@ -122,23 +156,45 @@ def _conv_kernel_basis(
 
 
 def _conv_tucker(
-    b: Builder, x: View, packed: PackedTucker, scale: Scale, y: View, at: Geometry, epilogue: Epilogue
+    b: Builder,
+    x: View,
+    packed: PackedTucker,
+    scale: Scale,
+    y: View,
+    at: Geometry,
+    epilogue: Epilogue,
+    parts: Sequence[Candidate] = (),
 ) -> None:
     """1x1, core, 1x1; the geometry belongs to the core."""
-    output, core, inputs = packed.factors()
+    first, core, last = (part.emit for part in parts) if parts else (_conv_dense,) * 3
+    output, middle, inputs = packed.factors()
     inner = b.planar((x.shape[0], packed.spec.rank_in, *x.shape[2:]))
     outer = b.planar((x.shape[0], packed.spec.rank_out, *y.shape[2:]), y.planes)
-    conv_dense(b, x, inputs[:, :, None, None], inner, Geometry(), Epilogue())
-    conv_dense(b, inner, core, outer, at, Epilogue())
-    conv_dense(b, outer, _scaled(output, scale)[:, :, None, None], y, Geometry(), epilogue)
+    first(b, x, _dense(inputs[:, :, None, None]), None, inner, Geometry(), Epilogue())
+    core(b, inner, _dense(middle), None, outer, at, Epilogue())
+    last(b, outer, _dense(output[:, :, None, None]), scale, y, Geometry(), epilogue)
 
 
-def _conv_svd(b: Builder, x: View, packed: PackedSvd, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
+def _conv_svd(
+    b: Builder,
+    x: View,
+    packed: PackedSvd,
+    scale: Scale,
+    y: View,
+    at: Geometry,
+    epilogue: Epilogue,
+    parts: Sequence[Candidate] = (),
+) -> None:
     """Two 1x1 convolutions; stride and padding belong to the first."""
+    first, last = (part.emit for part in parts) if parts else (_conv_dense,) * 2
     output, inputs = packed.factors()
     inner = b.planar((x.shape[0], packed.spec.rank, *y.shape[2:]), y.planes)
-    conv_dense(b, x, inputs[:, :, None, None], inner, at, Epilogue())
-    conv_dense(b, inner, _scaled(output, scale)[:, :, None, None], y, Geometry(), epilogue)
+    first(b, x, _dense(inputs[:, :, None, None]), None, inner, at, Epilogue())
+    last(b, inner, _dense(output[:, :, None, None]), scale, y, Geometry(), epilogue)
+
+
+def _dense(weight: np.ndarray) -> PackedDense:
+    return PackedDense.from_dense(weight, DenseSpec())
 
 
 def _linear_dense(b: Builder, x: View, packed: Packed, scale: Scale, y: View, epilogue: Epilogue) -> None:
@@ -169,6 +225,12 @@ def _small(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and at.outputs <= 256
 
 
+def _depthwise(packed: Packed, at: Place) -> bool:
+    """One input and one output a group, of the sizes that the kernel has."""
+    alone = packed.shape[0] == at.groups and packed.shape[1] == 1
+    return alone and fits(packed.shape[2:], at.stride, at.dilation)
+
+
 def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
     """Dense 3x3 products of unit stride over maps of a tile at least, exact enough on the layer's own weights."""
 
@@ -182,12 +244,13 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
     Candidate("conv2d_lanes", "conv2d", _small, _conv_lanes),
+    Candidate("conv2d_depthwise", "conv2d", _depthwise, _conv_depthwise, deals=False),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _conv_winograd(2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _conv_winograd(4), exact=False),
     Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _conv_sparse),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
-    Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker),
-    Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd),
+    Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=3),
+    Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=2),
     Candidate("linear_dense", "linear", _any, _linear_dense),
     Candidate("linear_sparse", "linear", _is("sparse", "block_sparse"), _linear_sparse),
     Candidate("linear_svd", "linear", _is("svd"), _linear_svd),

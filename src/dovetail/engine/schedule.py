@@ -9,7 +9,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeGuard
@@ -19,13 +19,14 @@ import numpy as np
 from dovetail import files
 from dovetail.engine.codes import AnyCandidate, candidate_named, candidates_of, sparse_words
 from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
-from dovetail.engine.kernels import place
+from dovetail.engine.kernels import Candidate, composed, names_of_factors, place
 from dovetail.errors import EngineError
 from dovetail.program.integer import is_quantized
 from dovetail.program.program import Graph, Node, Program, Tensor
+from dovetail.program.quantize import split_factors
 
 SCHEDULE_VERSION = 1
-CACHE_VERSION = 4
+CACHE_VERSION = 6
 CACHE_VARIABLE = "DOVETAIL_CACHE"
 _log = logging.getLogger(__name__)
 
@@ -90,13 +91,11 @@ def resolve(
         raise EngineError(
             f"the schedule names {', '.join(sorted(unknown))}, which this network does not have; it is of another one"
         )
-    tuner, shapes = Tuner(program, graph, dims, isa, pool, exact), program.shapes(graph, dims)
+    tuner = Tuner(program, graph, dims, isa, pool, exact)
     resolved = {}
     for node in nodes:
-        packed = program.weights[node.weight or ""]
         if node.name in choices:
-            where = place(node, shapes)
-            resolved[node.name] = candidate_named(choices[node.name], node, graph, packed, where)
+            resolved[node.name] = tuner.named(choices[node.name], node)
         else:
             resolved[node.name] = tuner.best(node)
     tuner.save()
@@ -125,6 +124,7 @@ class Tuner:
         where = place(node, self.program.shapes(self.graph, self.dims))
         packed = self.program.weights[node.weight or ""]
         found = candidates_of(node, self.graph, packed, where, exact=self.exact)
+        found = [self._composed(c, node) if isinstance(c, Candidate) and c.factors else c for c in found]
         if len(found) == 1:
             return found[0]
         key = self._key(node)
@@ -135,6 +135,35 @@ class Tuner:
             self._cache[key] = times
             self._changed = True
         return names[min(times, key=lambda name: times[name])]
+
+    def named(self, name: str, node: Node) -> AnyCandidate:
+        """The candidate called `name`; `EngineError` where it cannot run the node."""
+        whole, names = names_of_factors(name)
+        where = place(node, self.program.shapes(self.graph, self.dims))
+        found = candidate_named(whole, node, self.graph, self.program.weights[node.weight or ""], where)
+        if not names:
+            return found
+        if not isinstance(found, Candidate) or len(names) != found.factors:
+            has = found.factors if isinstance(found, Candidate) else 0
+            raise EngineError(f"node {node.name!r}: kernel {name!r} names {len(names)} factors; {whole} has {has}")
+        factors = self._factors(node)
+        parts = [factors.named(part, of) for part, of in zip(names, weight_nodes(factors.graph))]
+        return composed(found, [part for part in parts if isinstance(part, Candidate)])
+
+    def _composed(self, whole: Candidate, node: Node) -> Candidate:
+        """The fastest kernel for each factor by itself."""
+        factors = self._factors(node)
+        parts = [factors.best(part) for part in weight_nodes(factors.graph)]
+        self._changed |= factors._changed
+        return composed(whole, [part for part in parts if isinstance(part, Candidate)])
+
+    def _factors(self, node: Node) -> Tuner:
+        """A tuner of the node's factors, as nodes of their own."""
+        alone = replace(self.program, graphs={"main": single_node_graph(self.graph, node)})
+        split = split_factors(alone)
+        tuner = replace(self, program=split, graph=split.graph)
+        tuner._cache = self._cache
+        return tuner
 
     def save(self) -> None:
         """Keep the findings; a cache that cannot be written is no error."""

@@ -1,0 +1,43 @@
+"""Depthwise convolutions straight from the planes: nothing is dealt into phases, a stride is taken while loading."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dovetail.engine.builder import Builder
+from dovetail.engine.conv import Epilogue, Geometry, allow_whole_vectors, epilogue_fields, plane_fields, row_runs
+from dovetail.engine.conv import Taps as Input
+from dovetail.engine.layout import Planes, View, round_up
+
+KERNELS, STRIDES = (3, 5), (1, 2)
+
+
+def fits(kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]) -> bool:
+    """Whether the kernel has these taps and this stride."""
+    square = len(set(kernel)) == 1 and kernel[0] in KERNELS and stride[0] == stride[1]
+    return square and stride[0] in STRIDES and dilation == (1, 1)
+
+
+def conv_depthwise(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
+    """As `conv_dense` where every input channel has one output: the weight is `(C, 1, K, K)`."""
+    side, stride = weight.shape[2], at.stride[0]
+    halo = at.own_halo(weight.shape[2:], x.shape[2:], y.shape[2:])
+    planes = x.planes if x.planes is not None and x.planes.holds(*halo) else Planes.of(x.shape[2], x.shape[3], *halo)
+    x = b.as_planar(x, planes)
+    first = -at.padding[0] * planes.pitch - at.padding[2]
+    runs, masks = row_runs(y, b.lanes, first, stride * planes.pitch)
+    assert y.planes is not None
+    rest = int(runs[-1, 2]) - y.planes.pitch
+    runs[-1, 2] -= rest
+    taps = Input(x, x.strides[1], planes.pitch, np.zeros((1, 1), int), 0)
+    taps.allow(int(runs[-1, 0]) + (side - 1) * (planes.pitch + 1) + stride * round_up(y.planes.pitch, b.lanes))
+    allow_whole_vectors(b, epilogue.residual)
+    bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
+    b.emit(
+        "conv2d_depthwise_f32",
+        {"x": x, "weight": b.constant(weight.astype(np.float32)), "bias": bias, "residual": epilogue.residual,
+         "runs": b.constant(runs), "masks": b.constant(masks)},
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), run_count=len(runs),
+        channels=weight.shape[0], side=side, stride=stride, rest=rest, x_row=planes.pitch,
+        work=weight[0].size * y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3],
+    )  # fmt: skip

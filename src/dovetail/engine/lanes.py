@@ -1,0 +1,80 @@
+"""What convolutions with outputs in lanes need beside weights: pixels row by row, and segments of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine.builder import Builder
+from dovetail.engine.conv import (
+    Epilogue,
+    Geometry,
+    Taps,
+    allow_whole_vectors,
+    epilogue_fields,
+    evenly,
+    plane_fields,
+    prepare,
+    row_runs,
+)
+from dovetail.engine.layout import View, round_up
+
+MOST_PIXELS = 128  # of a segment: their sums for a block of outputs stay in L1
+
+
+def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
+    """As `conv_dense` for small maps, one group: no lane is spent on the halo."""
+    taps = prepare(b, x, weight.shape, y, at)
+    outputs = weight.shape[0]
+    bias = np.zeros(outputs, np.float32) if epilogue.bias is None else epilogue.bias.astype(np.float32)
+    filled = np.pad(weight.reshape(outputs, -1), ((0, -outputs % b.lanes), (0, 0))).astype(np.float32)
+    tables, fields = lane_tables(b, y, taps, outputs, epilogue.residual)
+    b.emit(
+        "conv2d_lanes_f32",
+        {"x": taps.x, "bias": b.constant(np.pad(bias, (0, -outputs % b.lanes))), "residual": epilogue.residual,
+         "weight": b.constant(lane_blocks(b, filled)), **tables},
+        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), **fields,
+        channels=weight.shape[1], out_channels=outputs, work=weight.size * y.shape[0] * y.shape[2] * y.shape[3],
+    )  # fmt: skip
+
+
+def lane_blocks(b: Builder, weight: np.ndarray) -> np.ndarray:
+    """Rows of outputs, filled up to whole vectors, as blocks `[inputs][outputs of the block]`."""
+    block = b.lanes * vectors_of_block(b.lanes)
+    return np.concatenate([weight[first : first + block].T.ravel() for first in range(0, len(weight), block)])
+
+
+def vectors_of_block(lanes: int) -> int:
+    """As `kLaneVectors` in native/kernels/conv_lanes.inl."""
+    return 4 if lanes == 16 else 2
+
+
+def lane_tables(
+    b: Builder, y: View, taps: Taps, outputs: int, residual: View | None
+) -> tuple[dict[str, View], dict[str, Any]]:
+    """Pointers and numbers of DOVETAIL_LANES and DOVETAIL_RUNS."""
+    allow_whole_vectors(b, residual)
+    assert y.planes is not None
+    (height, width), block = y.shape[2:], b.lanes * vectors_of_block(b.lanes)
+    pixels = np.arange(height)[:, None] * taps.pitch + np.arange(width)
+    runs, masks = row_runs(y, b.lanes, 0, width)
+    segments = _segments(height, width, y.shape[0] * -(-outputs // block), b.threads)
+    most = round_up(max(count for *_, count in segments), b.lanes)
+    b.scratch = max(b.scratch, 2 * most * block + round_up(int(runs[:, 2].max()), b.lanes))
+    return (
+        {"runs": b.constant(runs), "masks": b.constant(masks), "pixels": b.constant(pixels.astype(np.int32).ravel()),
+         "segments": b.constant(np.array(segments, np.int32)),
+         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
+        {"run_count": height, "segment_count": len(segments), "most_pixels": most, "tap_count": taps.offsets.size},
+    )  # fmt: skip
+
+
+def _segments(height: int, width: int, blocks: int, threads: int) -> Sequence[tuple[int, int, int, int]]:
+    """Rows dealt into segments of at most `MOST_PIXELS`, more of them where the threads would have too few units."""
+    wanted = 1 if threads == 1 else -(-4 * threads // blocks)
+    rows = max(1, min(MOST_PIXELS // width, -(-height // wanted)))
+    sizes = evenly(height, rows)
+    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
+    return [(first, size, first * width, size * width) for first, size in zip(firsts, sizes)]
