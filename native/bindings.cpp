@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "engine/guard.h"
 #include "engine/plan.h"
 
 namespace nb = nanobind;
@@ -120,4 +121,8 @@ NB_MODULE(_native, m) {
   m.def("isas", &isas, "Names of the ISAs that this build has and this CPU can run, slowest first.");
   m.def("kernels", &kernels, "Names of all kernels.");
   m.def("lanes", [](const std::string& isa) { return table_of(isa).lanes; }, nb::arg("isa"), "Floats in a vector.");
+#ifdef DOVETAIL_SANITIZE
+  m.def("guard", [](uintptr_t p, size_t bytes) { guard(reinterpret_cast<void*>(p), bytes); }, nb::arg("address"), nb::arg("bytes"));
+  m.def("unguard", [](uintptr_t p, size_t bytes) { unguard(reinterpret_cast<void*>(p), bytes); }, nb::arg("address"), nb::arg("bytes"));
+#endif
 }

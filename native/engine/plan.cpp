@@ -4,6 +4,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "guard.h"
+
 namespace dovetail {
 
 struct Plan::State {
@@ -21,7 +23,15 @@ struct Plan::State {
     claims.reset(new Claim[steps.size() * count + 1]);
     progress.reset(new Progress[steps.size() + 1]);
     scratch.assign(count, std::vector<float>(scratch_floats + 16));
+    for (auto& part : scratch) {
+      const float* end = scratch_of(part) + scratch_floats;
+      guard(end, (part.data() + part.size() - end) * sizeof(float));
+    }
     threads = count;
+  }
+
+  static float* scratch_of(std::vector<float>& part) {
+    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(part.data()) + 63) / 64 * 64);
   }
 
   void open(uint32_t run) {
@@ -62,10 +72,9 @@ struct Plan::Run final : Task {
 
   void work(int thread, const std::atomic<uint32_t>& runs, uint32_t run) override {
     State& s = *state;
-    const auto scratch = reinterpret_cast<uintptr_t>(s.scratch[thread].data());
     Worker worker;
     worker.thread = thread, worker.threads = s.threads, worker.run = run;
-    worker.scratch = reinterpret_cast<float*>((scratch + 63) / 64 * 64);
+    worker.scratch = State::scratch_of(s.scratch[thread]);
     alignas(16) unsigned char copy[kMostArguments];
     thread_local std::vector<int64_t> units;
     if (units.size() < s.steps.size()) units.resize(s.steps.size());

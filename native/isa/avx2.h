@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../engine/guard.h"
+
 namespace dovetail::avx2 {
 
 constexpr int kLanes = 8;
@@ -46,7 +48,7 @@ inline void store_lanes(float* p, Vec a, uint32_t bits) {
 }
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
 inline __m256i lanes_below(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
-inline Vec load_first(const float* p, int n) { return _mm256_maskload_ps(p, lanes_below(n)); }
+inline Vec load_first(const float* p, int n) { touch(p, n); return _mm256_maskload_ps(p, lanes_below(n)); }
 // Lanes 0, 2, … of a, then of b; and lanes 1, 3, ….
 inline Vec even_lanes(Vec a, Vec b) {
   return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xD8));
@@ -92,7 +94,11 @@ inline float sum(Vec a) {
 // Eight 32-bit words: whole numbers, or four codes each.
 using Ints = __m256i;
 inline Ints load_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline Ints load_words_first(const void* p, int n) { return _mm256_maskload_epi32(static_cast<const int*>(p), lanes_below(n)); }
+inline Ints load_words_first(const void* p, int n) {
+  const auto* words = static_cast<const int*>(p);
+  touch(words, n);
+  return _mm256_maskload_epi32(words, lanes_below(n));
+}
 inline Ints even_lanes(Ints a, Ints b) { return _mm256_castps_si256(even_lanes(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))); }
 inline Ints odd_lanes(Ints a, Ints b) { return _mm256_castps_si256(odd_lanes(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b))); }
 inline void store_words(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }

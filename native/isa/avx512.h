@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "../engine/guard.h"
+
 namespace dovetail::DOVETAIL_ISA {
 
 constexpr int kLanes = 16;
@@ -41,10 +43,10 @@ inline void transpose(Vec (&v)[kLanes]) {
   }
 }
 // The lanes whose bit is set.
-inline void store_lanes(float* p, Vec a, uint32_t bits) { _mm512_mask_storeu_ps(p, static_cast<__mmask16>(bits), a); }
+inline void store_lanes(float* p, Vec a, uint32_t bits) { touch_lanes(p, bits); _mm512_mask_storeu_ps(p, static_cast<__mmask16>(bits), a); }
 inline Vec splat(float x) { return _mm512_set1_ps(x); }
 inline __mmask16 lanes_below(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
-inline Vec load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(lanes_below(n), p); }
+inline Vec load_first(const float* p, int n) { touch(p, n); return _mm512_maskz_loadu_ps(lanes_below(n), p); }
 // Lanes 0, 2, … of a, then of b; and lanes 1, 3, ….
 inline Vec even_lanes(Vec a, Vec b) {
   return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
@@ -56,7 +58,7 @@ inline Vec odd_lanes(Vec a, Vec b) {
 inline Vec load_evens(const float* p, int n) {
   return even_lanes(load_first(p, 2 * n - 1), n > 8 ? load_first(p + 16, 2 * n - 17) : splat(0.0f));
 }
-inline void store_first(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, lanes_below(n), a); }
+inline void store_first(float* p, Vec a, int n) { touch(p, n); _mm512_mask_storeu_ps(p, lanes_below(n), a); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
@@ -76,7 +78,7 @@ inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }
 // Sixteen 32-bit words: whole numbers, or four codes each.
 using Ints = __m512i;
 inline Ints load_words(const void* p) { return _mm512_loadu_si512(p); }
-inline Ints load_words_first(const void* p, int n) { return _mm512_maskz_loadu_epi32(lanes_below(n), p); }
+inline Ints load_words_first(const void* p, int n) { touch(static_cast<const int32_t*>(p), n); return _mm512_maskz_loadu_epi32(lanes_below(n), p); }
 inline Ints even_lanes(Ints a, Ints b) {
   return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
 }
@@ -84,7 +86,7 @@ inline Ints odd_lanes(Ints a, Ints b) {
   return _mm512_permutex2var_epi32(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
 }
 inline void store_words(void* p, Ints a) { _mm512_storeu_si512(p, a); }
-inline void store_words_first(void* p, Ints a, int n) { _mm512_mask_storeu_epi32(p, lanes_below(n), a); }
+inline void store_words_first(void* p, Ints a, int n) { touch(static_cast<const int32_t*>(p), n); _mm512_mask_storeu_epi32(p, lanes_below(n), a); }
 inline Ints splat_word(int32_t x) { return _mm512_set1_epi32(x); }
 inline Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 inline Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }

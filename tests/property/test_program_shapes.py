@@ -40,6 +40,22 @@ def test_max_pool2d(h, w, kernel, stride, spread):
     agree("max_pool2d", (2, 3, h, w), kernel=kernel, stride=stride, dilation=dilation, padding=padding)
 
 
+@given(size, st.integers(1, 4), small, st.integers(1, 14), st.integers(0, 12), st.integers(0, 12))
+def test_windows_in_the_padding_are_found_wherever_they_lie(n, kernel, stride, dilation, before, after):
+    out = (n + before + after - dilation * (kernel - 1) - 1) // stride + 1
+    assume(out > 0)
+    taps = range(0, dilation * kernel, dilation)
+    meets = all(any(0 <= o * stride - before + tap < n for tap in taps) for o in range(out))
+    attributes = {"kernel": (kernel, 1), "stride": (stride, 1), "padding": (before, after, 0, 0)}
+    try:
+        OPS["max_pool2d"].shape((2, 3, n, 1), dilation=(dilation, 1), **attributes)
+    except ProgramError as error:
+        assert "wholly in the padding" in str(error)
+        assert not meets
+    else:
+        assert meets
+
+
 @given(size, size, pair, pair, pads, st.booleans())
 def test_avg_pool2d(h, w, kernel, stride, padding, include):
     agree("avg_pool2d", (2, 3, h, w), kernel=kernel, stride=stride, padding=padding, include_pad=include)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.engine.arena import aligned_copy
 from dovetail.engine.layout import Buffer, Planes, Shape, View, contiguous_strides, nests, planar_view, rows_view
 from dovetail.program.program import Activation
 
@@ -60,7 +61,6 @@ class Builder:
     steps: list[Step] = field(default_factory=list)
     constants: list[np.ndarray] = field(default_factory=list)
     scratch: int = 0
-    overrun: int = 0
     node: str = ""
     _stage: int = 0
     _read: set[Buffer] = field(default_factory=set)
@@ -82,7 +82,7 @@ class Builder:
 
     def constant(self, array: np.ndarray) -> View:
         """A constant operand; float32 unless it already is a table of another type. Kept alive with the plan."""
-        aligned = _aligned_copy(array)
+        aligned = aligned_copy(array)
         self.constants.append(aligned)
         buffer = Buffer(aligned.size, address=aligned.ctypes.data)
         return View(buffer, aligned.shape, contiguous_strides(aligned.shape))
@@ -179,12 +179,3 @@ def activation_fields(activation: Activation | None) -> dict[str, Any]:
         return {"activation": ACTIVATION_CODES["none"]}
     a, b = (*activation.args, 0.0, 0.0)[:2]
     return {"activation": ACTIVATION_CODES[activation.name], "act_a": a, "act_b": b}
-
-
-def _aligned_copy(array: np.ndarray) -> np.ndarray:
-    """A C-ordered copy that begins at a cache line."""
-    raw = np.empty(array.nbytes + 64, dtype=np.uint8)
-    start = -raw.ctypes.data % 64
-    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy

@@ -15,7 +15,7 @@ import numpy as np
 
 from dovetail.engine import emit, kernels
 from dovetail.engine.builder import Builder, activation_fields
-from dovetail.engine.conv import Geometry, pack_blocks, plane_fields, prepare, runs_over
+from dovetail.engine.conv import Geometry, Runs, allow_whole_vectors, pack_blocks, plane_fields, prepare, runs_over
 from dovetail.engine.kernels import Candidate, Place, candidates
 from dovetail.engine.lanes import lane_blocks, lane_tables
 from dovetail.engine.layout import Shape, View, round_up
@@ -150,7 +150,7 @@ def conv_dense(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> 
     runs = runs_over(b, y, taps, vectors * max(1, -(-2000 // work)), len(blocks))
     b.emit(
         "conv2d_dense_int8",
-        {"x": taps.x, **_sums(b, call, found), **_tables(b, runs), "weight": b.constant(packed),
+        {"x": taps.x, **_sums(b, call, found), **_tables(b, call, runs), "weight": b.constant(packed),
          "blocks": b.constant(blocks), "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
         {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_residual(call), **call.rounding(),
         tap_count=taps.offsets.size, channels=words(found.weight.shape[1]), out_channels=outputs * at.groups,
@@ -164,7 +164,7 @@ def conv_lanes(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> 
     taps = prepare(b, x, found.weight.shape, y, _geometry(call.node))
     outputs = len(found.weight)
     filled = words_of(_filled(found.weight, b.lanes)).reshape(round_up(outputs, b.lanes), -1)
-    tables, fields = lane_tables(b, y, taps, outputs)
+    tables, fields = lane_tables(b, y, taps, outputs, call.residual)
     b.emit(
         "conv2d_lanes_int8",
         {"x": taps.x, **_sums(b, call, found), "weight": b.constant(lane_blocks(b, filled)), **tables},
@@ -186,7 +186,7 @@ def conv_sparse(b: Builder, call: CodeCall, x: View, found: Product, y: View) ->
     runs = runs_over(b, y, taps, 6 if b.lanes == 16 else 3, quads)
     b.emit(
         "conv2d_sparse_int8",
-        {"x": taps.x, **_sums(b, call, found), **_tables(b, runs), "entries": b.constant(entries),
+        {"x": taps.x, **_sums(b, call, found), **_tables(b, call, runs), "entries": b.constant(entries),
          "starts": b.constant(starts)},
         {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_residual(call), **call.rounding(),
         out_channels=len(weight), blocks_outer=int(len(k) > math.prod(x.shape[1:])),
@@ -201,7 +201,7 @@ def conv_grouped(b: Builder, call: CodeCall, x: View, found: Product, y: View) -
     runs = runs_over(b, y, taps, 4, words(len(found.weight)))
     b.emit(
         "conv2d_grouped_int8",
-        {"x": taps.x, **_sums(b, call, found), **_tables(b, runs), "weight": b.constant(found.weight),
+        {"x": taps.x, **_sums(b, call, found), **_tables(b, call, runs), "weight": b.constant(found.weight),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
         {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_residual(call), **call.rounding(),
         tap_count=taps.offsets.size, channels=found.weight.shape[1], out_channels=len(found.weight), groups=at.groups,
@@ -367,7 +367,8 @@ def _sums(b: Builder, call: CodeCall, found: Product, multiple: int = _FILL) -> 
     }
 
 
-def _tables(b: Builder, runs: Any) -> dict[str, View]:
+def _tables(b: Builder, call: CodeCall, runs: Runs) -> dict[str, View]:
+    allow_whole_vectors(b, call.residual)
     return {"runs": b.constant(runs.records), "masks": b.constant(runs.masks)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,19 +9,18 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine import codes
+from dovetail.engine.arena import Arena, place
 from dovetail.engine.builder import Builder, Step
 from dovetail.engine.codes import AnyCandidate
 from dovetail.engine.conv import Geometry
 from dovetail.engine.emit import ANY_LAYOUT_OPS, EMITTERS, IMAGE_OPS, Call
 from dovetail.engine.kernels import Candidate
-from dovetail.engine.layout import Buffer, Shape, View, contiguous_strides, plan_arena, round_up
+from dovetail.engine.layout import Buffer, Shape, View, contiguous_strides
 from dovetail.engine.native import require_native
-from dovetail.errors import EngineError
 from dovetail.program.integer import is_quantized, touches_codes
 from dovetail.program.ops import complete
 from dovetail.program.program import Graph, Node, Program
 
-HUGE_PAGE = 1 << 21
 # Steps of less work (multiply-adds, or elements times eight) take less time than waking another thread for them.
 SERIAL_WORK = 1 << 16
 # Ops whose result is computed into fresh memory, so that it may as well be a part of a concatenation.
@@ -35,16 +33,17 @@ class Compiled:
 
     Attributes:
         steps: what the plan does, for profiles and reports.
-        arena_bytes, constant_bytes: memory.
         output_shapes: of the arrays to hand to `plan.run`, after those of the inputs.
+        arena: where the tensors lie.
+        constants: weights in the layouts of the chosen kernels, and tables.
     """
 
     plan: Any
     steps: tuple[Step, ...]
     output_shapes: tuple[Shape, ...]
-    arena_bytes: int
+    arena: Arena
     constant_bytes: int
-    memory: tuple[Any, ...]
+    constants: tuple[np.ndarray, ...]
 
 
 def compile_graph(
@@ -208,21 +207,20 @@ def _finish(native: Any, b: Builder, isa: str, output_shapes: tuple[Shape, ...])
     """Place the buffers and hand all steps to the native side."""
     buffers = {v.buffer for step in b.steps for v in step.pointers.values()}
     in_arena = [buffer for buffer in buffers if buffer.slot is None and buffer.address is None]
-    size = plan_arena(sorted(in_arena, key=lambda buffer: buffer.first or 0))
-    arena, base = _arena(4 * (size + round_up(b.overrun)))
+    arena = place(in_arena)
     plan = native.Plan()
     plan.reserve_scratch(b.scratch)
     for step in b.steps:
         pointers, slots = {}, {}
         for field, view in step.pointers.items():
-            pointers[field] = _address(view, base)
+            pointers[field] = _address(view, arena.base)
             if view.buffer.slot is not None:
                 slots[field] = view.buffer.slot
         plan.add(
             isa, f"dovetail_{step.kernel}", {**step.fields, **pointers}, slots, step.barrier, step.work < SERIAL_WORK
         )
     constants = sum(array.nbytes for array in b.constants)
-    return Compiled(plan, tuple(b.steps), output_shapes, 4 * size, constants, (arena, b.constants))
+    return Compiled(plan, tuple(b.steps), output_shapes, arena, constants, tuple(b.constants))
 
 
 def _address(view: View, base: int) -> int:
@@ -233,18 +231,6 @@ def _address(view: View, base: int) -> int:
     if buffer.address is not None:
         return buffer.address + 4 * view.offset
     return base + 4 * (buffer.offset + view.offset)
-
-
-def _arena(size: int) -> tuple[Any, int]:
-    """Zeroed memory in large pages where the system gives them, and the address of its first usable byte."""
-    try:
-        memory = mmap.mmap(-1, size + HUGE_PAGE)
-    except (OSError, ValueError) as error:
-        raise EngineError(f"cannot get {size >> 20} MB for the tensors of this network: {error}") from None
-    if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    address = np.frombuffer(memory, dtype=np.uint8).ctypes.data
-    return memory, round_up(address, HUGE_PAGE if size >= HUGE_PAGE else 64)
 
 
 def weight_nodes(graph: Graph) -> list[Node]:

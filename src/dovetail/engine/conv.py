@@ -64,12 +64,25 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Taps:
-    """An input made ready: where taps lie, relative to an output pixel's place in the same pitch."""
+    """An input made ready: where taps lie, relative to an output pixel's place in the same pitch.
+
+    Attributes:
+        channel: distance of two channels.
+        offsets: `(R, S)`, int64.
+        furthest: the largest offset within one plane.
+    """
 
     x: View
     channel: int
     pitch: int
-    offsets: np.ndarray  # (R, S), int64
+    offsets: np.ndarray
+    furthest: int
+
+    def allow(self, last: int) -> None:
+        """Note that a tap's plane may be read up to `last` elements (not included) after its first pixel."""
+        planes = self.x.planes
+        assert planes is not None
+        self.x.buffer.allow(last - planes.body - planes.lead)
 
 
 def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
@@ -153,7 +166,8 @@ def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geome
         if planes is None or not planes.holds(*halo):
             planes = Planes.of(size[0], size[1], *halo)
         x = b.as_planar(x, planes)
-        return Taps(x, x.strides[1], planes.pitch, rows * planes.pitch + columns)
+        offsets = rows * planes.pitch + columns
+        return Taps(x, x.strides[1], planes.pitch, offsets, int(offsets.max()))
     return _phases(b, x, rows, columns, halo, y, at)
 
 
@@ -171,8 +185,9 @@ def _phases(
     else:
         _deal(b, x, dealt, at.stride, residues)
     place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
-    offsets = place.reshape(rows.shape) * channels * planes.plane + rows // sh * planes.pitch + columns // sw
-    return Taps(dealt, planes.plane, planes.pitch, offsets)
+    within = rows // sh * planes.pitch + columns // sw
+    offsets = place.reshape(rows.shape) * channels * planes.plane + within
+    return Taps(dealt, planes.plane, planes.pitch, offsets, int(within.max()))
 
 
 def _deal(b: Builder, x: View, dealt: View, stride: tuple[int, int], residues: Sequence[tuple[int, int]]) -> None:
@@ -259,8 +274,7 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
             start = at * b.lanes
             records.append((from_ + start, to + start, min(pixels - start, count * b.lanes), first + at))
     longest = max(-(-r[2] // b.lanes) for r in records)
-    read = max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + int((taps.offsets % taps.channel).max())
-    b.overrun = max(b.overrun, read)
+    taps.allow(max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + taps.furthest)
     return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest, total)
 
 
@@ -343,12 +357,19 @@ def plane_fields(x: View, y: View, taps: Taps) -> dict[str, int]:
 
 def _constants(b: Builder, epilogue: Epilogue, runs: Runs) -> dict[str, View | None]:
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
+    allow_whole_vectors(b, epilogue.residual)
     return {
         "bias": bias,
         "residual": epilogue.residual,
         "runs": b.constant(runs.records),
         "masks": b.constant(runs.masks),
     }
+
+
+def allow_whole_vectors(b: Builder, residual: View | None) -> None:
+    """Kernels that write a part of a vector read all of it from the residual."""
+    if residual is not None:
+        residual.buffer.allow(b.lanes - 1)
 
 
 def epilogue_fields(epilogue: Epilogue) -> dict[str, float]:

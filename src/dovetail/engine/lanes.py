@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.builder import Builder
-from dovetail.engine.conv import Epilogue, Geometry, Taps, epilogue_fields, evenly, plane_fields, prepare, row_runs
+from dovetail.engine.conv import (
+    Epilogue,
+    Geometry,
+    Taps,
+    allow_whole_vectors,
+    epilogue_fields,
+    evenly,
+    plane_fields,
+    prepare,
+    row_runs,
+)
 from dovetail.engine.layout import View, round_up
 
 MOST_PIXELS = 128  # of a segment: their sums for a block of outputs stay in L1
@@ -20,7 +30,7 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
     outputs = weight.shape[0]
     bias = np.zeros(outputs, np.float32) if epilogue.bias is None else epilogue.bias.astype(np.float32)
     filled = np.pad(weight.reshape(outputs, -1), ((0, -outputs % b.lanes), (0, 0))).astype(np.float32)
-    tables, fields = lane_tables(b, y, taps, outputs)
+    tables, fields = lane_tables(b, y, taps, outputs, epilogue.residual)
     b.emit(
         "conv2d_lanes_f32",
         {"x": taps.x, "bias": b.constant(np.pad(bias, (0, -outputs % b.lanes))), "residual": epilogue.residual,
@@ -41,8 +51,11 @@ def vectors_of_block(lanes: int) -> int:
     return 4 if lanes == 16 else 2
 
 
-def lane_tables(b: Builder, y: View, taps: Taps, outputs: int) -> tuple[dict[str, View], dict[str, Any]]:
+def lane_tables(
+    b: Builder, y: View, taps: Taps, outputs: int, residual: View | None
+) -> tuple[dict[str, View], dict[str, Any]]:
     """Pointers and numbers of DOVETAIL_LANES and DOVETAIL_RUNS."""
+    allow_whole_vectors(b, residual)
     assert y.planes is not None
     (height, width), block = y.shape[2:], b.lanes * vectors_of_block(b.lanes)
     pixels = np.arange(height)[:, None] * taps.pitch + np.arange(width)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from dovetail.errors import EngineError
 
 ALIGN = 16  # elements: one cache line, one AVX-512 vector
+MOST_NESTS = 1 << 12
 
 Shape = tuple[int, ...]
 
@@ -74,6 +75,7 @@ class Buffer:
 
     Attributes:
         size: elements, zeros around the pixels included.
+        overrun: elements beyond its end that kernels may read, and leave out of what they write.
         first, last: stages between which the arena must keep it; a stage ends where all threads meet.
         offset: place in the arena, once planned.
         address: of a constant.
@@ -82,6 +84,7 @@ class Buffer:
 
     size: int
     name: str = ""
+    overrun: int = 0
     first: int | None = None
     last: int = -1
     offset: int = 0
@@ -92,6 +95,10 @@ class Buffer:
         """Note a read or write."""
         self.first = stage if self.first is None else self.first
         self.last = max(self.last, stage)
+
+    def allow(self, overrun: int) -> None:
+        """Note that a kernel may read so far beyond the end."""
+        self.overrun = max(self.overrun, overrun)
 
 
 @dataclass(frozen=True)
@@ -157,13 +164,13 @@ def contiguous_strides(shape: Shape) -> Shape:
 
 def rows_view(shape: Shape, name: str = "") -> View:
     """A new buffer of plain C-ordered elements."""
-    return View(Buffer(round_up(math.prod(shape)), name), shape, contiguous_strides(shape))
+    return View(Buffer(math.prod(shape), name), shape, contiguous_strides(shape))
 
 
 def planar_view(shape: Shape, planes: Planes, name: str = "", word: int = 0) -> View:
     """A new buffer of `(N, C, H, W)` in planes; `word` is what their halo holds."""
     images, channels = shape[:2]
-    buffer = Buffer(round_up(images * planes.image(channels)), name)
+    buffer = Buffer(images * planes.image(channels), name)
     return View(buffer, shape, (planes.image(channels), planes.plane, planes.pitch, 1), planes.lead, planes, word)
 
 
@@ -189,6 +196,8 @@ def nests(shape: Shape, *strides: Shape) -> Iterator[tuple[list[int], list[int],
     """The same visit as a few nests of exactly six loops: the offset of each operand, sizes, and strides."""
     size, steps = nest(shape, *strides)
     extra = len(size) - 6
+    if extra > 0 and math.prod(size[:extra]) > MOST_NESTS:
+        raise EngineError(f"a tensor of shape {shape} in that order of its axes takes more than {MOST_NESTS} copies")
     for index in itertools.product(*(range(n) for n in size[:extra])) if extra > 0 else [()]:
         offsets = [sum(i * s for i, s in zip(index, step)) for step in steps]
         yield offsets, size[max(extra, 0) :], [step[max(extra, 0) :] for step in steps]
@@ -206,7 +215,7 @@ def plan_arena(buffers: Sequence[Buffer]) -> int:
         for start, end in busy:
             if start - at >= buffer.size:
                 break
-            at = max(at, end)
+            at = max(at, round_up(end))
         buffer.offset = at
         placed.append(buffer)
     return max((b.offset + b.size for b in placed), default=0)

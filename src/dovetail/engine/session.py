@@ -97,7 +97,7 @@ class Session:
         arrays = self._check(inputs)
         with self._lock:
             compiled = self._compile(arrays).compiled
-            outputs = tuple(np.empty(shape, dtype=np.float32) for shape in compiled.output_shapes)
+            outputs = _outputs(compiled)
             compiled.plan.run(self._pool, [a.ctypes.data for a in (*arrays, *outputs)])
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -120,7 +120,7 @@ class Session:
     def memory(self) -> dict[str, int]:
         """Bytes of the arena and of the weights in the layouts of the chosen kernels, over all compiled shapes."""
         parts = [ready.compiled for ready in self._compiled.values()]
-        return {"arena": sum(c.arena_bytes for c in parts), "weights": sum(c.constant_bytes for c in parts)}
+        return {"arena": sum(c.arena.size for c in parts), "weights": sum(c.constant_bytes for c in parts)}
 
     def profile(self, *inputs: Any, runs: int = 20) -> list[LayerTime]:
         """Time of every node, each measured on its own between barriers; they add up to a little more than a run."""
@@ -131,7 +131,7 @@ class Session:
         arrays = self._check(inputs)
         with self._lock:
             compiled = self._compile(arrays).compiled
-            outputs = [np.empty(shape, dtype=np.float32) for shape in compiled.output_shapes]
+            outputs = _outputs(compiled)
             slots = [a.ctypes.data for a in (*arrays, *outputs)]
             times = np.array([compiled.plan.run_timed(self._pool, slots) for _ in range(runs)])
         names = _kernel_names(compiled)
@@ -160,19 +160,34 @@ class Session:
         key = tuple(sorted(dims.items()))
         ready = self._compiled.pop(key, None)
         if ready is None:
-            graph = self.program.graph
-            choices = resolve(self.program, graph, dims, self._given, self.isa, self._pool, exact=self._exact)
-            compiled = compile_graph(self.program, graph, dims, choices, isa=self.isa, threads=self.threads)
-            ready = _Ready(compiled, Schedule({name: c.name for name, c in choices.items()}))
+            ready = self._make_ready(dims)
             while len(self._compiled) >= KEPT_SHAPES:
                 del self._compiled[next(iter(self._compiled))]
         self._compiled[key] = self._latest = ready
         return ready
 
+    def _make_ready(self, dims: dict[str, int]) -> _Ready:
+        graph = self.program.graph
+        try:
+            choices = resolve(self.program, graph, dims, self._given, self.isa, self._pool, exact=self._exact)
+            compiled = compile_graph(self.program, graph, dims, choices, isa=self.isa, threads=self.threads)
+        except (MemoryError, OverflowError) as error:
+            sizes = ", ".join(f"{name}={size}" for name, size in dims.items()) or "its sizes"
+            raise EngineError(f"this network is too large for this machine at {sizes}: {error}") from None
+        return _Ready(compiled, Schedule({name: c.name for name, c in choices.items()}))
+
     def __repr__(self) -> str:
         graph = self.program.graph
         takes = ", ".join(format_shape(graph.tensors[name].shape) for name in graph.inputs)
         return f"Session({takes}, threads={self.threads}, isa={self.isa!r})"
+
+
+def _outputs(compiled: Compiled) -> tuple[np.ndarray, ...]:
+    """Arrays for the results; `EngineError` where there is not so much memory."""
+    try:
+        return tuple(np.empty(shape, dtype=np.float32) for shape in compiled.output_shapes)
+    except MemoryError as error:
+        raise EngineError(f"no memory for the results: {error}") from None
 
 
 def _kernel_names(compiled: Compiled) -> dict[str, str]:

@@ -16,7 +16,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from dovetail.engine.builder import Builder
-from dovetail.engine.conv import Epilogue, Geometry, epilogue_fields, evenly, plane_fields, prepare
+from dovetail.engine.conv import (
+    Epilogue,
+    Geometry,
+    allow_whole_vectors,
+    epilogue_fields,
+    evenly,
+    plane_fields,
+    prepare,
+)
 from dovetail.engine.layout import View
 from dovetail.formats.base import Packed
 
@@ -116,7 +124,8 @@ def conv_winograd(
     blocks, packed = _blocks(transformed(weight, tile), sizes)
     floats = places * (weight.shape[1] * vectors + 1 + sizes[0] * vectors + 1) * b.lanes
     b.scratch = max(b.scratch, floats)
-    b.overrun = max(b.overrun, int(groups["x"].max()) + (tile + 2) * taps.pitch + 2 * b.lanes)
+    taps.allow(int(groups["x"].max()) + (tile + 1) * taps.pitch + tile * b.lanes // 4 + tile)
+    allow_whole_vectors(b, epilogue.residual)
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
         "conv2d_winograd_f32",

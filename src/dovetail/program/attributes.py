@@ -13,6 +13,7 @@ _DIM: Final = re.compile(r"([1-9][0-9]{0,8}\*)?[A-Za-z_][A-Za-z0-9_]*")
 
 
 LARGEST: Final = float(np.finfo(np.float32).max)
+LONGEST: Final = 1 << 16
 
 
 class _Required:
@@ -46,6 +47,15 @@ def integers(low: int, count: int | None = None, default: Any = REQUIRED) -> Att
     """A tuple of `count` (any number but zero, if None) integers of at least `low`."""
     how_many = "one or more" if count is None else str(count)
     return Attribute(f"{how_many} integers of at least {low}", lambda value: _is_ints(value, low, count), default)
+
+
+def lengths(low: int, count: int, default: Any = REQUIRED) -> Attribute:
+    """A tuple of `count` integers from `low` to `LONGEST`, such as windows, strides and paddings."""
+
+    def accepts(value: Any) -> bool:
+        return _is_ints(value, low, count) and max(value) <= LONGEST
+
+    return Attribute(f"{count} integers from {low} to {LONGEST}", accepts, default)
 
 
 def pairs(low: int) -> Attribute:

@@ -15,6 +15,7 @@ from dovetail.program.ops import check_node
 from dovetail.program.program import Graph, Node, Program, Shape, Tensor, format_shape, split_dim
 
 LARGEST_TENSOR = 1 << 40  # numbers per image
+MOST_DIMENSIONS = 16
 LEAST_SCALE = 1e-20  # products and ratios of scales stay within float32
 
 
@@ -91,6 +92,10 @@ def _check_inputs(graph: Graph, arrays: Mapping[str, Shape]) -> None:
 def _check_tensor(name: str, tensor: Tensor) -> None:
     if tensor.name != name or not all(is_dim(d) for d in tensor.shape):
         raise ProgramError(f"tensor {name!r} is entered as {tensor.name!r} with shape {format_shape(tensor.shape)}")
+    if len(tensor.shape) > MOST_DIMENSIONS:
+        raise ProgramError(
+            f"tensor {name!r} has {len(tensor.shape)} dimensions; at most {MOST_DIMENSIONS} are possible"
+        )
     if math.prod(split_dim(d)[0] for d in tensor.shape) > LARGEST_TENSOR:
         raise ProgramError(f"tensor {name!r} of shape {format_shape(tensor.shape)} is larger than any machine's memory")
     _check_type(tensor)

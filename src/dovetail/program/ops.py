@@ -16,7 +16,7 @@ import numpy as np
 from dovetail.errors import ProgramError
 from dovetail.program import functions as f
 from dovetail.program import shapes
-from dovetail.program.attributes import REQUIRED, Attribute, boolean, dims, integer, integers, number, pairs
+from dovetail.program.attributes import REQUIRED, Attribute, boolean, dims, integer, integers, lengths, number, pairs
 from dovetail.program.program import Activation, Attributes, Node, Shape, format_shape
 
 FULL: Final = frozenset({"scale", "bias", "residual", "activation"})
@@ -61,10 +61,10 @@ def _table(*rows: OpDef) -> dict[str, OpDef]:
     return {row.name: row for row in rows}
 
 
-_STEP: Final = integers(1, 2, default=(1, 1))
-_PADS: Final = integers(0, 4, default=(0, 0, 0, 0))
-_KERNEL: Final = integers(1, 2)
-_POOL: Final = {"kernel": _KERNEL, "stride": integers(1, 2), "padding": _PADS}
+_STEP: Final = lengths(1, 2, default=(1, 1))
+_PADS: Final = lengths(0, 4, default=(0, 0, 0, 0))
+_KERNEL: Final = lengths(1, 2)
+_POOL: Final = {"kernel": _KERNEL, "stride": lengths(1, 2), "padding": _PADS}
 _CONV: Final = {"stride": _STEP, "padding": _PADS, "dilation": _STEP, "groups": integer(1, 1)}
 _AXIS: Final = {"axis": integer(0)}
 _SLICE: Final = {"axis": integer(0), "start": integer(0), "stop": integer(1), "step": integer(1, 1)}

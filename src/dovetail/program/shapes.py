@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from dovetail.errors import ProgramError
 from dovetail.program.program import Dim, Shape, format_shape, split_dim
 
@@ -59,11 +61,19 @@ def max_pool2d(x: Shape, *, kernel: Pair, stride: Pair, padding: Pads, dilation:
     n, c, *size = image(x)
     out = _slide(size, kernel, stride, padding, dilation)
     for i, axis in enumerate(("height", "width")):
-        first = [o * stride[i] - padding[2 * i] for o in range(out[i])]
-        taps = range(0, dilation[i] * kernel[i], dilation[i])
-        if not all(any(0 <= at + tap < size[i] for tap in taps) for at in first):  # type: ignore[operator]
+        if not _all_meet(int(size[i]), out[i], kernel[i], stride[i], dilation[i], padding[2 * i]):
             raise ProgramError(f"a pooling window lies wholly in the padding {padding} of the {axis}")
     return (n, c, *out)
+
+
+def _all_meet(size: int, out: int, kernel: int, stride: int, dilation: int, before: int) -> bool:
+    """Whether each of `out` windows, the first of which begins `before` pixels too early, has a tap on a pixel."""
+    early = min(out, -(-before // stride))  # windows that begin before the pixels; the others meet where they begin
+    if early < out and (out - 1) * stride - before >= size:
+        return False
+    first = np.arange(early) * stride - before
+    missed = -(first // dilation)  # taps before the pixels
+    return bool(((missed < kernel) & (first + missed * dilation < size)).all())
 
 
 def avg_pool2d(x: Shape, *, kernel: Pair, stride: Pair, padding: Pads, include_pad: bool) -> Shape:

@@ -113,6 +113,44 @@ def test_images_beyond_32_bit_offsets_are_refused(sketch):
         Session(sketch.program(y), schedule=Schedule({y: "conv2d_dense"})).compile((1, 2048, 1024, 1024))
 
 
+def test_networks_beyond_the_memory_are_refused(sketch):
+    x = sketch.input("batch", 1 << 30)
+    y = sketch.add("activation", x, activation=RELU)
+    session = Session(sketch.program(sketch.add("activation", y, activation=RELU)))
+    with pytest.raises(EngineError, match=r"cannot get \d+ MB"):
+        session.compile((1 << 20, 1 << 30))
+
+
+def full(*_, **__):
+    raise MemoryError("no more")
+
+
+def test_results_beyond_the_memory_are_refused(sketch, monkeypatch):
+    session = Session(sketch.program(sketch.add("activation", sketch.input("batch", 3), activation=RELU)))
+    image = np.ones((2, 3), np.float32)
+    session(image)
+    with monkeypatch.context() as patch:
+        patch.setattr("dovetail.engine.session.np.empty", full)
+        with pytest.raises(EngineError, match="no memory for the results: no more"):
+            session(image)
+    assert session(image).shape == (2, 3)
+
+
+def test_constants_beyond_the_memory_are_refused(sketch, monkeypatch):
+    x = sketch.input("batch", 3)
+    session = Session(sketch.program(sketch.add("linear", x, packed=random_packed("dense", (4, 3), sketch.random))))
+    monkeypatch.setattr("dovetail.engine.builder.aligned_copy", full)
+    with pytest.raises(EngineError, match="too large for this machine at batch=5: no more"):
+        session.compile((5, 3))
+
+
+def test_orders_of_axes_that_take_too_many_copies_are_refused(sketch):
+    x = sketch.input(*(2, 3) * 8)
+    session = Session(sketch.program(sketch.add("permute", x, order=tuple(reversed(range(16))))))
+    with pytest.raises(EngineError, match="more than 4096 copies"):
+        session.compile((2, 3) * 8)
+
+
 def test_programs_made_in_memory_are_checked(sketch):
     x = sketch.input("batch", 3)
     program = sketch.program(sketch.add("slice", x, axis=1, start=0, stop=2))

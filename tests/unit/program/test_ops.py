@@ -73,6 +73,8 @@ REFUSED = [
     (node("mul", ("x", "x"), Epilogue(bias="c")), None, "no bias"),
     (node("max_pool2d", kernel=(2, 2), stride=(1, 1), padding=(2, 0, 0, 0)), None, "wholly in the padding"),
     (node("max_pool2d", kernel=(2, 2), stride=(1, 1), padding=(0, 2, 0, 0)), None, "wholly in the padding"),
+    (node("max_pool2d", kernel=(9, 1), stride=(1, 1), padding=(70000, 0, 0, 0)), None, "4 integers from 0 to 65536"),
+    (conv(dilation=(1, 1 << 20)), (8, 4, 3, 3), "2 integers from 1 to 65536"),
     (node("mean", axes=(0,)), None, "only when the network runs"),
     (node("mean", axes=(2, 2)), None, "twice"),
     (node("mean", axes=(-1,)), None, "at least 0"),
@@ -103,6 +105,14 @@ def test_what_does_not_fit_is_refused_by_name(bad, weight, words):
     assert words in message
     assert "'n'" in message
     assert "net.py:7" in message
+
+
+def test_the_longest_windows_and_paddings_are_judged_at_once():
+    long = {"kernel": (1 << 16, 1), "stride": (1, 1), "padding": (1 << 16, 1 << 16, 0, 0)}
+    with pytest.raises(ProgramError, match="wholly in the padding"):
+        shape(node("avg_pool2d", **long))
+    most = {**long, "padding": ((1 << 16) - 1, (1 << 16) - 1, 0, 0)}
+    assert shape(node("avg_pool2d", **most)) == ("batch", 4, 65544, 7)
 
 
 def test_every_row_has_functions_and_known_epilogue_parts():

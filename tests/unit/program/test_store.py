@@ -174,6 +174,7 @@ DAMAGE = {
     "writes the input": (lambda d: nodes(d)[0].update(output="x"), "exists already"),
     "shape": (lambda d: tensors(d)["dense"].update(shape=["batch", 4, 6, 7]), "is said to have shape"),
     "negative shape": (lambda d: tensors(d)["x"].update(shape=["batch", -4, 6, 6]), "shape"),
+    "sixty dimensions": (lambda d: tensors(d)["x"].update(shape=["batch", *[1] * 59]), "60 dimensions"),
     "enormous": (lambda d: tensors(d)["x"].update(shape=["batch", 2**30, 2**30, 6]), "larger than"),
     "type": (lambda d: tensors(d)["x"].update(dtype="object"), "type object"),
     "extra tensor": (lambda d: tensors(d).update(idle={"shape": [1], "dtype": "float32"}), "computed nowhere"),
