@@ -6,13 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 PROGRAMS := $(wildcard recipes/results/*.dovetail)
 
-.PHONY: help demo test test-all bench lint docs
+.PHONY: help demo test test-all soak bench lint docs
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train, compress, pack and race a small network; writes report.html"
 	@echo "make test      the tests that need no GPU and no patience"
 	@echo "make test-all  every test that this machine can run"
+	@echo "make soak      networks on several threads for twenty minutes; memory and outputs stay the same"
 	@echo "make bench     race the committed networks against their dense originals"
 	@echo "make lint      ruff and mypy"
 	@echo "make docs      the documentation site, into site/"
@@ -25,6 +26,9 @@ test: $(VENV)/.installed
 
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
+
+soak: $(VENV)/.installed
+	DOVETAIL_SOAK=1200 $(BIN)/python -m pytest -s tests/e2e/test_soak.py
 
 bench: $(VENV)/.installed
 	$(BIN)/dovetail bench $(PROGRAMS)
