@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 PROGRAMS := $(wildcard recipes/results/*.dovetail)
+SHEETS := $(wildcard benchmarks/networks/*.yaml)
 
-.PHONY: help demo test test-all soak bench lint docs
+.PHONY: help demo test test-all soak bench bench-all lint docs
 .DEFAULT_GOAL := help
 
 help:
@@ -14,7 +15,8 @@ help:
 	@echo "make test      the tests that need no GPU and no patience"
 	@echo "make test-all  every test that this machine can run"
 	@echo "make soak      networks on several threads for twenty minutes; memory and outputs stay the same"
-	@echo "make bench     race the committed networks against their dense originals"
+	@echo "make bench     race the committed networks against their dense originals; the table of all results"
+	@echo "make bench-all the same, and the networks of random weights in benchmarks/networks: hours"
 	@echo "make lint      ruff and mypy"
 	@echo "make docs      the documentation site, into site/"
 
@@ -32,6 +34,11 @@ soak: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/dovetail bench $(PROGRAMS)
+	$(BIN)/dovetail table --out docs/speed.md
+
+bench-all: $(VENV)/.installed
+	$(BIN)/dovetail bench $(PROGRAMS) $(SHEETS)
+	$(BIN)/dovetail table --out docs/speed.md
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -187,6 +187,13 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   I(kernel_h) I(kernel_w) I(stride_h) I(stride_w) I(dilation_h) I(dilation_w) I(pad_top) I(pad_left)        \
   I(average) I(include_pad) I(x_zero) I(real) I(zero) I(low) I(high)
 
+// What the machine can do at most (peak.inl). `x`: kPeakSteps x 3 vectors, then as many x 4 numbers; y: 12 vectors a unit.
+#define DOVETAIL_PEAK(P, I, A, F) P(const float, x) P(float, y) I(units) I(rounds)
+#define DOVETAIL_PEAK_CODES(P, I, A, F) P(const int32_t, x) P(int32_t, y) I(units) I(rounds)
+
+// Each unit reads its `size` floats of x, `rounds` times; y gets the sum of what was read.
+#define DOVETAIL_STREAM(P, I, A, F) P(const float, x) P(float, y) I(units) I(size) I(rounds)
+
 // Every kernel: struct name, public name, field list.
 #define DOVETAIL_KERNELS(K)                                            \
   K(ConvDenseArgs, conv2d_dense_f32, DOVETAIL_CONV_DENSE)              \
@@ -214,7 +221,10 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(QuantizeArgs, quantize_int8, DOVETAIL_QUANTIZE)                    \
   K(DequantizeArgs, dequantize_int8, DOVETAIL_DEQUANTIZE)              \
   K(AddCodesArgs, add_int8, DOVETAIL_ADD_CODES)                        \
-  K(PoolCodesArgs, pool2d_int8, DOVETAIL_POOL_CODES)
+  K(PoolCodesArgs, pool2d_int8, DOVETAIL_POOL_CODES)                   \
+  K(PeakArgs, peak_f32, DOVETAIL_PEAK)                                 \
+  K(PeakCodesArgs, peak_int8, DOVETAIL_PEAK_CODES)                     \
+  K(StreamArgs, stream_f32, DOVETAIL_STREAM)
 
 #define DOVETAIL_MEMBER_P(type, name) type* name = nullptr;
 #define DOVETAIL_MEMBER_I(name) int64_t name = 0;

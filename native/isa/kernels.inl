@@ -23,6 +23,7 @@ namespace {
 #include "../kernels/linear_codes.inl"
 #include "../kernels/pointwise_codes.inl"
 #include "../kernels/pooling_codes.inl"
+#include "../kernels/peak.inl"
 
 #define DOVETAIL_FUNCTION(Args, kernel, FIELDS) kernel,
 const KernelFunction functions[] = {DOVETAIL_KERNELS(DOVETAIL_FUNCTION)};

@@ -38,6 +38,7 @@ PRODUCTS = {
 }
 MOVES = {"copy_f32", "halo_f32", "fill_f32"}
 WITHOUT_WEIGHTS = {"pointwise_f32", "pool2d_f32", "adaptive_pool2d_f32", "mean_f32", "softmax_f32", "layer_norm_f32"}
+MEASURES = {"peak_f32", "stream_f32"}  # of the machine, for no network: tests/unit/engine/test_peaks.py
 
 
 def products(kernel: str, case: Case, isa: str, *, placed: bool) -> Counter[str]:
@@ -147,7 +148,8 @@ def test_every_kernel_is_forced_somewhere():
 
 def test_no_native_kernel_is_left_out():
     known = {
-        f"dovetail_{name}" for name in (*MOVES, *WITHOUT_WEIGHTS, *(k for made in PRODUCTS.values() for k in made))
+        f"dovetail_{name}"
+        for name in (*MOVES, *WITHOUT_WEIGHTS, *MEASURES, *(k for made in PRODUCTS.values() for k in made))
     }
     assert known == {name for name in require_native().kernels() if name.endswith("_f32")}
 

@@ -22,6 +22,7 @@ ISAS = native_status().isas
 THREADS = (1, 2) if cores() > 1 else (1,)
 MOVES = {"copy_f32", "halo_f32", "fill_f32", "quantize_int8", "dequantize_int8"}
 WITHOUT_WEIGHTS = {"add_int8", "pool2d_int8"}
+MEASURES = {"peak_int8"}  # of the machine, for no network: tests/unit/engine/test_peaks.py
 FIELDS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {"density": 0.2}, "block_sparse": {"density": 0.2}}
 
 
@@ -99,7 +100,8 @@ def test_every_kernel_is_forced_somewhere() -> None:
 
 
 def test_no_native_kernel_is_left_out() -> None:
-    known = {f"dovetail_{name}" for name in (*MOVES, *WITHOUT_WEIGHTS, *(f"{c.name}_int8" for c in CANDIDATES))}
+    products = {f"{c.name}_int8" for c in CANDIDATES}
+    known = {f"dovetail_{name}" for name in (*MOVES, *WITHOUT_WEIGHTS, *MEASURES, *products)}
     assert known >= {name for name in require_native().kernels() if name.endswith("_int8")}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import dovetail as dt
-from dovetail.methods import Distill, Magnitude, Method, Penni, Thin, Tucker
+from dovetail.methods import Distill, Int8, Magnitude, Method, Penni, Thin, Tucker
 from dovetail.methods.base import Phase
 from dovetail.training.data import Augment, Images, Loader
 
@@ -37,6 +37,7 @@ METHODS = {
     "two-phases": lambda: TwoPhases(ratio=0.5),
     "magnitude": lambda: Distill(Magnitude(density=0.2, epochs=3, interval=2), network()),
     "penni": lambda: Penni(bases=3, l1=0.01, channel_density=0.6, alternate_epochs=3, retrain_epochs=1),
+    "int8": lambda: Int8(epochs=3, observe=3, freeze=0.4),
     "thin": lambda: Thin(epochs=3, optimizer="adamw", learning_rate=0.01),
 }
 

@@ -354,7 +354,7 @@ def test_the_version_is_the_package_s(here, capsys):
             "phase 'alternate': epochs is -3",
         ),
         (["recipe", "run", "tiny", "--set", "method.parameters.schedule=linear"], "'constant', 'cosine'"),
-        (["compress", "resnet8"], "--method penni, tucker, magnitude, block or thin"),
+        (["compress", "resnet8"], "--method penni, tucker, magnitude, block, int8 or thin"),
         (["compress", "recipes/tiny.yaml", "--on", "mnist"], "change it with --set data.name=mnist"),
         (["compress", "recipes/tiny.yaml", "--runs", "there"], "change it with --set runs=there"),
         (["compress", "recipes/tiny.yaml", "--method", "penni"], "change it with --set method.name=penni"),

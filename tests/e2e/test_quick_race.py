@@ -17,6 +17,7 @@ def test_onnxruntime_and_our_engine_compute_the_same_and_are_timed_in_turn():
     program = dt.lower(model, torch.zeros(1, 3, 8, 8))
     race = dt.race(program, model, peers=["onnxruntime"], threads=(1,), blocks=2, network="tiny", variant="dense")
     assert race.absent == {}
+    assert race.time_only
     assert {row.target: row.dtype for row in race.rows} == dict.fromkeys(
         ("dovetail", "dovetail-dense", "onnxruntime"), "f32"
     )

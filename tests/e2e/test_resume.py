@@ -36,7 +36,7 @@ def require_same(method: str, run: Path) -> None:
 EARLY = pytest.param("two-phases", 3, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("method", "steps"), [("two-phases", 8), ("magnitude", 7), ("penni", 18), EARLY])
+@pytest.mark.parametrize(("method", "steps"), [("two-phases", 8), ("magnitude", 7), ("penni", 18), ("int8", 12), EARLY])
 def test_killed_in_mid_epoch(method, steps, tmp_path):
     child = start(method, tmp_path, steps)
     errors = child.communicate(timeout=100)[1]
@@ -45,7 +45,7 @@ def test_killed_in_mid_epoch(method, steps, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["two-phases", "magnitude", "penni", "thin"])
+@pytest.mark.parametrize("method", ["two-phases", "magnitude", "penni", "int8", "thin"])
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1])
 def test_killed_at_any_moment(method, delay, tmp_path):
     child = start(method, tmp_path, -1)

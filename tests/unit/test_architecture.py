@@ -30,6 +30,8 @@ HEAVY = {
     "onnxruntime",
     "openvino",
     "nncf",
+    "ncnn",
+    "MNN",
     "triton",
     "matplotlib",
     "sklearn",
@@ -64,7 +66,9 @@ ROOMS = {
     "training": room("training", "torch safetensors rich"),
     "methods": room("formats formats.layer training program program.lower methods", "torch"),
     "export": room("formats formats.layer program program.lower export", "torch onnx onnxscript onnxruntime"),
-    "peers": room("program program.lower engine peers", "torch onnx onnxscript onnxruntime openvino nncf rich"),
+    "peers": room(
+        "program program.lower engine peers", "torch onnx onnxscript onnxruntime openvino nncf ncnn MNN rich"
+    ),
     "zoo": room("zoo", "torch safetensors PIL sklearn"),
     "report": room("report", "jinja2"),
     "api": room(

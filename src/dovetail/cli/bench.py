@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import shlex
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dovetail.cli import networks
+from dovetail.cli import networks, sheets
+from dovetail.cli.app import Failed
+from dovetail.cli.conditions import BLOCKS, Conditions
 from dovetail.cli.console import console, say
 from dovetail.cli.materials import build_network
 from dovetail.cli.options import DataFolder, Weights, writable
 from dovetail.cli.pages import SELF
 from dovetail.engine.native import ISA_VARIABLE
-from dovetail.errors import DataError, RecipeError
+from dovetail.errors import DataError, DovetailError, RecipeError
 from dovetail.peers.machine import portable
 
 if TYPE_CHECKING:
@@ -30,11 +33,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("dovetail.cli")
 ITSELF = "self"
 RESULTS = Path("benchmarks/results")
-BLOCKS = 24
 
 
 def bench(
-    *programs: Annotated[Path, Parameter(help="One or more .dovetail files.")],
+    *names: Annotated[str, Parameter(help="Packed files (*.dovetail), and sheets of networks with random weights.")],
     original: Annotated[
         str | None,
         Parameter(
@@ -52,65 +54,90 @@ def bench(
     data: DataFolder = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder of the JSON results.")] = RESULTS,
 ) -> None:
-    """Race packed networks against their dense originals in other runtimes, each at its best.
+    """Race networks against their dense originals in other runtimes, each at its best.
 
-    Prints medians, spread and the ratios (peer time / our time; above 1 we are faster), and writes one JSON per file.
+    Prints medians, spread and the ratios (peer time / our time; above 1 we are faster), and writes one JSON per race.
     With data at hand, int8 peers are calibrated and accuracies measured; without, the race is about time only. A dense
-    network trained as it is (method thin) also races itself in other runtimes: a point of the curve to beat.
+    network trained as it is (method thin) also races itself in other runtimes: a point of the curve to beat. A sheet of
+    benchmarks/networks, by path or name, makes networks of random weights, which race for time only: all of its
+    variants, or one (resnet18_224/sparse90).
     """
     from dovetail.peers.peer import peer_named
     from dovetail.peers.race import require
 
-    if not programs:
-        raise RecipeError("name at least one .dovetail file; `dovetail recipe run` and `dovetail compress` make them")
+    if not names:
+        raise RecipeError(
+            "name at least one .dovetail file (`dovetail recipe run` and `dovetail compress` make them), "
+            f"or one of the sheets {', '.join(path.stem for path in sheets.listed()) or f'in {sheets.folder()}'}"
+        )
     require(threads, batch, blocks)
     for name in against:
         peer_named(name)
     writable(next(folder for folder in (out, *out.parents, Path()) if folder.exists()) / "race.json")
-    loaded = {path: networks.load(str(path)) for path in programs}
     asked = Conditions(weights, against, threads, batch, blocks, data, os.environ.get(ISA_VARIABLE))
-    for path, program in loaded.items():
+    races = [race for name in names for race in _races(name, original, asked, out)]
+    failed = [told for race in races if (told := _run(race, out, alone=len(races) == 1))]
+    if failed:
+        raise Failed(f"{len(failed)} of {len(races)} races failed: {'; '.join(failed)}")
+
+
+def _run(race: Callable[[], Race | None], out: Path, *, alone: bool) -> str:
+    """Race, print and write; unless it is `alone`, a race that fails only says why, and the others have their turn."""
+    try:
+        done = race()
+    except DovetailError as error:
+        if alone:
+            raise
+        log.warning("a race failed: %s", error)
+        return str(error)
+    if done is not None:
+        console().print(done.table())
+        target = out / f"{done.bench}.json"
+        done.save(target)
+        say(f"wrote {target}")
+    return ""
+
+
+def _races(name: str, original: str | None, asked: Conditions, out: Path) -> Iterator[Callable[[], Race | None]]:
+    """The races that one name of the command line means, everything read that is read before the first of them."""
+    if networks.is_packed(name):
+        path, program = Path(name), networks.load(name)
         for dense in _originals(program) if original is None else (original,):
-            race = _race(program, path, dense, asked)
-            console().print(race.table())
-            target = out / f"{race.bench}.json"
-            race.save(target)
-            say(f"wrote {target}")
+            yield partial(_race_packed, program, path, dense, asked)
+        return
+    if original is not None or asked.weights is not None:
+        raise RecipeError(f"{name}: a sheet says itself what races; leave out --original and --weights")
+    for case in sheets.cases(name):
+        yield partial(_race_for_time, case, asked, out)
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What a command line asks of every race."""
+def _race_for_time(case: sheets.Case, asked: Conditions, out: Path) -> Race | None:
+    """A network of random weights; not where the same case has raced with trained ones."""
+    from dovetail.cli.random_networks import make
+    from dovetail.peers.peer import DEFAULT
+    from dovetail.peers.race import race
 
-    weights: str | None
-    against: tuple[str, ...]
-    threads: tuple[int, ...]
-    batch: int
-    blocks: int
-    data: Path | None
-    isa: str | None
-
-    def suffix(self, *, blind: bool) -> str:
-        """What joins the variant where a race is not the plain one, so that the plain one's evidence stays.
-
-        `blind`: the network was trained on data that are not at hand, so that no accuracy can be compared.
-        """
-        parts = [f"b{self.batch}"] if self.batch > 1 else []
-        parts += ["t" + "t".join(map(str, self.threads))] if self.threads else []
-        parts += [self.isa] if self.isa else []
-        parts += ["time_only"] if blind else []
-        parts += ["some_peers"] if self.against else []
-        parts += ["other_weights"] if self.weights is not None else []
-        parts += [f"{self.blocks}blocks"] if self.blocks != BLOCKS else []
-        return "".join(f"_{part}" for part in parts)
-
-    def flags(self) -> list[str]:
-        """Those that differ from the defaults, to repeat the race; where the data lie is no part of it."""
-        words = [] if self.weights is None else ["--weights", portable(self.weights)]
-        words += [word for name in self.against for word in ("--against", name)]
-        words += [word for count in self.threads for word in ("--threads", str(count))]
-        words += ["--batch", str(self.batch)] if self.batch != 1 else []
-        return words + (["--blocks", str(self.blocks)] if self.blocks != BLOCKS else [])
+    variant = case.variant + asked.suffix()
+    evidence = out / f"{case.network}_{variant}.json"
+    if evidence.is_file() and not json.loads(evidence.read_text()).get("time_only"):
+        log.warning("%s is left out: %s was measured with trained weights and data", case.name, evidence)
+        return None
+    log.info("making %s", case.name)
+    made = make(case)
+    return race(
+        made.program,
+        made.original,
+        peers=asked.against or DEFAULT,
+        data=[made.images],
+        compressed=made.compressed,
+        threads=asked.threads or None,
+        batch=asked.batch,
+        blocks=asked.blocks,
+        network=case.network,
+        variant=variant,
+        command=asked.command(case.word),
+        report=log.info,
+    )
 
 
 def _originals(program: Program) -> tuple[str | None, ...]:
@@ -118,13 +145,13 @@ def _originals(program: Program) -> tuple[str | None, ...]:
     return (None, ITSELF) if program.metadata.get("method") == "thin" else (None,)
 
 
-def _race(program: Program, path: Path, original: str | None, asked: Conditions) -> Race:
+def _race_packed(program: Program, path: Path, original: str | None, asked: Conditions) -> Race:
     from dovetail.export.torch_module import to_torch
     from dovetail.peers.peer import DEFAULT
     from dovetail.peers.race import race
 
     itself = original == ITSELF
-    ours = to_torch(program)
+    ours = to_torch(program, rounded=False)
     dense, trained = (ours, True) if itself else _original(program, path, original, asked)
     sets = _sets(program, asked.data) if trained else None
     blind = trained and sets is None and program.metadata.get("data") is not None
@@ -141,7 +168,7 @@ def _race(program: Program, path: Path, original: str | None, asked: Conditions)
         blocks=asked.blocks,
         network=network,
         variant=variant,
-        command=_command(path, original, asked),
+        command=asked.command(portable(path), ["--original", original] if original else []),
         report=log.info,
     )
 
@@ -164,7 +191,7 @@ def _original(program: Program, path: Path, name: str | None, asked: Conditions)
     network = networks.original_of(program, name, asked.weights)
     control = path.with_name(f"{program.metadata.get('control')}.dovetail")
     if network.weights is None and name is None and control.is_file():
-        return to_torch(networks.load(str(control))), True
+        return to_torch(networks.load(str(control)), rounded=False), True
     if network.weights is None:
         log.warning("a race about time only: %s has random weights; give --weights to compare accuracies", network.name)
     return build_network(network, asked.data), network.weights is not None
@@ -181,10 +208,3 @@ def _case(program: Program, path: Path, suffix: str, *, itself: bool) -> tuple[s
     unnamed = f"{(known.get('original') or {}).get('name', 'network')}_{known.get('data', 'random')}/{path.stem}"
     network, _, variant = (known.get("case") or unnamed.replace(":", "-")).partition("/")
     return network, variant + suffix + (SELF if itself else "")
-
-
-def _command(path: Path, original: str | None, asked: Conditions) -> str:
-    """What repeats this one race, from the folder in which it was run."""
-    named = ["--original", original] if original else []
-    isa = [f"{ISA_VARIABLE}={asked.isa}"] if asked.isa else []
-    return " ".join([*isa, shlex.join(["dovetail", "bench", portable(path), *named, *asked.flags()])])

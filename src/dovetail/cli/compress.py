@@ -22,7 +22,7 @@ def compress(
     network: Annotated[str, Parameter(help="A recipe (*.yaml), a zoo name, or package.module:callable.")],
     /,
     *,
-    method: Annotated[str | None, Parameter(help="penni, tucker, magnitude, block or thin.")] = None,
+    method: Annotated[str | None, Parameter(help="penni, tucker, magnitude, block, int8 or thin.")] = None,
     on: On | None = None,
     weights: Weights = None,
     seed: Seed = 0,
@@ -37,6 +37,7 @@ def compress(
     a file on the test set. Without a recipe the data are the digits unless --on says otherwise, and checkpoints lie in
     runs. A recipe brings all that along; --set method.parameters.KEY=VALUE and other keys change it.
     """
+    from dovetail.cli import score
     from dovetail.cli.pipeline import pack_trained, train
 
     if network.endswith(YAML):
@@ -48,8 +49,11 @@ def compress(
         recipe = adhoc(network, on, _required(method), weights=weights, overrides=overrides, runs=runs)
     target = writable(out or Path(f"{name}.dovetail"))
     done = train(recipe, name, seed, data)
-    pack_trained(recipe, name if network.endswith(YAML) else "", done).save(target)
+    program = pack_trained(recipe, name if network.endswith(YAML) else "", done)
+    program.save(target)
     accuracy = done.history.accuracy
+    if done.quantization is not None and done.sets.held_out is not None:
+        accuracy = score.through_engine(program, done.sets.held_out).accuracy
     say(f"wrote {target}" + ("" if accuracy is None else f"; {accuracy:.2f} % on the held-out images"))
 
 
@@ -62,6 +66,6 @@ def _refuse_beside_recipe(recipe: str, flags: Mapping[str, object]) -> None:
 def _required(method: str | None) -> str:
     if method is None:
         raise RecipeError(
-            "say how to compress: --method penni, tucker, magnitude, block or thin, or give a recipe (*.yaml)"
+            "say how to compress: --method penni, tucker, magnitude, block, int8 or thin, or give a recipe (*.yaml)"
         )
     return method

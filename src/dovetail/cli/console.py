@@ -30,7 +30,8 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, note: str | None = None
 ) -> None:
     """Print rows under a title; the first `left` columns are text, the others numbers."""
-    shown = Table(title=Text(title) if title else None, box=None, pad_edge=False, caption=note)
+    caption = Text(note) if note else None
+    shown = Table(title=Text(title) if title else None, box=None, pad_edge=False, caption=caption)
     shown.title_justify, shown.title_style, shown.show_header = "left", "bold", any(columns)
     shown.caption_justify = "left"
     for position, column in enumerate(columns):

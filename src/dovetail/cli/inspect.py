@@ -60,8 +60,10 @@ def _cells(row: layers.Row, total: float, *, timed: bool) -> Sequence[str]:
 
 
 def _provenance(program: Program) -> None:
-    known = {key: program.metadata.get(key) for key in ("recipe", "method", "data")}
+    known = {key: program.metadata.get(key) for key in ("recipe", "start", "method", "data")}
     if told := [f"{key} {value}" for key, value in known.items() if value]:
         say(f"from: {', '.join(told)}")
     for reason, names in networks.left_dense(program).items():
         say(f"left dense, {reason}: {', '.join(names)}")
+    for reason, names in networks.left_real(program).items():
+        say(f"left in floating point, {reason}: {', '.join(names)}")

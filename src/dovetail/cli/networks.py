@@ -64,7 +64,16 @@ def input_shape(program: Program) -> tuple[int, ...]:
 
 def left_dense(program: Program) -> dict[str, list[str]]:
     """Why layers stayed dense → the layers, as the file says."""
+    return _by_reason(program, "left")
+
+
+def left_real(program: Program) -> dict[str, list[str]]:
+    """Why layers of a network in whole numbers stayed in floating point → the layers, as the file says."""
+    return _by_reason(program, "floating")
+
+
+def _by_reason(program: Program, key: str) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {}
-    for layer, reason in program.metadata.get("left", {}).items():
+    for layer, reason in program.metadata.get(key, {}).items():
         reasons.setdefault(reason, []).append(layer)
     return reasons

@@ -1,13 +1,14 @@
-"""From a recipe to a packed network: train through the method's phases, then lower."""
+"""From a recipe to a packed network: train through the method's phases, then lower; or take a packed one further."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail import files
+from dovetail.cli import integers
 from dovetail.cli.materials import (
     Sets,
     build_method,
@@ -19,24 +20,26 @@ from dovetail.cli.materials import (
     settings,
 )
 from dovetail.cli.schema import Network, Recipe
-from dovetail.errors import DataError
+from dovetail.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dovetail.methods.base import Plan
+    from dovetail.methods.base import Plan, Quantization
     from dovetail.program.program import Program
     from dovetail.training.metrics import History
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One network after all phases of its method."""
+    """One network after all phases of its method; `quantization` is what packing does to it then, if anything."""
 
     model: nn.Module
     plan: Plan
     history: History
     sets: Sets
+    seed: int
+    quantization: Quantization | None
 
 
 def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool = True) -> Trained:
@@ -45,14 +48,17 @@ def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool
 
     from dovetail.api import compress
 
+    if recipe.start is not None:
+        raise RecipeError(f"start: {recipe.start} is packed and cannot be trained; `dovetail recipe run` takes it")
     torch.manual_seed(seed)
     sets = open_sets(recipe.data, recipe.dense.name, root, seed)
     network, device = fitted(recipe.network, sets), device_for(recipe)
     model = build_network(network, root)
     require_fit(model, network.name, sets)
+    method = build_method(recipe.method, root, sets, Path(recipe.runs) if keep and device == "cpu" else None)
     done = compress(
         model.to(device),
-        build_method(recipe.method, root, sets, Path(recipe.runs) if keep and device == "cpu" else None),
+        method,
         train=sets.train,
         validate=sets.held_out,
         example=sets.example().to(device),
@@ -60,12 +66,27 @@ def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool
         settings=settings(recipe, seed, Path(recipe.runs) / f"{name}-s{seed}" if keep else None),
         network=network.model_dump(mode="json", include={"name", "options"}),
     )
-    return Trained(model.to("cpu"), done.plan, done.history, sets)
+    return Trained(model.to("cpu"), done.plan, done.history, sets, seed, method.quantization())
 
 
 def pack_trained(recipe: Recipe, name: str, done: Trained) -> Program:
-    """The packed network, with what it must say of itself."""
-    return pack(done.model, done.sets, describe(recipe, name, done.sets, done.plan))
+    """The packed network, in whole numbers where its method ends in them, with what it must say of itself."""
+    how = done.quantization
+    if how is None:
+        return pack(done.model, done.sets, describe(recipe, name, done.sets, _kept(done.plan)))
+    program = pack(done.model, done.sets, describe(recipe, name, done.sets))
+    return integers.quantized(program, how, done.sets, done.seed, _kept(done.plan))
+
+
+def take_further(
+    recipe: Recipe, name: str, start: integers.Start, seed: int, root: Path | None
+) -> tuple[Program, Sets]:
+    """What a recipe makes of its packed start, without training, and the data."""
+    sets = open_sets(recipe.data, recipe.dense.name, root, seed)
+    made = integers.converted(recipe, start.program, sets, seed, root)
+    told = describe(recipe, name, sets, start.program.metadata.get("left"))
+    began = {"start": start.recipe, "start_sha256": start.sha256, "floating": made.metadata["floating"]}
+    return replace(made, metadata=told | began), sets
 
 
 def pack(model: nn.Module, sets: Sets, metadata: Mapping[str, Any]) -> Program:
@@ -110,11 +131,8 @@ def given_plan(layers: Mapping[str, Mapping[str, Any] | str]) -> Plan | None:
     return Plan({name: Kept(what) if isinstance(what, str) else spec_from_json(what) for name, what in layers.items()})
 
 
-def describe(recipe: Recipe, name: str, sets: Sets, plan: Plan | None = None) -> dict[str, Any]:
-    """What a packed network says of itself: where it comes from, what its inputs are, what stayed dense and why."""
-    from dovetail.methods.base import Kept
-
-    layers = {} if plan is None else plan.layers
+def describe(recipe: Recipe, name: str, sets: Sets, left: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a packed network says of itself: where it comes from, what its inputs are, what is `left` dense and why."""
     return {
         "recipe": name,
         "case": recipe.case,
@@ -126,8 +144,15 @@ def describe(recipe: Recipe, name: str, sets: Sets, plan: Plan | None = None) ->
         "mean": list(sets.mean),
         "std": list(sets.std),
         "classes": list(sets.classes),
-        "left": {layer: what.reason for layer, what in layers.items() if isinstance(what, Kept)},
+        "left": dict(left or {}),
     }
+
+
+def _kept(plan: Plan) -> dict[str, str]:
+    """Layer → why the plan leaves it as it is."""
+    from dovetail.methods.base import Kept
+
+    return {layer: what.reason for layer, what in plan.layers.items() if isinstance(what, Kept)}
 
 
 def _named(network: Network) -> dict[str, Any]:

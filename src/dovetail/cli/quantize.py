@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from dovetail.cli import networks
+from dovetail.cli import integers, networks
 from dovetail.cli.console import say
 from dovetail.cli.options import DataFolder, Out, Seed, writable
 from dovetail.errors import RecipeError
 
 if TYPE_CHECKING:
     from dovetail.program.program import Program
-
-BATCH = 32
 
 
 def quantize(
@@ -25,27 +22,28 @@ def quantize(
     *,
     on: Annotated[str | None, Parameter(help="Data set; a packed file knows its own.")] = None,
     rule: Annotated[Literal["mse", "percentile", "minmax"], Parameter(help="How far codes reach.")] = "mse",
-    images: Annotated[int, Parameter(help="Training images to calibrate on.")] = 512,
+    images: Annotated[int, Parameter(help="Training images to calibrate on.")] = 1000,
     keep: Annotated[
         tuple[str, ...], Parameter(help="Layers to leave in floating point. Repeatable.", negative=())
     ] = (),
     correct: Annotated[bool, Parameter(help="Mend biases by what rounding the weights shifts.")] = True,
+    reestimate: Annotated[
+        bool, Parameter(help="Mend mean and deviation of what each layer gives, one after another.")
+    ] = False,
     seed: Seed = 0,
     data: DataFolder = None,
     out: Out = None,
 ) -> None:
     """Write the network with int8 weights and uint8 tensors, calibrated on training images."""
-    from dovetail.api import quantize as make
-    from dovetail.training.data import Loader
+    from dovetail.methods.base import Quantization
 
     if images < 1:
         raise RecipeError(f"--images {images} calibrates on nothing; a few hundred do")
     target = writable(out or program.with_name(f"{program.stem}-int8.dovetail"))
     loaded = networks.load(str(program))
     sets = networks.sets_of(loaded, on, data)
-    drawn = Loader(sets.calibration.data, BATCH, mean=sets.mean, std=sets.std, shuffle=True, seed=seed)
-    some = (batch[: images - BATCH * i] for i, (batch, _) in enumerate(islice(drawn, -(-images // BATCH))))
-    made = make(loaded, some, rule=rule, keep=keep, correct=correct)
+    how = Quantization(rule=rule, keep=keep, correct=correct, reestimate=reestimate, images=images)
+    made = integers.quantized(loaded, how, sets, seed, dict.fromkeys(keep, "kept by --keep"))
     made.save(target)
     say(f"wrote {target}: {_described(made)}, {target.stat().st_size / 1e6:.2f} MB")
 

@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from dovetail import files
-from dovetail.cli import evidence, networks, recipes, score
+from dovetail.cli import evidence, integers, networks, recipes, score
 from dovetail.cli.app import Failed
 from dovetail.cli.console import say, table
 from dovetail.cli.materials import Sets, build_network, device_for, fitted
 from dovetail.cli.options import DataFolder, Set, Threads
-from dovetail.cli.pipeline import dense_like, pack_trained, train
+from dovetail.cli.pipeline import dense_like, pack_trained, take_further, train
 from dovetail.cli.schema import Recipe, read
 from dovetail.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dovetail.program.program import Program
 
 log = logging.getLogger("dovetail.cli")
@@ -35,7 +37,7 @@ Name = Annotated[str, Parameter(help="A recipe's name, or the path of its YAML f
 
 @dataclass(frozen=True)
 class Measured:
-    """One seed: trained, packed, and measured once on the test set."""
+    """One seed: trained, packed, and measured once on the test set; epochs and hours are those of its start, too."""
 
     program: Program
     sets: Sets
@@ -55,9 +57,10 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
     label, target = _outcome(recipe, path)
     _require_comparison(recipe, path)
     files.make_folder(target.parent, error=DataError)
+    start = None if recipe.start is None else integers.start_of(recipe.start, path)
     if recipe.control is not None and recipes.control_accuracy(path, recipe.control) is None:
         _train_without_control(recipe, path, label, data)
-    measured = [_measure(recipe, label, seed, data, threads) for seed in recipe.settings.seeds]
+    measured = [_measure(recipe, label, seed, data, threads, start) for seed in recipe.settings.seeds]
     program, sets = measured[0].program, measured[0].sets
     file = target.with_suffix(".dovetail")
     program.save(file)
@@ -89,6 +92,8 @@ def verify(name: Name, /, *, threads: Threads = None, data: DataFolder = None) -
     target = recipes.result_path(path, recipe.evidence)
     committed = evidence.read(target)
     program = networks.load(str(evidence.program_file(committed, target)))
+    if recipe.start is not None and integers.start_of(recipe.start, path).sha256 != program.metadata["start_sha256"]:
+        raise Failed(f"{path.stem}: {recipe.start}, from which it was made, has another result now; run it again")
     sets = networks.sets_of(program, None, data)
     found = {"accuracy": score.through_engine(program, sets.test, threads).accuracy}
     found |= vars(evidence.ratios(dense_like(program, data), program))
@@ -108,20 +113,36 @@ def list_() -> None:
     table("Recipes", ["recipe", "what", "result"], rows, left=3)
 
 
-def _measure(recipe: Recipe, name: str, seed: int, root: Path | None, threads: int | None) -> Measured:
-    """Train and pack one seed; its accuracy is the engine's, which torch must confirm."""
+def _measure(
+    recipe: Recipe, name: str, seed: int, root: Path | None, threads: int | None, start: integers.Start | None
+) -> Measured:
+    """Train and pack one seed, or take the start further; its accuracy is the engine's, which another must confirm."""
+    label = f"{name}, seed {seed}"
+    if start is not None:
+        program, sets = take_further(recipe, name, start, seed, root)
+        return Measured(program, sets, _confirmed(label, program, sets, threads), start.epochs, start.hours)
     done = train(recipe, name, seed, root)
     program = pack_trained(recipe, name, done)
-    log.info("measuring on the %d test images of %s", len(done.sets.test.data), done.sets.name)
-    ours = score.through_engine(program, done.sets.test, threads)
-    differing, allowed = ours.differing(score.through_torch(done.model, done.sets.test)), differing_allowed(len(ours))
+    accuracy = _confirmed(label, program, done.sets, threads, done.model if done.quantization is None else None)
+    epochs = sum(phase.epochs for phase in {r.phase: r for r in done.history.records}.values())
+    return Measured(program, done.sets, accuracy, epochs, done.history.seconds / 3600)
+
+
+def _confirmed(label: str, program: Program, sets: Sets, threads: int | None, model: nn.Module | None = None) -> float:
+    """The engine's accuracy on the test set, once torch's `model` agrees; in whole numbers the reference must."""
+    log.info("measuring on the %d test images of %s", len(sets.test.data), sets.name)
+    ours = score.through_engine(program, sets.test, threads)
+    if model is None:
+        other, images, differing, allowed = "the reference", *score.beside_reference(program, sets.test, threads)
+    else:
+        other, images, allowed = "torch", len(ours), differing_allowed(len(ours))
+        differing = ours.differing(score.through_torch(model, sets.test))
     if differing > allowed:
         raise Failed(
-            f"{name}, seed {seed}: torch and the engine put {differing} of {len(ours)} test images into different "
-            f"classes, more than {allowed}; this is a defect of the engine, please report it with the packed network"
+            f"{label}: {other} and the engine put {differing} of {images} test images into different classes, more "
+            f"than {allowed}; this is a defect of the engine, please report it with the packed network"
         )
-    epochs = sum(phase.epochs for phase in {r.phase: r for r in done.history.records}.values())
-    return Measured(program, done.sets, ours.accuracy, epochs, done.history.seconds / 3600)
+    return ours.accuracy
 
 
 def differing_allowed(images: int) -> int:
@@ -144,8 +165,9 @@ def _digest(recipe: Recipe) -> str:
     for name in ("threads", "checkpoint_minutes", "device"):
         del told["settings"][name]
     (told["method"]["teacher"] or {}).pop("remember", None)
-    if told["data"]["size"] is None:
-        del told["data"]["size"]
+    for part, name in ((told["data"], "size"), (told, "start")):
+        if part[name] is None:
+            del part[name]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
 
 
@@ -157,11 +179,16 @@ def _require_comparison(recipe: Recipe, path: Path) -> None:
 
 def _train_without_control(recipe: Recipe, path: Path, label: str, root: Path | None) -> None:
     """Train every seed; then the control must have its result, or nothing is measured and claimed yet."""
-    log.warning("the dense control %s has no result yet: this trains, but cannot be measured before", recipe.control)
-    for seed in recipe.settings.seeds:
-        train(recipe, label, seed, root)
+    told = ""
+    if recipe.start is None:
+        log.warning(
+            "the dense control %s has no result yet: this trains, but cannot be measured before", recipe.control
+        )
+        for seed in recipe.settings.seeds:
+            train(recipe, label, seed, root)
+        told = f"{label} is trained and kept in {recipe.runs}, but "
     if recipe.control is not None:
-        _control_accuracy(path, recipe.control, f"{label} is trained and kept in {recipe.runs}, but ")
+        _control_accuracy(path, recipe.control, told)
 
 
 def _control_accuracy(path: Path, control: str, otherwise: str = "") -> float:

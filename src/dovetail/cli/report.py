@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import statistics
@@ -13,26 +12,27 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from dovetail.cli import evidence, networks, pages, recipes
+from dovetail.cli.bench import RESULTS
 from dovetail.cli.console import say
 from dovetail.cli.options import DataFolder, writable
 from dovetail.cli.pipeline import dense_like
 from dovetail.cli.schema import Recipe, read
-from dovetail.errors import DataError, RecipeError
+from dovetail.cli.speed import read_races
+from dovetail.errors import RecipeError
 from dovetail.peers.machine import portable
 
 log = logging.getLogger("dovetail.cli")
 DENSE = "dense"
-RACES = Path("benchmarks/results")
 SLACK = 0.05
 """Points of accuracy: a few test images that fall on the other side by rounding."""
-ORDER = ("penni", "tucker", "magnitude", "thin")
+ORDER = ("penni", "tucker", "magnitude", "int8", "thin")
 Found = list[tuple[Path, Recipe, dict[str, Any]]]
 
 
 def report(
     *,
     network: Annotated[str | None, Parameter(help="Which network's results, such as resnet56_cifar.")] = None,
-    bench: Annotated[Path, Parameter(help="Folder of race results.")] = RACES,
+    bench: Annotated[Path, Parameter(help="Folder of race results.")] = RESULTS,
     time: Annotated[bool, Parameter(help="Time every layer on this machine.")] = True,
     data: DataFolder = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The page.")] = Path("report.html"),
@@ -42,7 +42,7 @@ def report(
 
     target = writable(out)
     chosen, found = _choose(network)
-    races = _races(bench)
+    races = read_races(bench)
     entries = [_entry(path, recipe, result, races) for path, recipe, result in found]
     name, data_set = found[0][1].dense.name, found[0][2]["dataset"]
     control = [races[case] for case in (f"{chosen}/{DENSE}{pages.SELF}",) if case in races]
@@ -101,7 +101,7 @@ def _dense_accuracy(found: Found) -> float:
 
 def _command(network: str, bench: Path, *, time: bool) -> str:
     words = ["dovetail", "report", "--network", network, *([] if time else ["--no-time"])]
-    return shlex.join(words + ([] if bench == RACES else ["--bench", portable(bench)]))
+    return shlex.join(words + ([] if bench == RESULTS else ["--bench", portable(bench)]))
 
 
 def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, str]:
@@ -127,15 +127,3 @@ def _differing(recipe: Recipe) -> str:
     if recipe.network == recipe.dense:
         return ""
     return ", ".join([recipe.network.name, *(f"{key} {value}" for key, value in recipe.network.options.items())])
-
-
-def _races(folder: Path) -> dict[str, dict[str, Any]]:
-    """Races by case."""
-    races = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            race = json.loads(path.read_text())
-            races[race["rows"][0]["case"]] = race
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{path} is no race result ({error!r}); restore it or run `dovetail bench` again") from None
-    return races

@@ -6,10 +6,10 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from dovetail.errors import RecipeError
 
@@ -22,6 +22,22 @@ class Part(BaseModel):
     """Base of all parts: unknown keys are errors, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnyPart = TypeVar("AnyPart", bound=Part)
+
+
+def _specs_or_reasons(layers: Any) -> Any:
+    for layer, what in layers.items() if isinstance(layers, Mapping) else ():
+        if not isinstance(what, (Mapping, str)):
+            told = "give a spec such as {format: tucker, rank_in: 8, rank_out: 8}, or why the layer stays dense"
+            raise ValueError(f"layer {layer!r} has {what!r}; {told}")
+    return layers
+
+
+Layers = Annotated[dict[str, dict[str, Any] | str], BeforeValidator(_specs_or_reasons)]
+"""Layer name or glob → a spec (`{format: tucker, rank_in: 8, rank_out: 8}`), or why the layer stays dense; later
+entries win."""
 
 
 class Network(Part):
@@ -85,25 +101,12 @@ class Teacher(Part):
 
 
 class Method(Part):
-    """A method of `dovetail.methods` by name, its parameters, and a teacher where one is wanted.
-
-    Attributes:
-        plan: layer name or glob → a spec (`{format: tucker, rank_in: 8, rank_out: 8}`), or why the layer stays dense.
-    """
+    """A method of `dovetail.methods` by name, its parameters, and a teacher where one is wanted."""
 
     name: str
     parameters: dict[str, Any] = Field(default_factory=dict)
-    plan: dict[str, dict[str, Any] | str] = Field(default_factory=dict)
+    plan: Layers = Field(default_factory=dict)
     teacher: Teacher | None = None
-
-    @field_validator("plan", mode="before")
-    @classmethod
-    def _spec_or_reason(cls, value: Any) -> Any:
-        for layer, what in value.items() if isinstance(value, Mapping) else ():
-            if not isinstance(what, (Mapping, str)):
-                told = "give a spec such as {format: tucker, rank_in: 8, rank_out: 8}, or why the layer stays dense"
-                raise ValueError(f"layer {layer!r} has {what!r}; {told}")
-        return value
 
 
 class Settings(Part):
@@ -128,6 +131,7 @@ class Recipe(Part):
     Attributes:
         title: one line for people.
         network: what is trained.
+        start: another recipe, whose committed packed network is taken for `network`: where nothing is to be trained.
         original: the dense network that ratios are against and that peers run; `network` where left out.
         control: recipe of the dense control, whose accuracy (if higher than the start's) is `dense_accuracy`.
         case: `<network>/<variant>` of the benchmarks.
@@ -137,6 +141,7 @@ class Recipe(Part):
 
     title: str = ""
     network: Network
+    start: str | None = None
     original: Network | None = None
     data: Data
     method: Method
@@ -159,10 +164,15 @@ def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def check(data: Mapping[str, Any], where: str) -> Recipe:
     """Plain data as a recipe; `RecipeError` names the dotted key and the nearest known one."""
+    return validated(Recipe, data, where)
+
+
+def validated(kind: type[AnyPart], data: Any, where: str) -> AnyPart:
+    """Plain data as a part, or `RecipeError`; `where` is what a person would open to mend it."""
     try:
-        return Recipe.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {'; '.join(_explain(e) for e in error.errors())}") from None
+        raise RecipeError(f"{where}: {'; '.join(_explain(e, kind) for e in error.errors())}") from None
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +191,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         key, equals, text = override.partition("=")
         if not equals or not all(key.split(".")):
             raise RecipeError(f"--set takes key=value, such as method.parameters.bases=4, not {override!r}")
-        result = merge(result, _nested(key.split("."), _yaml(text, f"--set {key}")))
+        result = merge(result, _nested(key.split("."), plain_data(text, f"--set {key}")))
     return result
 
 
@@ -194,7 +204,7 @@ def _nested(keys: list[str], value: Any) -> dict[str, Any]:
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in above:
         raise RecipeError(f"{path}: its bases form a circle ({' → '.join(p.stem for p in (*above, path))})")
-    data = _yaml(_text(path), str(path))
+    data = plain_data(_text(path), str(path))
     if not isinstance(data, Mapping):
         raise RecipeError(f"{path}: a recipe is a mapping of keys such as network, data and method")
     base = data.get("base")
@@ -220,22 +230,23 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _yaml(text: str, where: str) -> Any:
+def plain_data(text: str, where: str) -> Any:
+    """What a YAML text holds; `RecipeError` where it is none."""
     try:
         return yaml.load(text, _Loader)  # a safe loader: no objects
     except yaml.YAMLError as error:
         raise RecipeError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, kind: type[Part]) -> str:
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        known = _known(path[:-1])
+        known = _known(path[:-1], kind)
         return f"unknown key {key!r}; {suggest(path[-1], known, prefix=path[:-1])}"
     if error["type"] == "missing":
         return f"key {key!r} is missing"
-    return f"{key or 'recipe'}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
+    return f"{key or kind.__name__.lower()}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
 
 
 def suggest(wrong: str, known: Iterable[str], prefix: Iterable[str] = ()) -> str:
@@ -247,10 +258,11 @@ def suggest(wrong: str, known: Iterable[str], prefix: Iterable[str] = ()) -> str
     return f"known are {', '.join(known) or 'none'}"
 
 
-def _known(path: Iterable[str]) -> list[str]:
-    model: Any = Recipe
+def _known(path: Iterable[str], kind: type[Part]) -> list[str]:
+    model: Any = kind
     for part in path:
-        model = _model_of(model.model_fields[part].annotation)
+        if part in model.model_fields:  # else the key of a mapping of parts
+            model = _model_of(model.model_fields[part].annotation)
     return list(model.model_fields)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from dovetail.program.program import Program
     from dovetail.training.data import Loader
 
+CONFIRMED = 64
+"""Images: the reference is slow."""
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
@@ -58,6 +61,23 @@ def through_reference(program: Program, loader: Loader) -> Predictions:
     from dovetail.program.reference import run
 
     return _predict(lambda x: run(program, x), loader)
+
+
+def beside_reference(program: Program, loader: Loader, threads: int | None = None) -> tuple[int, int, int]:
+    """Of how many images the engine must class as the reference does, how many it does not, and how many it may not.
+
+    In whole numbers both give the same bits: any other number counts. Where some layers are in floating point, one tie
+    may go the other way.
+    """
+    from dovetail.engine import Session
+    from dovetail.program.reference import run
+
+    images, _ = next(iter(loader))
+    some = images[:CONFIRMED].contiguous().numpy()
+    ours, theirs = (np.asarray(network(some)) for network in (Session(program, threads=threads), partial(run, program)))
+    exact = not program.metadata.get("floating")
+    differing = (ours != theirs).any(axis=1) if exact else ours.argmax(axis=1) != theirs.argmax(axis=1)
+    return len(some), int(np.count_nonzero(differing)), 0 if exact else 1
 
 
 def _predict(network: Predict, loader: Loader) -> Predictions:

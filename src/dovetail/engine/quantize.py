@@ -12,7 +12,9 @@ from dovetail.engine.native import native_status
 from dovetail.engine.schedule import Schedule
 from dovetail.engine.session import Session
 from dovetail.errors import InputError
-from dovetail.program.calibrate import RULES, Rule, calibrate, correct_bias
+from dovetail.program import mend
+from dovetail.program.calibrate import RULES, Rule, calibrate
+from dovetail.program.integer import touches_codes
 from dovetail.program.program import Program
 from dovetail.program.quantize import check_quantizable, split_factors
 from dovetail.program.quantize import quantize as into_codes
@@ -25,6 +27,7 @@ def quantize(
     rule: Rule = "mse",
     keep: Collection[str] = (),
     correct: bool = True,
+    reestimate: bool = False,
 ) -> Program:
     """The network in whole numbers: int8 weights, uint8 tensors between them, no training.
 
@@ -39,10 +42,14 @@ def quantize(
             errs least ("mse").
         keep: nodes of weight layers to leave in floating point.
         correct: shift biases by what rounding the weights changes on average.
+        reestimate: then bring what each layer gives back to the mean and deviation that it had, channel by channel, as
+            batch norms with new statistics would. All images, best a thousand, are held in memory and pass once for
+            every layer.
 
     Raises:
         InputError: there are no images, or one of them is no number; an unknown rule; several inputs.
-        ProgramError: `keep` names no weight layer, or the program is quantised already or has several graphs.
+        ProgramError: `keep` names no weight layer, the program is quantised already or has several graphs, or a mended
+            bias is beyond what 32 bits hold.
     """
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r} for the reach of codes; known are {', '.join(RULES)}")
@@ -50,9 +57,12 @@ def quantize(
         raise InputError(f"calibration feeds one input; this network has {', '.join(program.graph.inputs)}")
     check_quantizable(program, keep)
     split = split_factors(program, keep)
-    statistics = calibrate(split, map(_images, images), _every_tensor(split))
+    batches = map(_images, images)
+    seen = list(batches) if reestimate else batches
+    statistics = calibrate(split, seen, _every_tensor(split))
     made = into_codes(split, {name: found.range(rule) for name, found in statistics.items()}, keep)
-    return correct_bias(split, made, statistics) if correct else made
+    made = mend.correct_bias(split, made, statistics) if correct else made
+    return mend.reestimate(split, made, seen, _runner) if isinstance(seen, list) else made
 
 
 def _images(batch: Any) -> np.ndarray:
@@ -66,12 +76,20 @@ def _every_tensor(program: Program) -> Callable[[np.ndarray], Mapping[str, np.nd
         return None
     graph = program.graph
     made = tuple(node.output for node in graph.nodes)
-    untuned = Schedule({node.name: f"{node.op}_dense" for node in graph.nodes if node.weight is not None})
-    session = Session(program.with_graph(replace(graph, outputs=made)), schedule=untuned)
+    run = _runner(program.with_graph(replace(graph, outputs=made)))
     (source,) = graph.inputs
+    return lambda batch: {source: batch, **dict(zip(made, run(batch), strict=True))}
 
-    def evaluate(batch: np.ndarray) -> Mapping[str, np.ndarray]:
+
+def _runner(program: Program) -> mend.Runner:
+    """The outputs of a batch through the engine, where there is one; layers of real numbers are not tuned."""
+    if not native_status().available:
+        return mend.runner(program)
+    real = [n for n in program.graph.nodes if n.weight is not None and not touches_codes(n, program.graph)]
+    session = Session(program, schedule=Schedule({node.name: f"{node.op}_dense" for node in real}))
+
+    def run(batch: np.ndarray) -> tuple[np.ndarray, ...]:
         outputs = session(batch)
-        return {source: batch, **dict(zip(made, outputs if isinstance(outputs, tuple) else (outputs,)))}
+        return outputs if isinstance(outputs, tuple) else (outputs,)
 
-    return evaluate
+    return run

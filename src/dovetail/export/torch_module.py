@@ -21,14 +21,15 @@ from dovetail.program.program import Tensor as ProgramTensor
 Pads = tuple[int, int, int, int]
 
 
-def to_torch(program: Program) -> ProgramModule:
+def to_torch(program: Program, *, rounded: bool = True) -> ProgramModule:
     """A module of the same function as the program's main graph, in evaluation mode.
 
     Weights become the layers of their formats (`SparseConv2d`, `TuckerConv2d`, …), a shared weight one shared layer;
     scales, biases and norm parameters become parameters. Tensors that hold codes are rounded to what these stand for,
-    in real numbers (so they can train); the result is that of whole numbers up to a rare step of one code.
+    in real numbers (so they can train); the result is that of whole numbers up to a rare step of one code. Without
+    `rounded` they are real numbers like any other: for runtimes that choose codes of their own.
     """
-    return ProgramModule(program).eval()
+    return ProgramModule(program, rounded=rounded).eval()
 
 
 class ProgramModule(nn.Module):
@@ -37,11 +38,12 @@ class ProgramModule(nn.Module):
     Attributes:
         layers: by weight and geometry; names have `/` for `.`.
         arrays: scales, biases, norm parameters and constant operands, likewise.
+        rounded: whether tensors that hold codes are rounded to what these stand for.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, rounded: bool = True) -> None:
         super().__init__()
-        self.graph = program.graph
+        self.graph, self.rounded = program.graph, rounded
         self.layers = nn.ModuleDict()
         self.arrays = nn.ParameterDict({_key(name): torch.tensor(array) for name, array in program.arrays.items()})
         for node in self.graph.nodes:
@@ -88,7 +90,7 @@ class ProgramModule(nn.Module):
         if epilogue.residual is not None:
             y = y + values[epilogue.residual]
         y = y if epilogue.activation is None else activate(y, epilogue.activation)
-        return as_codes(y, self.graph.tensors[node.output])
+        return as_codes(y, self.graph.tensors[node.output]) if self.rounded else y
 
     def _value(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         return values[name] if name in values else self.arrays[_key(name)]

@@ -5,6 +5,7 @@ from typing import Final
 from dovetail.methods.base import Kept, Method, Phase, Plan
 from dovetail.methods.block import Block
 from dovetail.methods.distill import Distill
+from dovetail.methods.int8 import Int8
 from dovetail.methods.magnitude import Magnitude
 from dovetail.methods.penni import Penni
 from dovetail.methods.thin import Thin
@@ -12,6 +13,7 @@ from dovetail.methods.tucker import Tucker
 
 METHODS: Final[dict[str, type[Method]]] = {
     "block": Block,
+    "int8": Int8,
     "magnitude": Magnitude,
     "penni": Penni,
     "thin": Thin,
@@ -19,4 +21,17 @@ METHODS: Final[dict[str, type[Method]]] = {
 }
 """Name in a recipe → method; `Distill` is an option of all of them."""
 
-__all__ = ["METHODS", "Block", "Distill", "Kept", "Magnitude", "Method", "Penni", "Phase", "Plan", "Thin", "Tucker"]
+__all__ = [
+    "METHODS",
+    "Block",
+    "Distill",
+    "Int8",
+    "Kept",
+    "Magnitude",
+    "Method",
+    "Penni",
+    "Phase",
+    "Plan",
+    "Thin",
+    "Tucker",
+]

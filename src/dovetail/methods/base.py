@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dovetail.errors import SpecError
 from dovetail.formats.base import Spec
 from dovetail.formats.layer import FormatLayer, from_dense, swap
+from dovetail.program.calibrate import Rule
 from dovetail.training.metrics import evaluating
 from dovetail.training.phase import ParamGroups, Phase, Schedule
 
@@ -25,6 +26,7 @@ __all__ = [
     "ParamGroups",
     "Phase",
     "Plan",
+    "Quantization",
     "Schedule",
     "SinglePhase",
     "check",
@@ -70,6 +72,25 @@ class Plan:
         for name, what in self.layers.items():
             if isinstance(what, Spec):
                 yield name, what
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a packed network is brought to whole numbers: the options of `dovetail.quantize`.
+
+    Attributes:
+        images: how many training images to give it.
+    """
+
+    rule: Rule
+    keep: tuple[str, ...]
+    correct: bool
+    reestimate: bool
+    images: int
+
+    def options(self) -> dict[str, Any]:
+        """All but the images, by name."""
+        return {name: getattr(self, name) for name in ("rule", "keep", "correct", "reestimate")}
 
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
@@ -206,6 +227,10 @@ class Method:
     def settled(self, model: nn.Module, plan: Plan) -> Plan:
         """`plan` as all phases left the model: what came out dense after all is `Kept`, and says why."""
         return plan
+
+    def quantization(self) -> Quantization | None:
+        """How the network, once lowered, is brought to whole numbers; None leaves it in floating point."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """All of the method's state as tensors, numbers, strings and containers of them."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dovetail.errors import SpecError, TrainingError
 from dovetail.methods.answers import Answers
-from dovetail.methods.base import Batch, Criterion, Method, ParamGroups, Phase, Plan
+from dovetail.methods.base import Batch, Criterion, Method, ParamGroups, Phase, Plan, Quantization
 from dovetail.training.fingerprint import checksum
 from dovetail.training.metrics import autocast
 
@@ -127,6 +127,10 @@ class Distill(Method):
     def settled(self, model: nn.Module, plan: Plan) -> Plan:
         """The method's."""
         return self.method.settled(model, plan)
+
+    def quantization(self) -> Quantization | None:
+        """The method's."""
+        return self.method.quantization()
 
     def state_dict(self) -> dict[str, Any]:
         """The method's, and which teacher it was: the teacher itself is given again when a run resumes."""

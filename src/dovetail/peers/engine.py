@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,11 @@ def values_of(program: Program) -> set[str]:
     return {packed.spec.values.name for packed in program.weights.values()}
 
 
-def load(threads: int, path: str) -> Runner:
-    """A `Session` on the file."""
-    from dovetail.engine import Session
+def load(threads: int, path: str, kernels: Mapping[str, str] | None = None) -> Runner:
+    """A `Session` on the file; `kernels` names those of all layers, by default they are chosen by timing."""
+    from dovetail.engine import Schedule, Session
 
-    return _Runner(Session(path, threads=threads))
+    return _Runner(Session(path, threads=threads, schedule=None if kernels is None else Schedule(kernels)))
 
 
 class _Runner:

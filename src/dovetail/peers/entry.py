@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +132,7 @@ class Entry:
             yield peer.name, partial(peer.target, self._source(), folder)
         if self.compressed is None:
             return
-        same = Source(self.compressed, self._tensor(), name="compressed")
+        same = replace(self._source(), model=self.compressed, name="compressed")
         for peer in peers:
             if peer.dtype in dtypes and peer.same:
                 yield f"{peer.name}{SAME}", partial(peer.target, same, folder, suffix=SAME)

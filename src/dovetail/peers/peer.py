@@ -86,6 +86,7 @@ class Peer:
         orientation: shown beside the others but never a baseline (eager torch: beating it is worth nothing).
         same: also runs our own network for `vs_same`; not torch.compile, which takes longest to build and, at twice
             the time of the others on decomposed networks, would never be the best.
+        extra: of Dovetail, that installs what it needs.
     """
 
     name: str
@@ -94,11 +95,12 @@ class Peer:
     needs: tuple[str, ...]
     orientation: bool = False
     same: bool = True
+    extra: str = "peers"
 
     def target(self, source: Source, folder: Path, *, suffix: str = "") -> Target:
         """Export the source's network into `folder`; `PeerError` says why this peer cannot take part."""
         if missing := [name for name in self.needs if find_spec(name) is None]:
-            raise PeerError(f"{self.name}: not installed: {', '.join(missing)}; pip install 'dovetail[peers]'")
+            raise PeerError(f"{self.name}: not installed: {', '.join(missing)}; pip install 'dovetail[{self.extra}]'")
         try:
             arguments = self._load_module().export(source, folder, self.dtype)
         except PeerError:
@@ -124,6 +126,16 @@ PEERS: Final[dict[str, Peer]] = {
         Peer("torch-eager", "f32", "dovetail.peers.torch_eager", ("torch",), orientation=True, same=False),
     )
 }
+LAYERWISE: Final[dict[str, Peer]] = {
+    peer.name: peer
+    for peer in (
+        *(PEERS[name] for name in ("onnxruntime", "openvino-f32", "openvino-int8")),
+        Peer("ncnn", "f32", "dovetail.peers.ncnn_net", ("ncnn",), extra="winograd"),
+        Peer("mnn", "f32", "dovetail.peers.mnn_net", ("MNN", "onnx", "onnxscript"), extra="winograd"),
+    )
+}
+"""Those that the shape suite times on single layers: the last two for their Winograd filtering."""
+
 DEFAULT: Final[Sequence[str]] = tuple(name for name, peer in PEERS.items() if not peer.orientation)
 
 

@@ -92,6 +92,7 @@ def race(
         ratios=judge.ratios(),
         noise=judge.noise(),
         absent=outcome.absent,
+        time_only=entry.dense_accuracy is None,
     )
 
 

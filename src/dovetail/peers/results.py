@@ -73,6 +73,7 @@ class Race:
         threads: the thread counts tried; the better one of each target has the plain case.
         noise: the same target against itself, in the form of a ratio: what of a ratio is chance.
         absent: peers that did not take part, by name, and why.
+        time_only: nobody's accuracy was measured, be it for want of data or because the weights are random.
     """
 
     bench: str
@@ -86,6 +87,7 @@ class Race:
     ratios: tuple[Ratio, ...]
     noise: tuple[Ratio, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
+    time_only: bool = False
 
     def ratio(self, name: str) -> Ratio | None:
         """The ratio called `name` ("vs_f32", …), or None where nobody was there to compare with."""
@@ -95,6 +97,7 @@ class Race:
         """Plain data; a peer that did not run has the reason in the place of its version."""
         return {
             "bench": self.bench,
+            **({"time_only": True} if self.time_only else {}),
             "command": self.command,
             "date": self.date,
             "machine": dict(self.machine),

@@ -10,10 +10,12 @@ from dovetail.peers.results import Race, Row
 def table(race: Race) -> Any:
     """A `rich` table: a line per target at its better thread count; ratios, noise and absent peers beneath."""
     from rich.table import Table
+    from rich.text import Text
 
+    title = f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}{', time only' * race.time_only}"
     shown = Table(
-        title=f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}",
-        caption=_caption(race),
+        title=Text(title),
+        caption=Text(_caption(race)),
         caption_justify="left",
     )
     for name in ("target", "dtype"):

@@ -1,20 +1,17 @@
-"""What numbers the tensors of a network hold on real images: ranges for `quantize`, and means to mend biases by."""
+"""What numbers the tensors of a network hold on real images: ranges for `quantize`, and means for `correct_bias`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 import numpy as np
 
 from dovetail.errors import InputError
-from dovetail.program.check import check
-from dovetail.program.integer import touches_codes
-from dovetail.program.ops import complete
-from dovetail.program.program import Node, Program
-from dovetail.program.quantize import Range, fresh, names_of
+from dovetail.program.program import Program
+from dovetail.program.quantize import Range
 from dovetail.program.reference import run
 
 Array = np.ndarray
@@ -36,6 +33,17 @@ class Statistics:
     share: float = 1.0
     total: Array | float = 0.0
     count: int = 0
+
+    def note(self, value: Array, random: np.random.Generator) -> None:
+        """Take in the numbers that the tensor holds on a batch, a sample of them by `random`."""
+        self.low = min(self.low, float(value.min()))
+        self.high = max(self.high, float(value.max()))
+        flat = value.ravel()
+        kept = _some(flat if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH), self.share, random)
+        self.samples.append(kept)
+        if sum(map(len, self.samples)) > SAMPLES:
+            self.samples = [_some(part, 0.5, random) for part in self.samples]
+            self.share /= 2
 
     @property
     def mean(self) -> Array:
@@ -71,7 +79,7 @@ def calibrate(
     found = {name: Statistics() for name in program.graph.tensors}
     channels = {node.inputs[0]: 1 if node.op == "conv2d" else -1 for node in program.graph.nodes if node.weight}
     random, batches = np.random.default_rng(0), 0
-    for batch in _pieces(images):
+    for batch in pieces(images):
         batches += 1
         values = evaluate(batch) if evaluate else run(program, batch, every=True)
         for name, statistics in found.items():
@@ -83,53 +91,17 @@ def calibrate(
     return found
 
 
-def _pieces(images: Iterable[Array]) -> Iterator[Array]:
+def pieces(images: Iterable[Array]) -> Iterator[Array]:
+    """Batches of at most `AT_ONCE` images."""
     for batch in images:
         for start in range(0, len(batch), AT_ONCE):
             yield batch[start : start + AT_ONCE]
 
 
-def correct_bias(program: Program, quantized: Program, statistics: Mapping[str, Statistics]) -> Program:
-    """`quantized`, its biases shifted by what rounding the weights changes on average.
-
-    A weight that is rounded by `dW` shifts an output by the sum of `dW` times the means of the inputs (Nagel et al.,
-    Data-free quantization, 2019, section 4.2, with measured means; borders are taken like the rest).
-
-    Raises:
-        ProgramError: with its new bias a sum could exceed 32 bits.
-    """
-    arrays, nodes, taken = dict(quantized.arrays), [], names_of(quantized)
-    before = {node.name: complete(node) for node in program.graph.nodes}
-    for node in quantized.graph.nodes:
-        old = before.get(node.name)
-        packed = quantized.weights[node.weight] if node.weight is not None else None
-        if old is None or packed is None or not touches_codes(node, quantized.graph):
-            nodes.append(node)
-            continue
-        shift = _shift(program, quantized, old, node, statistics[old.inputs[0]].mean)
-        bias = fresh(f"{node.name}.corrected", taken)
-        arrays[bias] = (_bias(program, old, len(shift)) - shift).astype(np.float32)
-        nodes.append(replace(node, epilogue=replace(node.epilogue, bias=bias)))
-    graph = replace(quantized.graph, nodes=tuple(nodes))
-    used = {name for node in nodes for name in (*node.reads(), node.epilogue.scale, node.epilogue.bias)}
-    made = replace(
-        quantized, graphs={"main": graph}, arrays={name: array for name, array in arrays.items() if name in used}
-    )
-    check(made)
-    return made
-
-
 def _note(statistics: Statistics, name: str, value: Array, random: np.random.Generator) -> None:
     if not np.isfinite(value).all():
         raise InputError(f"tensor {name!r} has NaN or Inf on these images; check them and the weights")
-    statistics.low = min(statistics.low, float(value.min()))
-    statistics.high = max(statistics.high, float(value.max()))
-    flat = value.ravel()
-    kept = _some(flat if flat.size <= PER_BATCH else random.choice(flat, PER_BATCH), statistics.share, random)
-    statistics.samples.append(kept)
-    if sum(map(len, statistics.samples)) > SAMPLES:
-        statistics.samples = [_some(part, 0.5, random) for part in statistics.samples]
-        statistics.share /= 2
+    statistics.note(value, random)
 
 
 def _some(numbers: Array, share: float, random: np.random.Generator) -> Array:
@@ -157,21 +129,3 @@ def _least_error(sample: Array, low: float, high: float) -> Range:
         if now < error:
             best, error = (float(a), float(b)), now
     return best
-
-
-def _shift(program: Program, quantized: Program, old: Node, node: Node, mean: Array) -> Array:
-    """Sum over the inputs of each output of (rounded - real weight) * mean."""
-    real = program.weights[old.weight or ""].dense().astype(np.float64)
-    if old.epilogue.scale is not None:
-        real = real * program.arrays[old.epilogue.scale].reshape(-1, *(1,) * (real.ndim - 1))
-    change = quantized.weights[node.weight or ""].dense() - real
-    change = change.reshape(*change.shape[:2], -1).sum(axis=2)
-    groups = int(node.attributes.get("groups", 1))
-    of_group = mean.reshape(groups, -1).repeat(len(change) // groups, axis=0)
-    shift: Array = (change * of_group).sum(axis=1)
-    return shift
-
-
-def _bias(program: Program, node: Node, outputs: int) -> Array:
-    name = node.epilogue.bias
-    return np.zeros(outputs) if name is None else program.arrays[name].astype(np.float64)

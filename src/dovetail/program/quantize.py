@@ -162,7 +162,7 @@ def _scales(graph: Graph, nodes: list[Node], ranges: Mapping[str, Range]) -> dic
         low, high = _range(name, ranges)
         before = whole.get(root(name), (0.0, 0.0))
         whole[root(name)] = min(before[0], low), max(before[1], high)
-    return {name: _grid(*whole[root(name)]) for name in graph.tensors}
+    return {name: grid(*whole[root(name)]) for name in graph.tensors}
 
 
 def _range(name: str, ranges: Mapping[str, Range]) -> Range:
@@ -174,7 +174,7 @@ def _range(name: str, ranges: Mapping[str, Range]) -> Range:
     return low, high
 
 
-def _grid(low: float, high: float) -> tuple[float, int]:
+def grid(low: float, high: float) -> tuple[float, int]:
     """Scale and zero of codes that reach from `low` to `high` and hold 0 exactly."""
     scale = float(np.float32(max((high - low) / CODES, LEAST_SCALE * 2))) if high > low else 1.0
     return scale, int(np.clip(np.rint(-low / scale), 0, CODES))

@@ -75,7 +75,7 @@ def _grid(axes: Axes) -> list[str]:
         y = axes.y(value)
         lines.append(f'<line class="grid" x1="{axes.left}" x2="{axes.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         lines.append(_text("tick", axes.left - 8, y + 4, f"{value:g}", "end"))
-    for value in _log_ticks(*axes.times, most=int((axes.right - axes.left) / TICK_SPACE)):
+    for value in log_ticks(*axes.times, most=int((axes.right - axes.left) / TICK_SPACE)):
         x = axes.x(value)
         lines.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{axes.bottom}" y2="{axes.bottom + 5}"/>')
         lines.append(_text("tick", x, axes.bottom + 19, f"{value:g}", "middle"))
@@ -95,7 +95,8 @@ def _linear_ticks(low: float, high: float) -> list[float]:
     return [round(i * step, 6) for i in range(first, math.floor(high / step) + 1)]
 
 
-def _log_ticks(low: float, high: float, most: int) -> list[float]:
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between two positive ones, as many as `most` allows."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 1.5, 2, 3, 4, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [f * 10.0**d for d in decades for f in factors if low <= f * 10.0**d <= high]

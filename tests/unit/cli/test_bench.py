@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 
@@ -25,7 +26,7 @@ class Asked:
 
     def save(self, path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
+        path.write_text(json.dumps({"time_only": True}))
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,76 @@ def test_numbers_that_make_no_race_are_refused_before_anything_is_built(races, c
     monkeypatch.setattr("dovetail.cli.bench.networks.load", lambda name: pytest.fail("loaded"))
     assert main(["bench", "packed/thin.dovetail", *flags]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+SHEET = """
+network: { name: resnet8, options: { width: 0.5 } }
+input: [3, 8, 8]
+variants:
+  dense: {}
+  sparse90: { layers: { layer*.conv*: { format: sparse, density: 0.1 } } }
+"""
+
+
+@pytest.fixture
+def sheet(races, tmp_path):
+    """A sheet where sheets are looked for by name."""
+    folder = tmp_path / "benchmarks/networks"
+    folder.mkdir(parents=True)
+    (folder / "small.yaml").write_text(SHEET)
+    return folder / "small.yaml"
+
+
+def test_a_sheet_races_every_variant_on_the_images_of_its_seed(races, sheet):
+    by_path, by_name = races("benchmarks/networks/small.yaml"), races("small")
+    assert [(race["network"], race["variant"]) for race in by_path] == [("small", "dense"), ("small", "sparse90")]
+    assert [race["command"] for race in by_path] == [race["command"] for race in by_name]
+    assert [race["compressed"] is None for race in by_path] == [True, False]
+    for first, again in zip(by_path, by_name):
+        ((images,), (same,)) = first["data"], again["data"]
+        assert images.shape[1:] == (3, 8, 8)
+        assert (images == same).all()
+        assert first.get("test") is None
+
+
+def test_one_variant_races_alone_and_its_command_asks_for_it_again(races, sheet):
+    (race,) = races("small/sparse90", "--batch", "4")
+    assert (race["network"], race["variant"], race["batch"]) == ("small", "sparse90_b4", 4)
+    assert race["command"] == "dovetail bench small/sparse90 --batch 4"
+
+
+def test_a_sheet_elsewhere_is_recorded_by_its_path(races, sheet, tmp_path):
+    sheet.rename(tmp_path / "mine.yaml")
+    (race,) = races("mine.yaml/dense")
+    assert race["command"] == "dovetail bench mine.yaml/dense"
+    assert len(races(*shlex.split(race["command"])[2:])) == 1
+
+
+def test_random_weights_never_replace_what_trained_ones_measured(races, sheet, tmp_path, capsys):
+    assert len(races("small")) == 2
+    assert len(races("small")) == 2  # its own evidence is renewed
+    kept = tmp_path / "benchmarks/results/small_dense.json"
+    kept.write_text('{"rows": []}')
+    assert [race["variant"] for race in races("small")] == ["sparse90"]
+    assert kept.read_text() == '{"rows": []}'
+    assert "small/dense is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--original", "resnet8"], ["--weights", "w.safetensors"]])
+def test_a_sheet_takes_no_other_network(races, sheet, capsys, flags):
+    assert main(["bench", "small", *flags]) == 2
+    assert "a sheet says itself what races" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_wrong_name_stops_the_command_before_the_first_race(races, sheet, capsys, monkeypatch):
+    monkeypatch.setattr("dovetail.peers.race.race", lambda *_, **__: pytest.fail("raced"))
+    assert main(["bench", "small/dense", "small/spars"]) == 2
+    assert "no variant 'spars'; did you mean 'sparse90'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_race_that_fails_leaves_the_others_their_turn(races, sheet, capsys, tmp_path):
+    sheet.write_text(SHEET.replace("sparse90", "odd").replace("layer*.conv*", "nosuch"))
+    assert main(["bench", "small/odd", "small/dense"]) == 1
+    assert "1 of 2 races failed: no layer is called 'nosuch'" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "benchmarks/results/small_dense.json").is_file()
+    assert main(["bench", "small/odd"]) == 2

@@ -96,6 +96,19 @@ def test_speedups_are_the_claims_of_one_run_and_never_quotients(material):
     assert (dense.params, penni.params, thin.params) == (32, 8, 12)
 
 
+def test_our_dense_time_is_that_of_floating_point(material):
+    """Beside a network in whole numbers our dense one races in whole numbers, too."""
+    whole = race("net/int8")
+    for one in whole["rows"][:2]:
+        one |= {"dtype": "int8", "median_ms": 0.3}
+    entries = [pages.Entry("int8", program(2, floating={"conv1": "reads the image"}), 90.0, [whole])]
+    page = pages.build(replace(material, entries=entries))
+    assert [variant.latency_ms for variant in page.variants] == [None, 0.3]
+    page = pages.build(replace(material, entries=[*entries, *material.entries]))
+    assert page.variants[0].latency_ms == 1.0
+    assert page.left[0].reason == "in floating point: reads the image"
+
+
 def test_ratios_of_a_network_against_itself_are_no_claims(material):
     ratios = pages.build(material).ratios
     assert [(r.variant, r.name) for r in ratios] == [

@@ -80,8 +80,10 @@ def test_a_spec_survives_json():
         BlockSparseSpec(keep=(2, 4), density=0.5)
 
 
-@pytest.mark.parametrize("dense", [nn.Linear(16, 5), nn.Conv2d(16, 5, 3)])
-def test_removing_channels_loses_no_weight_to_a_pattern_that_no_longer_fits(dense):
+@pytest.mark.parametrize("build", [lambda: nn.Linear(16, 5), lambda: nn.Conv2d(16, 5, 3)], ids=["linear", "conv"])
+def test_removing_channels_loses_no_weight_to_a_pattern_that_no_longer_fits(build):
+    torch.manual_seed(0)  # by chance, five rows of weights can fit the pattern after all
+    dense = build()
     kind = BlockSparseLinear if isinstance(dense, nn.Linear) else BlockSparseConv2d
     layer = kind.from_dense(dense, BlockSparseSpec(block=1, keep=(2, 4)))
     assert layer.pack().spec.keep == (2, 4)

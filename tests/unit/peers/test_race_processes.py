@@ -118,6 +118,7 @@ def test_a_quantised_target_may_differ_and_says_how_often_it_agrees(questions):
         (AGAIN, "f32", "compressed", 1e-4),
         ("dovetail-dense", "f32", "original", 1e-4),
         ("dovetail-dense", "int8", "original", np.inf),
+        ("dovetail-int8-conv2d_dense", "int8", "compressed", 1e-4),
         ("onnxruntime", "f32", "original", 1e-3),
         ("onnxruntime-same", "f32", "compressed", 1e-3),
         ("openvino-bf16", "bf16", "original", np.inf),

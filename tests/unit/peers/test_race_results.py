@@ -317,6 +317,24 @@ def test_the_file_has_the_agreed_fields(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["net_v.json"]
 
 
+def test_the_table_leaves_reasons_as_they_are():
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(race(absent={"onnxruntime": "not installed: pip install 'dovetail[peers]'"}).table())
+    assert "pip install 'dovetail[peers]'" in console.export_text()
+
+
+def test_a_race_about_time_only_says_so(tmp_path):
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(race(time_only=True).table())
+    assert "time only" in console.export_text()
+    assert race(time_only=True).to_json()["time_only"] is True
+    assert "time_only" not in race().to_json()
+
+
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "taken.json").mkdir()

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from dovetail import zoo
 from dovetail.errors import InputError, ProgramError
 from dovetail.export.torch_module import to_torch
-from dovetail.program.calibrate import RULES, SAMPLES, calibrate, correct_bias
+from dovetail.program.calibrate import RULES, SAMPLES, calibrate
 from dovetail.program.check import check
 from dovetail.program.counts import count
 from dovetail.program.lower import lower
+from dovetail.program.mend import correct_bias
 from dovetail.program.program import Program
 from dovetail.program.quantize import quantize, split_factors
 from dovetail.program.reference import run
@@ -70,6 +71,21 @@ def test_torch_rounds_to_the_same_numbers(resnet: tuple[Program, np.ndarray]) ->
         got = to_torch(made)(torch.from_numpy(x)).numpy()
     want = run(made, x)
     assert np.abs(got - want).mean() <= 0.01 * want.std()
+
+
+def test_torch_leaves_rounding_to_those_who_round_themselves(resnet: tuple[Program, np.ndarray]) -> None:
+    program, x = resnet
+    made = quantized(program, x)
+
+    def ops(module: nn.Module) -> set[str]:
+        return {str(node.target) for node in torch.export.export(module, (torch.from_numpy(x),)).graph.nodes}
+
+    assert "aten.round.default" in ops(to_torch(made))
+    assert "aten.round.default" not in ops(to_torch(made, rounded=False))
+    with torch.no_grad():
+        got = to_torch(made, rounded=False)(torch.from_numpy(x)).numpy()
+    want = run(program, x)
+    assert np.abs(got - want).mean() < 0.05 * want.std()
 
 
 def test_layers_can_stay_in_floating_point(resnet: tuple[Program, np.ndarray]) -> None:

@@ -1,0 +1,128 @@
+"""Sheets: networks of seeded random weights for races about time only, as data. A sheet has one case a variant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from dovetail.cli.schema import Layers, Network, Part, plain_data, suggest, validated
+from dovetail.errors import RecipeError
+from dovetail.peers.machine import portable
+
+YAML = (".yaml", ".yml")
+
+
+class Variant(Part):
+    """What becomes of the network in one case.
+
+    Attributes:
+        layers: as in a recipe's plan; of random weights the largest are at random places.
+        values: "int8" computes in whole numbers.
+        part: a module of the network that races alone.
+    """
+
+    layers: Layers = Field(default_factory=dict)
+    values: Literal["f32", "int8"] = "f32"
+    part: str | None = None
+
+
+class Sheet(Part):
+    """A network and the cases that it races in.
+
+    Attributes:
+        network: without weights.
+        input: shape of one image.
+        seed: of weights and images.
+        variants: second part of the cases' names → what becomes of the network.
+    """
+
+    network: Network
+    input: tuple[int, ...] = Field(min_length=1)
+    seed: int = 0
+    variants: dict[str, Variant] = Field(min_length=1)
+
+    @field_validator("network")
+    @classmethod
+    def _no_weights(cls, network: Network) -> Network:
+        if network.weights is not None:
+            raise ValueError("the weights of a sheet are random; race trained ones from their .dovetail file")
+        return network
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant of a sheet."""
+
+    path: Path
+    variant: str
+    sheet: Sheet
+
+    @property
+    def network(self) -> str:
+        """First part of the case's name: the sheet's."""
+        return self.path.stem
+
+    @property
+    def name(self) -> str:
+        """As results have it."""
+        return f"{self.network}/{self.variant}"
+
+    @property
+    def word(self) -> str:
+        """What `cases` takes for this one case."""
+        return self.name if self.path.parent == folder() else f"{portable(self.path)}/{self.variant}"
+
+    @property
+    def what(self) -> Variant:
+        """What becomes of the network."""
+        return self.sheet.variants[self.variant]
+
+
+def folder() -> Path:
+    """`benchmarks/networks` in the working folder, else in the checkout that this package is run from."""
+    here = Path("benchmarks/networks")
+    checkout = Path(__file__).resolve().parents[3] / here
+    return here if here.is_dir() or not checkout.is_dir() else checkout
+
+
+def listed() -> list[Path]:
+    """Every sheet, by name."""
+    return sorted(folder().glob("*.yaml"))
+
+
+def read(path: Path) -> Sheet:
+    """The sheet in a file; `RecipeError`."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the sheet {path} cannot be read: {error}") from None
+    return validated(Sheet, plain_data(text, str(path)), str(path))
+
+
+def cases(name: str) -> list[Case]:
+    """The cases of a sheet, by its path or name, or the one whose variant follows after a slash.
+
+    Raises:
+        RecipeError: there is no such sheet or variant; the message suggests the nearest.
+    """
+    path, variant = _parsed(name)
+    sheet = read(path)
+    if variant and variant not in sheet.variants:
+        raise RecipeError(f"{path} has no variant {variant!r}; {suggest(variant, sheet.variants)}")
+    return [Case(path, one, sheet) for one in ([variant] if variant else sheet.variants)]
+
+
+def _parsed(name: str) -> tuple[Path, str]:
+    """The sheet's file, and the variant or nothing."""
+    if name.endswith(YAML):
+        return Path(name), ""
+    network, _, variant = name.rpartition("/") if "/" in name else (name, "", "")
+    if network.endswith(YAML):
+        return Path(network), variant
+    known = {path.stem: path for path in listed()}
+    if network not in known:
+        raise RecipeError(f"there is no sheet {network!r} in {folder()}; {suggest(network, known)}")
+    return known[network], variant

@@ -1,0 +1,75 @@
+"""`dovetail table`: what all races have measured, beside what they should reach."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from dovetail import files
+from dovetail.cli.bench import RESULTS
+from dovetail.cli.console import say, table
+from dovetail.cli.options import writable
+from dovetail.cli.schema import plain_data
+from dovetail.errors import DataError, RecipeError
+
+TARGETS = Path("benchmarks/targets.yaml")
+PAGE = """# Speed
+
+Every ratio in `benchmarks/results`, collected by `dovetail table --out docs/speed.md`: peer time / our time, so that
+above 1 we are faster. What the ratios mean, and how a race is run, is in [the fair race](fair-race.md). Rows marked
+"time only" are of random weights. Targets are those of `benchmarks/targets.yaml`. {machines}
+
+{table}
+{summary}
+"""
+
+
+def speed(
+    *,
+    bench: Annotated[Path, Parameter(help="Folder of race results.")] = RESULTS,
+    targets: Annotated[Path, Parameter(help="What cases should reach, where the file exists.")] = TARGETS,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="A page in Markdown to write as well.")] = None,
+) -> None:
+    """Print every measured ratio, and every target that nobody has measured yet. Nothing is raced."""
+    from dovetail.report.speed import COLUMNS, claims, markdown, summary
+
+    page = None if out is None else writable(out)
+    races = read_races(bench)
+    found = claims(races.values(), read_targets(targets))
+    table("", COLUMNS, [claim.cells() for claim in found], left=2, note=summary(found))
+    if page is not None:
+        files.write(page, PAGE.format(machines=_machines(races), table=markdown(found), summary=summary(found)))
+        say(f"wrote {page}")
+
+
+def read_races(folder: Path) -> dict[str, dict[str, Any]]:
+    """The races in a folder of results, by case."""
+    races = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            race = json.loads(path.read_text())
+            races[race["rows"][0]["case"]] = race
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise DataError(f"{path} is no race result ({error!r}); restore it or run `dovetail bench` again") from None
+    return races
+
+
+def read_targets(path: Path) -> dict[str, float]:
+    """Case and ratio → what it should reach; empty where there is no file."""
+    given = plain_data(path.read_text(), str(path)) if path.is_file() else {}
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{path}: write lines such as resnet18_224/dense/vs_f32: 1.2")
+    for name, value in given.items():
+        if str(name).count("/") != 2 or isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise RecipeError(f"{path}: {name}: {value}; write <network>/<variant>/<ratio>: a positive number")
+    return {str(name): float(value) for name, value in given.items()}
+
+
+def _machines(races: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where the times come from, in a sentence."""
+    told = {"{cpu}, {cores} cores, {engine_isa}".format(**race["machine"]) for race in races.values()}
+    return f"Measured on {' and on '.join(sorted(told))}." if told else "Nothing has been raced yet."

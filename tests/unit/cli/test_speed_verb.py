@@ -1,0 +1,70 @@
+"""`dovetail table`: from the committed results and targets to a table and a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import dovetail
+from dovetail.cli import main
+from dovetail.cli.sheets import cases, listed
+from dovetail.cli.speed import read_races, read_targets
+from dovetail.errors import DataError, RecipeError
+
+ROOT = Path(dovetail.__file__).parents[2]
+TARGETS = ROOT / "benchmarks/targets.yaml"
+RATIOS = {"vs_f32", "vs_best", "vs_own_dense", "vs_int8", "vs_same"}
+
+
+def test_the_table_shows_results_and_targets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["table", "--out", str(tmp_path / "speed.md")]) == 0
+    shown, page = capsys.readouterr().out, (tmp_path / "speed.md").read_text()
+    for race in read_races(ROOT / "benchmarks/results").values():
+        for ratio in race["ratios"]:
+            case, name = ratio["case"].rsplit("/", 1)
+            assert f"| {case} | {name} | {ratio['value']:.2f}× |" in page
+            assert case in shown
+    for name in read_targets(TARGETS):
+        assert f"| {name.rsplit('/', 1)[0]} | {name.rsplit('/', 1)[1]} | " in page
+
+
+def test_the_page_of_the_documentation_is_what_the_results_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["table", "--out", str(tmp_path / "speed.md")]) == 0
+    committed = (ROOT / "docs/speed.md").read_text()
+    assert (tmp_path / "speed.md").read_text() == committed, "run: dovetail table --out docs/speed.md"
+
+
+def test_targets_are_of_ratios_and_of_networks_that_race():
+    networks = {path.stem for path in listed()}
+    random = {case.name for path in listed() for case in cases(path.stem)}
+    trained = {"resnet56_cifar/dense", "resnet56_cifar/penni_int8", "resnet18_cifar/penni_int8"}
+    for name in read_targets(TARGETS):
+        case, ratio = name.rsplit("/", 1)
+        assert ratio in RATIOS
+        assert case.partition("/")[0] in networks
+        assert case in random | trained
+
+
+def test_nothing_raced_yet_is_an_empty_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["table"]) == 0
+    assert "case" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "net/vs_f32: 1.2", "net/a/vs_f32: much", "net/a/vs_f32: 0"])
+def test_targets_that_are_none_are_refused(tmp_path, text):
+    path = tmp_path / "targets.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"targets\.yaml"):
+        read_targets(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"rows": []})])
+def test_a_file_that_is_no_race_is_named(tmp_path, text):
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(DataError, match=r"odd\.json is no race result"):
+        read_races(tmp_path)

@@ -1,0 +1,34 @@
+"""What every competitor is given to work from."""
+
+from __future__ import annotations
+
+import fake_targets
+import numpy as np
+import torch
+from torch import nn
+
+from dovetail.engine.quantize import quantize
+from dovetail.peers import Peer, Source
+from dovetail.peers.entry import Entry
+from dovetail.program.lower import lower
+
+IMAGES = np.random.default_rng(0).standard_normal((5, 3, 6, 6), dtype=np.float32)
+
+
+def test_int8_peers_calibrate_our_network_on_the_same_images_as_the_original(tmp_path, monkeypatch):
+    sources: dict[str, Source] = {}
+
+    def export(source, folder, dtype):
+        sources[source.name] = source
+        return {}
+
+    monkeypatch.setattr(fake_targets, "export", export, raising=False)
+    original, ours = (nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3))
+    program = quantize(lower(ours.eval(), torch.from_numpy(IMAGES[:1])), [IMAGES])
+    entry = Entry.open(program, original, ours, data=[IMAGES], test=None, example=None, batch=2)
+    peer = Peer("whole", "int8", "fake_targets", ("json",))
+    targets, absent = entry.targets([peer], tmp_path, lambda _: None)
+    assert absent == {}
+    assert [target.name for target in targets] == ["dovetail", "dovetail-dense", "whole", "whole-same"]
+    assert np.array_equal(sources["original"].calibration, IMAGES[:4])
+    assert np.array_equal(sources["compressed"].calibration, IMAGES[:4])

@@ -1,0 +1,69 @@
+"""The table of speed claims."""
+
+from __future__ import annotations
+
+from dovetail.report.speed import COLUMNS, Claim, claims, markdown, summary
+
+
+def race(case: str, *, time_only: bool = False, **ratios: float) -> dict:
+    """A race as its JSON has it, our median 0.5 ms; `ratios` are against onnxruntime."""
+    rows = [
+        {"case": case, "target": "dovetail", "median_ms": 0.5, **({} if time_only else {"accuracy": 91.0})},
+        {"case": case, "target": "dovetail-dense", "median_ms": 0.7},
+        {"case": f"{case}_t1", "target": "dovetail", "median_ms": 9.0},
+    ]
+    found = [
+        {
+            "case": f"{case}/{name}",
+            "ours": "dovetail-dense" if name == "vs_int8" else "dovetail",
+            "peer": "onnxruntime",
+            "value": value,
+        }
+        for name, value in ratios.items()
+    ]
+    return {"rows": rows, "ratios": found} | ({"time_only": True} if time_only else {})
+
+
+def test_every_ratio_stands_beside_its_target():
+    found = claims([race("net/b", vs_best=1.1, vs_f32=2.0), race("net/a", vs_f32=3.0)], {"net/b/vs_f32": 2.5})
+    assert found == [
+        Claim("net/a", "vs_f32", 3.0, None, "onnxruntime", 0.5, 91.0),
+        Claim("net/b", "vs_f32", 2.0, 2.5, "onnxruntime", 0.5, 91.0),
+        Claim("net/b", "vs_best", 1.1, None, "onnxruntime", 0.5, 91.0),
+    ]
+    assert [claim.verdict for claim in found] == ["", "80% of it", ""]
+
+
+def test_a_target_that_nobody_raced_is_in_the_table():
+    (found,) = claims([], {"net/a/vs_int8": 1.0})
+    assert (found.value, found.verdict) == (None, "not raced")
+    assert found.cells()[:5] == ("net/a", "vs_int8", "–", "1.00×", "not raced")
+
+
+def test_a_target_that_is_just_reached_is_met():
+    (found,) = claims([race("net/a", vs_f32=1.5)], {"net/a/vs_f32": 1.5})
+    assert found.verdict == "met"
+
+
+def test_the_time_is_that_of_whoever_the_ratio_is_about():
+    (found,) = claims([race("net/a", vs_int8=1.0)], {})
+    assert found.milliseconds == 0.7
+
+
+def test_random_weights_are_marked():
+    (found,) = claims([race("net/a", time_only=True, vs_f32=1.0)], {})
+    assert found.cells()[-1] == "time only"
+
+
+def test_the_summary_counts():
+    targets = {"net/a/vs_f32": 1.0, "net/b/vs_f32": 9.0, "net/c/vs_f32": 1.0}
+    found = claims([race("net/a", vs_f32=1.0), race("net/b", vs_f32=1.0)], targets)
+    assert summary(found) == "1 of 3 targets met, 1 not raced."
+    assert summary(claims([race("net/a", vs_f32=1.0)], {})) == ""
+
+
+def test_markdown_has_a_line_a_claim():
+    lines = markdown(claims([race("net/a", vs_f32=1.0)], {"net/b/vs_f32": 1.0})).splitlines()
+    assert len(lines) == 4
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+    assert lines[2].startswith("| net/a | vs_f32 | 1.00× |")
