@@ -7,13 +7,14 @@ NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 PROGRAMS := $(wildcard recipes/results/*.dovetail)
 SHEETS := $(wildcard benchmarks/networks/*.yaml)
 
-.PHONY: help demo test test-all bench bench-all lint docs
+.PHONY: help demo test test-all soak bench bench-all lint docs
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      train, compress, pack and race a small network; writes report.html"
 	@echo "make test      the tests that need no GPU and no patience"
 	@echo "make test-all  every test that this machine can run"
+	@echo "make soak      networks on several threads for twenty minutes; memory and outputs stay the same"
 	@echo "make bench     race the committed networks against their dense originals; the table of all results"
 	@echo "make bench-all the same, and the networks of random weights in benchmarks/networks: hours"
 	@echo "make lint      ruff and mypy"
@@ -27,6 +28,9 @@ test: $(VENV)/.installed
 
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
+
+soak: $(VENV)/.installed
+	DOVETAIL_SOAK=1200 $(BIN)/python -m pytest -s tests/e2e/test_soak.py
 
 bench: $(VENV)/.installed
 	$(BIN)/dovetail bench $(PROGRAMS)

@@ -16,6 +16,7 @@ import faulthandler
 import math
 import resource
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -27,12 +28,15 @@ import aimed_codes
 import aimed_mutations
 from dovetail.engine import Schedule, Session
 from dovetail.engine.codes import candidates_of
+from dovetail.engine.compile import weight_nodes
 from dovetail.engine.kernels import place
 from dovetail.engine.native import cores, native_status
+from dovetail.engine.schedule import single_node_graph
 from dovetail.errors import DovetailError
 from dovetail.program.integer import touches_codes
 from dovetail.program.ops import complete
 from dovetail.program.program import Node, Program, split_dim
+from dovetail.program.quantize import split_factors
 from dovetail.program.reference import run
 from dovetail.program.store import load, save
 from error_kinds import kind_of
@@ -131,13 +135,8 @@ def work(node: Node, program: Program, shapes: dict[str, tuple[int, ...]]) -> in
 
 def drawn_session(random: Random, program: Program, dims: dict[str, int]) -> Session:
     """By kernels drawn for each layer, on any ISA; now and then by those that are timed to be the fastest."""
-    graph, shapes = program.graph, program.shapes(program.graph, dims)
-    choices = {}
-    for node in map(complete, graph.nodes):
-        if node.weight is not None:
-            found = candidates_of(node, graph, program.weights[node.weight], place(node, shapes))
-            choices[node.name] = random.choice(found).name
-    small = sum(map(math.prod, shapes.values())) < SMALL
+    choices = {node.name: drawn_kernel(random, program, node, dims) for node in weight_nodes(program.graph)}
+    small = sum(map(math.prod, program.graph.bind(**dims).values())) < SMALL
     return Session(
         program,
         threads=random.randint(1, cores()),
@@ -145,6 +144,18 @@ def drawn_session(random: Random, program: Program, dims: dict[str, int]) -> Ses
         schedule=None if small and random.random() < 0.05 else Schedule(choices),
         exact=random.random() < 0.5,
     )
+
+
+def drawn_kernel(random: Random, program: Program, node: Node, dims: dict[str, int]) -> str:
+    """The name of one that can run the node; of a factored weight, sometimes with one for each factor."""
+    graph = program.graph
+    where = place(node, program.shapes(graph, dims))
+    found = random.choice(candidates_of(node, graph, program.weights[node.weight or ""], where))
+    if not getattr(found, "factors", 0) or random.random() < 0.5:
+        return found.name
+    split = split_factors(replace(program, graphs={"main": single_node_graph(graph, node)}))
+    parts = [drawn_kernel(random, split, part, dims).partition("_")[2] for part in weight_nodes(split.graph)]
+    return f"{found.name}({','.join(parts)})"
 
 
 def compare(session: Session, inputs: list[np.ndarray], values: dict[str, np.ndarray], tolerance: float = 0) -> None:

@@ -40,7 +40,7 @@ def doctor(*, data: DataFolder = None) -> None:
 
 def _machine() -> list[tuple[str, str]]:
     from dovetail.engine import native_status
-    from dovetail.engine.schedule import cache_file
+    from dovetail.engine.cache import cache_file
     from dovetail.peers.machine import machine
     from dovetail.peers.torch_compile import compiler
 

@@ -6,17 +6,15 @@ import hashlib
 import json
 import logging
 import math
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
 import numpy as np
 
 from dovetail import files
+from dovetail.engine.cache import Times, load_times, save_times
 from dovetail.engine.codes import AnyCandidate, candidate_named, candidates_of, sparse_words
 from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
 from dovetail.engine.kernels import Candidate, composed, names_of_factors, place
@@ -26,8 +24,6 @@ from dovetail.program.program import Graph, Node, Program, Tensor
 from dovetail.program.quantize import split_factors
 
 SCHEDULE_VERSION = 1
-CACHE_VERSION = 6
-CACHE_VARIABLE = "DOVETAIL_CACHE"
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +62,7 @@ class Schedule:
         """Read what `save` wrote; `EngineError` where that fails."""
         try:
             return cls.from_json(json.loads(Path(path).read_text()))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise EngineError(f"cannot read the schedule {path}: {error}") from None
 
 
@@ -114,9 +110,9 @@ class Tuner:
     exact: bool = True
     rounds: int = 5
     runs: int = 8
+    known: Times = field(default_factory=load_times)
 
     def __post_init__(self) -> None:
-        self._cache = _load_cache()
         self._changed = False
 
     def best(self, node: Node) -> AnyCandidate:
@@ -129,10 +125,12 @@ class Tuner:
             return found[0]
         key = self._key(node)
         names = {c.name: c for c in found}
-        times = self._cache.get(key)
+        times = self.known.get(key)
         if not _are_times(times, names):
+            if times is not None:
+                _log.info("node %r: what the tuning cache says of it is stale or damaged; it is timed anew", node.name)
             times = self._times(node, found)
-            self._cache[key] = times
+            self.known[key] = times
             self._changed = True
         return names[min(times, key=lambda name: times[name])]
 
@@ -161,18 +159,12 @@ class Tuner:
         """A tuner of the node's factors, as nodes of their own."""
         alone = replace(self.program, graphs={"main": single_node_graph(self.graph, node)})
         split = split_factors(alone)
-        tuner = replace(self, program=split, graph=split.graph)
-        tuner._cache = self._cache
-        return tuner
+        return replace(self, program=split, graph=split.graph)
 
     def save(self) -> None:
         """Keep the findings; a cache that cannot be written is no error."""
-        if not self._changed:
-            return
-        try:
-            _write_json(cache_file(), {**_load_cache(), **self._cache})
-        except EngineError as error:
-            _log.info("the tuning cache %s cannot be written: %s", cache_file(), error)
+        if self._changed:
+            save_times(self.known)
 
     def _times(self, node: Node, found: Sequence[AnyCandidate]) -> dict[str, float]:
         """Least seconds of the node alone by each candidate, its inputs hot.
@@ -203,7 +195,7 @@ class Tuner:
         packed = self.program.weights[node.weight or ""]
         shapes, epilogue = self.program.shapes(self.graph, self.dims), node.epilogue
         what = [
-            CACHE_VERSION, cpu_model(), self.isa, self.pool.threads, self.exact,
+            self.isa, self.pool.threads, self.exact,
             node.op, [shapes[n] for n in node.reads()],
             dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(), sparse_words(packed),
             epilogue.residual is not None, epilogue.activation and epilogue.activation.name,
@@ -231,18 +223,6 @@ def single_node_graph(graph: Graph, node: Node) -> Graph:
     return Graph(tuple(inputs), (output,), (*before, node, *after), tensors)
 
 
-@cache
-def cpu_model() -> str:
-    """The CPU's name, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def _are_times(times: Any, names: Mapping[str, AnyCandidate]) -> TypeGuard[dict[str, float]]:
     """Whether the cache holds a sound time for every candidate, and for no other."""
     if not isinstance(times, dict) or set(times) != set(names):
@@ -255,26 +235,6 @@ def _slots(graph: Graph, dims: Mapping[str, int]) -> list[Any]:
     random = np.random.default_rng(0)
     inputs = [random.standard_normal(shapes[name], dtype=np.float32) for name in graph.inputs]
     return inputs + [np.empty(shapes[name], dtype=np.float32) for name in graph.outputs]
-
-
-def cache_file() -> Path:
-    """Where tuning results are kept between runs."""
-    folder = (
-        os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
-    )
-    return Path(folder) / "tuning.json"
-
-
-def _load_cache() -> dict[str, Any]:
-    """What earlier compilations found; anything unreadable counts as nothing."""
-    try:
-        data = json.loads(cache_file().read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        _log.warning("ignoring the tuning cache %s: %s", cache_file(), error)
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def _write_json(path: Path, data: Any) -> None:

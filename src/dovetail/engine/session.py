@@ -201,9 +201,9 @@ def _kernel_names(compiled: Compiled) -> dict[str, str]:
 def _check_threads(threads: int | None) -> int:
     if threads is None:
         return cores()
-    if not 1 <= threads <= cores():
-        raise EngineError(f"threads={threads} is not possible here; give 1 to {cores()}")
-    return threads
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= cores():
+        raise EngineError(f"threads={threads!r} is not possible here; give 1 to {cores()}")
+    return int(threads)
 
 
 def _as_array(x: Any, name: str) -> np.ndarray:
@@ -219,9 +219,9 @@ def _as_array(x: Any, name: str) -> np.ndarray:
 def _ready(x: np.ndarray, name: str) -> np.ndarray:
     if x.dtype.kind != "f":
         raise InputError(f"input {name!r} has type {x.dtype}; give floating point numbers, normalised as in training")
-    if x.dtype != np.float32 or not x.flags.c_contiguous:
+    if x.dtype != np.float32 or not x.flags.c_contiguous or not x.flags.aligned:
         _log.debug("input %r (%s, strides %s) is copied", name, x.dtype, x.strides)
-        return np.ascontiguousarray(x, dtype=np.float32)
+        return np.array(x, dtype=np.float32, order="C")
     return x
 
 

@@ -1,8 +1,7 @@
-"""Session: what it takes, what it refuses, schedules, the tuning cache, life without the native module."""
+"""Session: what it takes, what it refuses, schedules, life without the native module."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,40 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from dovetail.engine import Schedule, Session, native_status, schedule
+from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.native import cores
 from dovetail.errors import EngineError, InputError
 from dovetail.program import reference
-from dovetail.program.program import Activation, Program
-from programs import Sketch, close, random_packed
+from programs import close
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
-
-
-@pytest.fixture
-def program() -> Program:
-    sketch = Sketch(1)
-    x = sketch.input("batch", 3, 8, 8)
-    y = sketch.add(
-        "conv2d",
-        x,
-        packed=random_packed("sparse", (6, 3, 3, 3), sketch.random, density=0.4),
-        padding=(1, 1, 1, 1),
-        biased=True,
-    )
-    z = sketch.add("mean", sketch.add("activation", y, activation=Activation("relu")), axes=(2, 3), keepdims=False)
-    return sketch.program(sketch.add("linear", z, packed=random_packed("dense", (4, 6), sketch.random)))
-
-
-@pytest.fixture
-def image() -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(schedule.CACHE_VARIABLE, str(tmp_path / "cache"))
-    return schedule.cache_file()
 
 
 def test_inputs_of_all_kinds_give_the_same(program, image):
@@ -144,17 +116,6 @@ def test_wrong_number_of_inputs(program, image):
         Session(program)(image, image)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 100_000])
-def test_impossible_thread_counts(program, threads):
-    with pytest.raises(EngineError, match="threads="):
-        Session(program, threads=threads)
-
-
-def test_unknown_isa(program):
-    with pytest.raises(EngineError, match="avx1024"):
-        Session(program, isa="avx1024")
-
-
 def test_forced_isa_by_environment(program, image, monkeypatch):
     monkeypatch.setenv("DOVETAIL_ISA", "portable")
     session = Session(program)
@@ -187,16 +148,6 @@ def test_broken_schedule_files(tmp_path, content):
         Schedule.load(tmp_path / "s.json")
 
 
-def test_tuning_is_cached_and_a_broken_cache_is_rebuilt(program, image, cache, caplog):
-    Session(program)(image)
-    found = json.loads(cache.read_text())
-    assert [set(times) for times in found.values()] == [{"conv2d_dense", "conv2d_lanes", "conv2d_sparse"}]
-    cache.write_text("{ not json")
-    Session(program)(image)
-    assert "ignoring the tuning cache" in caplog.text
-    assert set(json.loads(cache.read_text())) == set(found)
-
-
 def test_a_schedule_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -205,16 +156,6 @@ def test_a_schedule_that_cannot_be_written_leaves_nothing_behind(tmp_path, monke
     with pytest.raises(EngineError, match="disk is full"):
         Schedule({"a": "b"}).save(tmp_path / "deep" / "s.json")
     assert list((tmp_path / "deep").iterdir()) == []
-
-
-def test_cached_times_decide(program, image, cache):
-    Session(program)(image)
-    found = json.loads(cache.read_text())
-    for fast in ("conv2d_dense", "conv2d_lanes", "conv2d_sparse"):
-        cache.write_text(json.dumps({key: {**dict.fromkeys(times, 2.0), fast: 1.0} for key, times in found.items()}))
-        session = Session(program)
-        session(image)
-        assert session.schedule.choices["conv2d0"] == fast
 
 
 def test_profile_names_every_node(program, image):
@@ -281,32 +222,3 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     command = [sys.executable, "-W", "ignore", "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip() == "0"
-
-
-def test_sessions_that_tune_at_the_same_time(program, image, cache):
-    want = Session(program, schedule=Schedule({"conv2d0": "conv2d_dense"}))(image)
-    for _ in range(3):
-        cache.unlink(missing_ok=True)
-        results: list[np.ndarray] = []
-        run = lambda results=results: results.append(Session(program)(image))  # noqa: E731
-        workers = [threading.Thread(target=run) for _ in range(3)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        assert len(results) == 3
-        assert all(close(result, want) for result in results)
-
-
-@pytest.mark.parametrize(
-    "times", ['{"conv2d_dense": "x"}', '{"conv2d_dense": NaN}', '{"conv2d_dense": -1.0}', "[]", "3"]
-)
-def test_a_cache_of_nonsense_is_timed_again(program, image, cache, times):
-    Session(program)(image)
-    found = json.loads(cache.read_text())
-    given = json.loads(times)
-    broken = {k: {**v, **given} if isinstance(given, dict) else given for k, v in found.items()}
-    cache.write_text(json.dumps(broken))
-    Session(program)(image)
-    healed = json.loads(cache.read_text())
-    assert all(isinstance(t, float) and t > 0 for times in healed.values() for t in times.values())

@@ -1,0 +1,131 @@
+"""The tuning cache: what it holds decides; what is damaged, stale or of another CPU is noted, and timed anew."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dovetail.engine import Schedule, Session, native_status
+from dovetail.engine.cache import CACHE_VARIABLE, CACHE_VERSION, cache_file, cpu_model
+from programs import close
+
+pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
+KERNELS = {"conv2d_dense", "conv2d_lanes", "conv2d_sparse"}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return cache_file()
+
+
+@pytest.fixture
+def notes(caplog) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="dovetail.engine")
+    return caplog
+
+
+def told(cache: Path) -> dict[str, dict[str, float]]:
+    """Work → kernel → seconds, as the file has it for this CPU."""
+    data = json.loads(cache.read_text())
+    assert data["version"] == CACHE_VERSION
+    return data["cpus"][cpu_model()]
+
+
+def tell(cache: Path, times: Any) -> None:
+    cache.write_text(json.dumps({"version": CACHE_VERSION, "cpus": {cpu_model(): times}}))
+
+
+def test_times_are_kept_and_decide(program, image, cache, notes):
+    Session(program)(image)
+    assert notes.text == ""
+    found = told(cache)
+    assert [set(times) for times in found.values()] == [KERNELS]
+    for fast in KERNELS:
+        tell(cache, {key: {**dict.fromkeys(times, 2.0), fast: 1.0} for key, times in found.items()})
+        session = Session(program)
+        session(image)
+        assert session.schedule.choices["conv2d0"] == fast
+    assert notes.text == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{ not json", "property name"),
+        ("[" * 100_000, "recursion"),
+        ("\x00\xff", ""),
+        ("[]", f"version None, not {CACHE_VERSION}"),
+        ('{"0123456789abcdef": {"conv2d_dense": 1.0}}', "of version None"),
+        ('{"version": 4, "cpus": {}}', "of version 4"),
+        (f'{{"version": {CACHE_VERSION}}}', "holds no times"),
+        (f'{{"version": {CACHE_VERSION}, "cpus": {{"x": 3}}}}', "holds no times"),
+    ],
+)
+def test_a_damaged_or_older_file_is_noted_and_replaced(program, image, cache, notes, content, words):
+    cache.parent.mkdir()
+    cache.write_text(content)
+    want = Session(program, schedule=Schedule({"conv2d0": "conv2d_dense"}))(image)
+    assert close(Session(program)(image), want)
+    assert "ignoring the tuning cache" in notes.text
+    assert words in notes.text
+    assert [set(times) for times in told(cache).values()] == [KERNELS]
+    notes.clear()
+    Session(program)(image)
+    assert notes.text == ""
+
+
+def test_a_file_of_another_cpu_is_noted_and_kept(program, image, cache, notes):
+    others = {"Another CPU": {"0123": {"conv2d_dense": 1.0}}}
+    cache.parent.mkdir()
+    cache.write_text(json.dumps({"version": CACHE_VERSION, "cpus": others}))
+    Session(program)(image)
+    assert f"it is of Another CPU, and this is {cpu_model()}" in notes.text
+    assert [set(times) for times in told(cache).values()] == [KERNELS]
+    assert json.loads(cache.read_text())["cpus"]["Another CPU"] == others["Another CPU"]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"conv2d_dense": "x"}, {"conv2d_dense": float("nan")}, {"conv2d_dense": -1.0}, [], 3, None,
+        {"conv2d_of_yesterday": 1.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_stale_or_senseless_times_are_noted_and_taken_anew(program, image, cache, notes, times):
+    Session(program)(image)
+    found = told(cache)
+    tell(cache, {k: {**v, **times} if isinstance(times, dict) else times for k, v in found.items()})
+    Session(program)(image)
+    assert times is None or "node 'conv2d0': what the tuning cache says of it is stale or damaged" in notes.text
+    healed = told(cache)
+    assert [set(times) for times in healed.values()] == [KERNELS]
+    assert all(isinstance(t, float) and t > 0 for times in healed.values() for t in times.values())
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(program, image, cache, notes):
+    cache.parent.write_text("a file where the folder should be")
+    Session(program)(image)
+    assert "cannot be written" in notes.text
+
+
+def test_sessions_that_tune_at_the_same_time(program, image, cache):
+    want = Session(program, schedule=Schedule({"conv2d0": "conv2d_dense"}))(image)
+    for _ in range(3):
+        cache.unlink(missing_ok=True)
+        results: list[np.ndarray] = []
+        run = lambda results=results: results.append(Session(program)(image))  # noqa: E731
+        workers = [threading.Thread(target=run) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert len(results) == 3
+        assert all(close(result, want) for result in results)
