@@ -66,7 +66,7 @@ class Int8(SinglePhase):
     correct: bool = True
     reestimate: bool = False
     observe: int = 4
-    freeze: float = 0.3
+    freeze: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
