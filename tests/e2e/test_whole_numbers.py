@@ -75,6 +75,21 @@ def test_the_result_says_what_the_design_asks(here, capsys, name):
     assert "differs" not in capsys.readouterr().out
 
 
+def test_weights_without_a_control_are_calibrated_run_and_verified(here, capsys):
+    """Nothing is trained, so what is compared with is the start itself."""
+    small = ["--set", "network.options.width=0.5", "--set", "data.batch=128"]
+    assert main(["train", "resnet8", "--epochs", "2", *small, "-o", "weights.safetensors"]) == 0
+    recipe = BELOW.replace("width: 0.5 } }", "width: 0.5 }, weights: weights.safetensors }")
+    text = recipe + "method: { name: int8, parameters: { epochs: 0, images: 100 } }\ncase: tiny/calibrated\n"
+    (here / "recipes/calibrated.yaml").write_text(text)
+    assert main(["recipe", "run", "calibrated", "--data", "."]) == 0
+    told = result(here, "calibrated")
+    assert (told["epochs"], told["macs_ratio"]) == (0, 1.0)
+    assert abs(told["accuracy"][0] - told["dense_accuracy"]) <= 2
+    assert main(["recipe", "verify", "calibrated", "--data", "."]) == 0
+    assert "differs" not in capsys.readouterr().out
+
+
 def test_little_is_lost_without_training(here):
     assert abs(result(here, "packed")["accuracy"][0] - result(here, "dense")["accuracy"][0]) <= 2
 

@@ -98,7 +98,7 @@ def verify(name: Name, /, *, threads: Threads = None, data: DataFolder = None) -
     found = {"accuracy": score.through_engine(program, sets.test, threads).accuracy}
     found |= vars(evidence.ratios(dense_like(program, data), program))
     start, *known = _dense_accuracies(recipe, path, committed["accuracy"], sets, data)
-    found["dense_accuracy"] = max(start, *known)
+    found["dense_accuracy"] = max((start, *known))
     ties = 100 * differing_allowed(len(sets.test.data)) / len(sets.test.data)
     slack = {"accuracy": ties} | ({"dense_accuracy": ties} if start > max(known, default=0.0) else {})
     _compare(path.stem, committed, found, slack)
