@@ -16,6 +16,7 @@ struct Plan::State {
   std::unique_ptr<Claim[]> claims;       // steps x threads
   std::unique_ptr<Progress[]> progress;  // steps
   std::vector<std::vector<float>> scratch;
+  std::atomic<size_t> timed{0};  // steps whose time has begun to count
 
   void prepare(int count) {
     if (threads == count) return;
@@ -35,6 +36,7 @@ struct Plan::State {
   }
 
   void open(uint32_t run) {
+    timed.store(0, std::memory_order_relaxed);
     for (size_t i = 0; i < steps.size(); ++i) progress[i].done.store(0, std::memory_order_relaxed);
     for (size_t i = 0; i < steps.size() * threads; ++i)
       claims[i].next.store(uint64_t{run} << 32, std::memory_order_relaxed);
@@ -61,6 +63,11 @@ const void* bound(const Step& step, const std::vector<uintptr_t>& slots, unsigne
   return copy;
 }
 
+int64_t now() {
+  const auto time = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
+}
+
 }  // namespace
 
 struct Plan::Run final : Task {
@@ -79,18 +86,32 @@ struct Plan::Run final : Task {
     thread_local std::vector<int64_t> units;
     if (units.size() < s.steps.size()) units.resize(s.steps.size());
     size_t open = 0;  // first step that may not be finished
-    auto before = std::chrono::steady_clock::now();
     for (size_t i = 0; i < s.steps.size(); ++i) {
       if ((s.steps[i].barrier || nanoseconds) && !finish(open, i, units, runs, run)) return;
+      if (nanoseconds && !begin_timing(i, thread, runs, run)) return;
       units[i] = perform(s.steps[i], i, worker, copy);
-      if (nanoseconds) {
-        if (!finish(open, i + 1, units, runs, run)) return;
-        const auto now = std::chrono::steady_clock::now();
-        if (thread == 0) nanoseconds[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(now - before).count();
-        before = now;
+      if (nanoseconds && thread == 0) {
+        finish(open, i + 1, units, runs, run);
+        nanoseconds[i] += now();
       }
     }
     if (thread == 0) finish(open, s.steps.size(), units, runs, run);
+  }
+
+  // Reads the clock before any thread starts on step i: one that started earlier would make it look too short, and the
+  // least of many times would be that one. False if the run is over meanwhile.
+  bool begin_timing(size_t i, int thread, const std::atomic<uint32_t>& runs, uint32_t run) const {
+    if (thread == 0) {
+      nanoseconds[i] = -now();
+      state->timed.store(i + 1, std::memory_order_release);
+      return true;
+    }
+    int spins = 0;
+    while (state->timed.load(std::memory_order_acquire) <= i) {
+      if (runs.load(std::memory_order_relaxed) != run) return false;
+      relax(spins);
+    }
+    return true;
   }
 
   // This thread's part of a step; returns the units that the step has.
