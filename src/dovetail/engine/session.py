@@ -51,9 +51,9 @@ class Session:
         threads: how many to use; by default all cores that this process may use.
         isa: "portable", "avx2", "avx512" or "avx512vnni"; by default `DOVETAIL_ISA` or the best of this CPU.
         schedule: which kernels to use; by default the fastest by timing.
-        exact: only kernels that add up the products of the convolution itself, unless `schedule` names another. False
-            also tries Winograd's filtering on 3x3 layers where its rounding error is at most ten times that of direct
-            convolution.
+        exact: only kernels that add up the products of the convolution itself, unless `schedule` names another.
+            Otherwise Winograd's filtering, too, is tried on the 3x3 layers on whose own weights its rounding error is
+            at most ten times that of direct convolution, both against float64.
 
     Calls from several threads are served one after another; for more, make several sessions. The plans of the last few
     input shapes are kept, each with its own arena and weights.
@@ -69,7 +69,7 @@ class Session:
         threads: int | None = None,
         isa: str | None = None,
         schedule: Schedule | None = None,
-        exact: bool = True,
+        exact: bool = False,
     ) -> None:
         self.program = _checked(program) if isinstance(program, Program) else _load(program)
         self.threads = _check_threads(threads)
