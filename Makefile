@@ -34,11 +34,11 @@ soak: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/dovetail bench $(PROGRAMS)
-	$(BIN)/dovetail table --out docs/speed.md
+	$(BIN)/dovetail speed --out docs/speed.md
 
 bench-all: $(VENV)/.installed
 	$(BIN)/dovetail bench $(PROGRAMS) $(SHEETS)
-	$(BIN)/dovetail table --out docs/speed.md
+	$(BIN)/dovetail speed --out docs/speed.md
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ VERBS = {
     "run": ("run:run", "Run a packed network on one input."),
     "eval": ("evaluate:evaluate", "Accuracy on the test set."),
     "bench": ("bench:bench", "The fair race: networks against other runtimes."),
-    "table": ("speed:speed", "What all races have measured, beside what they should reach."),
+    "speed": ("speed:speed", "What all races have measured, beside what they should reach."),
     "shapes": ("shapes:app", "Single layers of networks, timed and drawn under the roofline."),
     "inspect": ("inspect:inspect", "The layers of a packed network: format, size, work, time."),
     "export": ("export:export", "Write ONNX with standard ops only."),

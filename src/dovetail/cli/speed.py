@@ -1,4 +1,4 @@
-"""`dovetail table`: what all races have measured, beside what they should reach."""
+"""`dovetail speed`: what all races have measured, beside what they should reach."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dovetail.errors import DataError, RecipeError
 TARGETS = Path("benchmarks/targets.yaml")
 PAGE = """# Speed
 
-Every ratio in `benchmarks/results`, collected by `dovetail table --out docs/speed.md`: peer time / our time, so that
+Every ratio in `benchmarks/results`, collected by `dovetail speed --out docs/speed.md`: peer time / our time, so that
 above 1 we are faster. What the ratios mean, and how a race is run, is in [the fair race](fair-race.md). Rows marked
 "time only" are of random weights. Targets are those of `benchmarks/targets.yaml`. {machines}
 

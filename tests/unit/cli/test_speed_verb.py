@@ -1,4 +1,4 @@
-"""`dovetail table`: from the committed results and targets to a table and a page."""
+"""`dovetail speed`: from the committed results and targets to a table and a page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RATIOS = {"vs_f32", "vs_best", "vs_own_dense", "vs_int8", "vs_same"}
 
 def test_the_table_shows_results_and_targets(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    assert main(["table", "--out", str(tmp_path / "speed.md")]) == 0
+    assert main(["speed", "--out", str(tmp_path / "speed.md")]) == 0
     shown, page = capsys.readouterr().out, (tmp_path / "speed.md").read_text()
     for race in read_races(ROOT / "benchmarks/results").values():
         for ratio in race["ratios"]:
@@ -33,9 +33,9 @@ def test_the_table_shows_results_and_targets(tmp_path, monkeypatch, capsys):
 
 def test_the_page_of_the_documentation_is_what_the_results_say(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert main(["table", "--out", str(tmp_path / "speed.md")]) == 0
+    assert main(["speed", "--out", str(tmp_path / "speed.md")]) == 0
     committed = (ROOT / "docs/speed.md").read_text()
-    assert (tmp_path / "speed.md").read_text() == committed, "run: dovetail table --out docs/speed.md"
+    assert (tmp_path / "speed.md").read_text() == committed, "run: dovetail speed --out docs/speed.md"
 
 
 def test_targets_are_of_ratios_and_of_networks_that_race():
@@ -51,7 +51,7 @@ def test_targets_are_of_ratios_and_of_networks_that_race():
 
 def test_nothing_raced_yet_is_an_empty_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["table"]) == 0
+    assert main(["speed"]) == 0
     assert "case" in capsys.readouterr().out
 
 
