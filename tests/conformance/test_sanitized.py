@@ -20,12 +20,14 @@ pytestmark = [
 ]
 PYTEST = ("-m", "pytest", "--noconftest", "-p", "sanitized", "-q", "-x")
 
-# A plan of one copy from a tensor of 37 numbers in the arena to another one, or as said.
+# A plan of one copy from a tensor of 37 numbers in the arena to another one, or the step that is said.
 ONE_STEP = """
 import sanitized
 import numpy as np
 from dovetail.engine.builder import Builder
 from dovetail.engine.compile import _finish
+from dovetail.engine.conv import Epilogue, Geometry
+from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.native import require_native
 
 native = require_native()
@@ -34,7 +36,6 @@ b = Builder(native.lanes(isa), 1)
 x, y = b.rows((37,)), b.rows((200,))
 constant = b.constant(np.ones(37, np.float32))
 row = dict(size=[1, 1, 1, 1, 1, 37], x_stride=[0, 0, 0, 0, 0, 1], y_stride=[0, 0, 0, 0, 0, 1])
-pool = dict(images=1, channels=1, height=1, width=37, out_height=1, out_width=1, kernel_h=1, kernel_w=1)
 {step}
 _finish(native, b, isa, ()).plan.run(native.Pool(1), [])
 print("ran to the end")
@@ -42,14 +43,17 @@ print("ran to the end")
 GOOD = {
     "a tensor": 'b.emit("copy_f32", {"x": x}, {"y": y}, **row)',
     "a constant": 'b.emit("copy_f32", {"x": constant}, {"y": y}, **row)',
-    "scratch": 'b.scratch = 37 + b.lanes; b.emit("pool2d_f32", {"x": x}, {"y": y}, **pool)',
+    "scratch": (
+        "image, out = b.planar((1, 3, 5, 5)), b.planar((1, 20, 5, 5)); "
+        "conv_lanes(b, image, np.ones((20, 3, 1, 1), np.float32), out, Geometry(), Epilogue())"
+    ),
 }
 BAD = {
     "reads past a tensor": ('row["size"][5] = 38; ' + GOOD["a tensor"], "AddressSanitizer"),
     "reads before a tensor": ("x = x.shifted(-1); " + GOOD["a tensor"], "AddressSanitizer"),
     "writes past a tensor": ("y = b.rows((36,)); " + GOOD["a tensor"], "AddressSanitizer"),
     "reads past a constant": ('row["size"][5] = 38; ' + GOOD["a constant"], "AddressSanitizer"),
-    "writes past scratch": (GOOD["scratch"].replace("37 + b.lanes", "37 // b.lanes * b.lanes"), "AddressSanitizer"),
+    "writes past scratch": (GOOD["scratch"] + "; b.scratch //= 2", "AddressSanitizer"),
     "misses alignment": ('row["y_stride"][5] = 2; x.buffer.address = 4097; ' + GOOD["a tensor"], "misaligned address"),
     "overflows": ('row["size"][4] = row["size"][3] = 1 << 40; ' + GOOD["a tensor"], "signed integer overflow"),
 }

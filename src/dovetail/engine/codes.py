@@ -152,7 +152,7 @@ def conv_dense(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> 
         "conv2d_dense_int8",
         {"x": taps.x, **_sums(b, call, found), **_tables(b, call, runs), "weight": b.constant(packed),
          "blocks": b.constant(blocks), "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_residual(call), **call.rounding(),
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **_residual(call), **call.rounding(),
         tap_count=taps.offsets.size, channels=words(found.weight.shape[1]), out_channels=outputs * at.groups,
         block_count=len(blocks), blocks_outer=int(packed.size > math.prod(x.shape[1:])),
         work=packed.size * math.prod(y.shape[2:]) * y.shape[0],
@@ -168,7 +168,7 @@ def conv_lanes(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> 
     b.emit(
         "conv2d_lanes_int8",
         {"x": taps.x, **_sums(b, call, found), "weight": b.constant(lane_blocks(b, filled)), **tables},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **fields, **_residual(call), **call.rounding(),
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **fields, **_residual(call), **call.rounding(),
         channels=words(found.weight.shape[1]), out_channels=outputs,
         work=filled.size * math.prod(y.shape[2:]) * y.shape[0],
     )  # fmt: skip
@@ -188,7 +188,7 @@ def conv_sparse(b: Builder, call: CodeCall, x: View, found: Product, y: View) ->
         "conv2d_sparse_int8",
         {"x": taps.x, **_sums(b, call, found), **_tables(b, call, runs), "entries": b.constant(entries),
          "starts": b.constant(starts)},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_residual(call), **call.rounding(),
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **_residual(call), **call.rounding(),
         out_channels=len(weight), blocks_outer=int(len(k) > math.prod(x.shape[1:])),
         work=2 * len(k) * math.prod(y.shape[2:]) * y.shape[0],
     )  # fmt: skip
@@ -203,7 +203,7 @@ def conv_grouped(b: Builder, call: CodeCall, x: View, found: Product, y: View) -
         "conv2d_grouped_int8",
         {"x": taps.x, **_sums(b, call, found), **_tables(b, call, runs), "weight": b.constant(found.weight),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **_residual(call), **call.rounding(),
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **_residual(call), **call.rounding(),
         tap_count=taps.offsets.size, channels=found.weight.shape[1], out_channels=len(found.weight), groups=at.groups,
         work=4 * found.weight[0].size * math.prod(call.shape),
     )  # fmt: skip

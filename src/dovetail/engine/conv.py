@@ -67,22 +67,19 @@ class Taps:
     """An input made ready: where taps lie, relative to an output pixel's place in the same pitch.
 
     Attributes:
-        channel: distance of two channels.
         offsets: `(R, S)`, int64.
         furthest: the largest offset within one plane.
     """
 
     x: View
-    channel: int
     pitch: int
     offsets: np.ndarray
     furthest: int
 
-    def allow(self, last: int) -> None:
-        """Note that a tap's plane may be read up to `last` elements (not included) after its first pixel."""
-        planes = self.x.planes
-        assert planes is not None
-        self.x.buffer.allow(last - planes.body - planes.lead)
+    @property
+    def channel(self) -> int:
+        """Distance of two channels."""
+        return self.x.strides[1]
 
 
 def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
@@ -98,7 +95,7 @@ def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
         "conv2d_dense_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "weight": b.constant(packed), "blocks": b.constant(blocks),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **epilogue_fields(epilogue),
         tap_count=taps.offsets.size, channels=weight.shape[1], out_channels=weight.shape[0],
         block_count=len(blocks), blocks_outer=int(weight.size > math.prod(x.shape[1:])),
         work=weight[0].size * math.prod(y.shape),
@@ -115,7 +112,7 @@ def conv_sparse(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, 
     b.emit(
         "conv2d_sparse_f32",
         {"x": taps.x, **_constants(b, epilogue, runs), "entries": b.constant(entries), "starts": b.constant(starts)},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **epilogue_fields(epilogue),
         work=2 * len(k) * math.prod(y.shape[2:]) * y.shape[0],
         out_channels=weight.shape[0], blocks_outer=int(len(k) > np.prod(x.shape[1:])), chains=runs.chains(b.lanes),
     )  # fmt: skip
@@ -144,7 +141,7 @@ def conv_kernel_basis(
          "bases": b.constant(bases.reshape(len(bases), -1).T.astype(np.float32)),
          "used": b.constant((used * taps.channel).astype(np.int64)),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **runs.fields, **epilogue_fields(epilogue),
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **epilogue_fields(epilogue),
         base_count=len(bases), tap_count=taps.offsets.size, used_count=len(used), map_stride=map_stride,
         x_row=taps.pitch * by_rows, y_row=out_pitch(y) * by_rows,
         out_channels=coefficients.shape[0], chains=runs.chains(b.lanes),
@@ -167,7 +164,7 @@ def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geome
             planes = Planes.of(size[0], size[1], *halo)
         x = b.as_planar(x, planes)
         offsets = rows * planes.pitch + columns
-        return Taps(x, x.strides[1], planes.pitch, offsets, int(offsets.max()))
+        return Taps(x, planes.pitch, offsets, int(offsets.max()))
     return _phases(b, x, rows, columns, halo, y, at)
 
 
@@ -187,7 +184,7 @@ def _phases(
     place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
     within = rows // sh * planes.pitch + columns // sw
     offsets = place.reshape(rows.shape) * channels * planes.plane + within
-    return Taps(dealt, planes.plane, planes.pitch, offsets, int(within.max()))
+    return Taps(dealt, planes.pitch, offsets, int(within.max()))
 
 
 def _deal(b: Builder, x: View, dealt: View, stride: tuple[int, int], residues: Sequence[tuple[int, int]]) -> None:
@@ -274,7 +271,7 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
             start = at * b.lanes
             records.append((from_ + start, to + start, min(pixels - start, count * b.lanes), first + at))
     longest = max(-(-r[2] // b.lanes) for r in records)
-    taps.allow(max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + taps.furthest)
+    allow_reads(taps.x, max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + taps.furthest)
     return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest, total)
 
 
@@ -346,11 +343,17 @@ def entry_lists(row: np.ndarray, offset: np.ndarray, weight: np.ndarray, rows: i
     return entries, np.searchsorted(row, np.arange(rows + 1)).astype(np.int64)
 
 
-def plane_fields(x: View, y: View, taps: Taps) -> dict[str, int]:
+def allow_reads(x: View, last: int) -> None:
+    """Note that a plane of `x` may be read up to `last` elements (not included) after its first pixel."""
+    assert x.planes is not None
+    x.buffer.allow(last - x.planes.body - x.planes.lead)
+
+
+def plane_fields(x: View, y: View) -> dict[str, int]:
     """The fields of DOVETAIL_PLANES."""
     assert y.planes is not None
     return {
-        "images": y.shape[0], "x_image": taps.x.strides[0], "x_channel": taps.channel,
+        "images": y.shape[0], "x_image": x.strides[0], "x_channel": x.strides[1],
         "y_image": y.strides[0], "y_channel": y.strides[1], "lead": y.planes.lead,
     }  # fmt: skip
 

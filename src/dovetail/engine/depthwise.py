@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from dovetail.engine.builder import Builder
-from dovetail.engine.conv import Epilogue, Geometry, allow_whole_vectors, epilogue_fields, plane_fields, row_runs
-from dovetail.engine.conv import Taps as Input
+from dovetail.engine.conv import (
+    Epilogue,
+    Geometry,
+    allow_reads,
+    allow_whole_vectors,
+    epilogue_fields,
+    plane_fields,
+    row_runs,
+)
 from dovetail.engine.layout import Planes, View, round_up
 
 KERNELS, STRIDES = (3, 5), (1, 2)
@@ -29,15 +36,14 @@ def conv_depthwise(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometr
     assert y.planes is not None
     rest = int(runs[-1, 2]) - y.planes.pitch
     runs[-1, 2] -= rest
-    taps = Input(x, x.strides[1], planes.pitch, np.zeros((1, 1), int), 0)
-    taps.allow(int(runs[-1, 0]) + (side - 1) * (planes.pitch + 1) + stride * round_up(y.planes.pitch, b.lanes))
+    allow_reads(x, int(runs[-1, 0]) + (side - 1) * (planes.pitch + 1) + stride * round_up(y.planes.pitch, b.lanes))
     allow_whole_vectors(b, epilogue.residual)
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
         "conv2d_depthwise_f32",
         {"x": x, "weight": b.constant(weight.astype(np.float32)), "bias": bias, "residual": epilogue.residual,
          "runs": b.constant(runs), "masks": b.constant(masks)},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), run_count=len(runs),
+        {"y": y}, disjoint=True, **plane_fields(x, y), **epilogue_fields(epilogue), run_count=len(runs),
         channels=weight.shape[0], side=side, stride=stride, rest=rest, x_row=planes.pitch,
         work=weight[0].size * y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3],
     )  # fmt: skip

@@ -127,25 +127,13 @@ def _flat(x: View) -> View:
     return x.reshaped(x.shape[:2])
 
 
-def _conv_lanes(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
-    conv_lanes(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
+def _over_dense(conv: Callable[..., None], *options: int) -> Callable[..., None]:
+    """The kernel calls of a convolution that takes the dense weight of any format."""
 
-
-def _conv_depthwise(
-    b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue
-) -> None:
-    conv_depthwise(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
-
-
-def _conv_winograd(tile: int) -> Callable[..., None]:
     def emit(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
-        conv_winograd(b, x, _scaled(packed.dense(), scale), y, at, epilogue, tile)
+        conv(b, x, _scaled(packed.dense(), scale), y, at, epilogue, *options)
 
     return emit
-
-
-def _conv_sparse(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
-    conv_sparse(b, x, _scaled(packed.dense(), scale), y, at, epilogue)
 
 
 def _conv_kernel_basis(
@@ -243,11 +231,11 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
 
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
-    Candidate("conv2d_lanes", "conv2d", _small, _conv_lanes),
-    Candidate("conv2d_depthwise", "conv2d", _depthwise, _conv_depthwise, deals=False),
-    Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _conv_winograd(2), exact=False),
-    Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _conv_winograd(4), exact=False),
-    Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _conv_sparse),
+    Candidate("conv2d_lanes", "conv2d", _small, _over_dense(conv_lanes)),
+    Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), deals=False),
+    Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _over_dense(conv_winograd, 2), exact=False),
+    Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _over_dense(conv_winograd, 4), exact=False),
+    Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _over_dense(conv_sparse)),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=3),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=2),

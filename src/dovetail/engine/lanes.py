@@ -35,7 +35,7 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
         "conv2d_lanes_f32",
         {"x": taps.x, "bias": b.constant(np.pad(bias, (0, -outputs % b.lanes))), "residual": epilogue.residual,
          "weight": b.constant(lane_blocks(b, filled)), **tables},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), **fields,
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **epilogue_fields(epilogue), **fields,
         channels=weight.shape[1], out_channels=outputs, work=weight.size * y.shape[0] * y.shape[2] * y.shape[3],
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.engine.arena import aligned_copy
 from dovetail.engine.native import choose_isa, require_native
 
 ROWS, VECTORS, STEPS = 4, 3, 16  # as in peak.inl
@@ -101,7 +102,7 @@ class _Machine:
         random = np.random.default_rng(0)
         count = STEPS * (VECTORS * self.lanes + ROWS)
         words = random.integers(-(1 << 31), 1 << 31, count).astype(np.int32)
-        x = _aligned(words if dtype == "int8" else random.standard_normal(count, dtype=np.float32))
+        x = aligned_copy(words if dtype == "int8" else random.standard_normal(count, dtype=np.float32))
         each = ROUNDS * STEPS * ROWS * VECTORS * self.lanes * (4 if dtype == "int8" else 1)
 
         def run(amount: int) -> float:
@@ -113,7 +114,7 @@ class _Machine:
     def bandwidth(self, size: int) -> float:
         """Bytes a second while the threads read so many bytes together, again and again."""
         part = max(size // 4 // self.threads // (8 * self.lanes), 1) * 8 * self.lanes
-        x = _aligned(np.ones(part * self.threads, np.float32))
+        x = aligned_copy(np.ones(part * self.threads, np.float32))
         y = np.empty(self.threads, np.float32)
 
         def run(amount: int) -> float:
@@ -136,12 +137,3 @@ class _Machine:
         start = time.perf_counter()
         plan.run(self.pool, [])
         return time.perf_counter() - start
-
-
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """A copy that begins at a cache line."""
-    room = np.empty(array.nbytes + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    copy: np.ndarray = room[start : start + array.nbytes].view(array.dtype)
-    copy[...] = array
-    return copy

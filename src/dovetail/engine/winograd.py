@@ -19,6 +19,7 @@ from dovetail.engine.builder import Builder
 from dovetail.engine.conv import (
     Epilogue,
     Geometry,
+    allow_reads,
     allow_whole_vectors,
     epilogue_fields,
     evenly,
@@ -124,14 +125,14 @@ def conv_winograd(
     blocks, packed = _blocks(transformed(weight, tile), sizes)
     floats = places * (weight.shape[1] * vectors + 1 + sizes[0] * vectors + 1) * b.lanes
     b.scratch = max(b.scratch, floats)
-    taps.allow(int(groups["x"].max()) + (tile + 1) * taps.pitch + tile * b.lanes // 4 + tile)
+    allow_reads(taps.x, int(groups["x"].max()) + (tile + 1) * taps.pitch + tile * b.lanes // 4 + tile)
     allow_whole_vectors(b, epilogue.residual)
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
         "conv2d_winograd_f32",
         {"x": taps.x, "bias": bias, "residual": epilogue.residual, "weight": b.constant(packed),
          "groups": b.constant(groups.view(np.int32)), "blocks": b.constant(blocks)},
-        {"y": y}, disjoint=True, **plane_fields(x, y, taps), **epilogue_fields(epilogue), tile=tile,
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **epilogue_fields(epilogue), tile=tile,
         x_row=taps.pitch, y_row=y.strides[2], channels=weight.shape[1], out_channels=weight.shape[0],
         group_count=len(groups), vectors=vectors, narrow=int(y.shape[3] < tile * b.lanes // 4),
         block_count=len(blocks), work=weight[0].size * math.prod(y.shape) // 2,
