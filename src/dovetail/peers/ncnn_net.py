@@ -26,9 +26,12 @@ SWITCHES = {"fp16": False, "bf16": False, "winograd": True}
 
 
 def export(source: Source, folder: Path, dtype: str) -> Arguments:
-    """Write `<name>.param` and `<name>.bin` of the one layer of the source; `PeerError` for other networks."""
+    """Write `<name>.ncnn.param` and `<name>.ncnn.bin` of the one layer of the source; `PeerError` for other networks.
+
+    (`<name>.bin` in the same folder holds OpenVINO's weights.)
+    """
     layer = _the_layer(source)
-    path = folder / f"{source.name}.param"
+    path = folder / f"{source.name}.ncnn.param"
     path.write_text(f"{MAGIC}\n2 2\nInput input 0 1 x\n{_line(layer)}\n")
     parts = [np.asarray(part.detach(), np.float32) for part in (layer.weight, layer.bias) if part is not None]
     path.with_suffix(".bin").write_bytes(FLOAT32 + b"".join(part.tobytes() for part in parts))

@@ -45,13 +45,22 @@ def source(*layers: nn.Module, example: torch.Tensor = X) -> Source:
 )
 def test_a_layer_is_written_in_the_files_of_ncnn(layer, line, tmp_path):
     path = ncnn_net.export(source(layer), tmp_path, "f32")["path"]
-    assert (tmp_path / "original.param").read_text().splitlines() == ["7767517", "2 2", "Input input 0 1 x", line]
-    assert path == str(tmp_path / "original.param")
-    stored = (tmp_path / "original.bin").read_bytes()
+    assert path == str(tmp_path / "original.ncnn.param")
+    assert (tmp_path / "original.ncnn.param").read_text().splitlines() == ["7767517", "2 2", "Input input 0 1 x", line]
+    stored = (tmp_path / "original.ncnn.bin").read_bytes()
     numbers = np.frombuffer(stored[4:], np.float32)
     assert stored[:4] == bytes(4)
     assert numbers[: layer.weight.numel()].tolist() == layer.weight.flatten().tolist()
     assert numbers[layer.weight.numel() :].tolist() == ([] if layer.bias is None else layer.bias.tolist())
+
+
+def test_the_files_of_one_peer_do_not_take_the_place_of_anothers(tmp_path):
+    """All export into one folder; `original.xml` and `original.bin` are OpenVINO's."""
+    theirs = dict.fromkeys(("original.xml", "original.bin", "original.onnx", "original.mnn"), b"others")
+    for name, content in theirs.items():
+        (tmp_path / name).write_bytes(content)
+    ncnn_net.export(source(nn.Conv2d(6, 6, 1)), tmp_path, "f32")
+    assert {name: (tmp_path / name).read_bytes() for name in theirs} == theirs
 
 
 TWO_IMAGES = source(nn.Conv2d(6, 6, 1), example=X.repeat(2, 1, 1, 1))
@@ -110,9 +119,9 @@ def install_ncnn(monkeypatch, net):
 def test_ncnn_computes_in_real_float32_with_winograd_and_the_threads_asked_for(monkeypatch):
     net = FakeNet(use_fp16_of_tomorrow=True)
     install_ncnn(monkeypatch, net)
-    runner = ncnn_net.load(2, "folder/original.param")
+    runner = ncnn_net.load(2, "folder/original.ncnn.param")
     (_, param, options), (_, model) = net.said
-    assert (param, model) == ("folder/original.param", "folder/original.bin")
+    assert (param, model) == ("folder/original.ncnn.param", "folder/original.ncnn.bin")
     assert options == {
         "num_threads": 2,
         "use_vulkan_compute": False,
