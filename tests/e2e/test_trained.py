@@ -134,7 +134,8 @@ def test_a_packed_network_says_by_name_and_hash_what_it_started_from(here, name)
     metadata = load(f"recipes/results/{name}.dovetail").metadata
     options = {"in_channels": 1, "classes": 10, "width": 0.5}
     assert metadata["original"] == {"name": "resnet8", "options": options, "weights": None, "trained": "dense"}
-    assert original_of(load(f"recipes/results/{name}.dovetail")).trained == "dense"
+    found = [original_of(load(f"recipes/results/{name}.dovetail"), weights=given) for given in (None, "w.safetensors")]
+    assert [(network.weights, network.trained) for network in found] == [(None, "dense"), ("w.safetensors", None)]
     stamp = None if name == "narrow" else result(here, "dense")["weights"]["sha256"]
     assert metadata.get("trained_sha256") == stamp
     assert str(here) not in json.dumps(metadata)
