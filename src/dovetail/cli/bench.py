@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dovetail.cli import networks, sheets
+from dovetail.cli import networks, recipes, sheets
 from dovetail.cli.app import Failed
 from dovetail.cli.conditions import BLOCKS, Conditions
 from dovetail.cli.console import console, say
@@ -190,11 +190,13 @@ def _sets(program: Program, root: Path | None) -> Sets | None:
 def _original(program: Program, path: Path, name: str | None, asked: Conditions) -> tuple[nn.Module, bool]:
     """The dense network for the peers, and whether it is trained: else the race is about time only.
 
-    A recipe that starts from random weights has its trained dense control beside it.
+    A recipe that starts from random weights has its trained dense control beside it; weights that another recipe has
+    trained lie beside that one's result.
     """
     from dovetail.export.torch_module import to_torch
 
-    network = networks.original_of(program, name, asked.weights)
+    found = networks.original_of(program, name, asked.weights)
+    network = recipes.located(found, path.resolve().parent.parent, recipes.folder())
     control = path.with_name(f"{program.metadata.get('control')}.dovetail")
     if network.weights is None and name is None and control.is_file():
         return to_torch(networks.load(str(control)), rounded=False), True
