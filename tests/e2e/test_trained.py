@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -38,28 +37,9 @@ OTHERS = [name for name in RECIPES if name != "dense"]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(made):
     """A folder in which all of them were run."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "recipes").mkdir()
-    for name, text in RECIPES.items():
-        (folder / "recipes" / f"{name}.yaml").write_text(text)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        for name in RECIPES:
-            assert main(["recipe", "run", name]) == 0
-    finally:
-        os.chdir(before)
-    return folder
-
-
-@pytest.fixture
-def here(home, tmp_path, monkeypatch):
-    """A copy of that folder to work in."""
-    shutil.copytree(home, tmp_path / "home")
-    monkeypatch.chdir(tmp_path / "home")
-    return tmp_path / "home"
+    return made(RECIPES)
 
 
 def result(here, name):
