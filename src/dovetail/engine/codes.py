@@ -115,7 +115,7 @@ class CodeCandidate:
     op: str
     runs: Callable[[Packed, Place], bool]
     emit: CodeKernel
-    exact: bool = True
+    deals: bool = True
 
 
 def sums(b: Builder, call: CodeCall, found: Product, multiple: int = FILL) -> dict[str, View | None]:

@@ -9,7 +9,16 @@ import numpy as np
 
 from dovetail.engine.builder import Builder
 from dovetail.engine.codes import CodeCall, fill_outputs, sums, words, words_of
-from dovetail.engine.conv import Geometry, Runs, allow_whole_vectors, pack_blocks, plane_fields, prepare, runs_over
+from dovetail.engine.conv import (
+    Geometry,
+    Runs,
+    allow_whole_vectors,
+    lying,
+    pack_blocks,
+    plane_fields,
+    prepare,
+    runs_over,
+)
 from dovetail.engine.lanes import lane_blocks, lane_tables
 from dovetail.engine.layout import View, round_up
 from dovetail.errors import EngineError
@@ -56,10 +65,11 @@ def conv_dense(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> 
 
 def conv_lanes(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
     """Outputs in lanes, for small maps."""
-    taps = prepare(b, x, found.weight.shape, y, _geometry(call.node))
+    at = _geometry(call.node)
+    taps = lying(b, x, found.weight.shape, y, at)
     outputs = len(found.weight)
     filled = words_of(fill_outputs(found.weight, b.lanes)).reshape(round_up(outputs, b.lanes), -1)
-    tables, fields = lane_tables(b, y, taps, outputs, call.residual)
+    tables, fields = lane_tables(b, y, taps, at.stride, outputs, call.residual)
     b.emit(
         "conv2d_lanes_int8",
         {"x": taps.x, **sums(b, call, found), "weight": b.constant(lane_blocks(b, filled)), **tables},

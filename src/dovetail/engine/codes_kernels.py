@@ -8,7 +8,7 @@ from dovetail.engine import kernels
 from dovetail.engine.codes import CodeCandidate
 from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse
 from dovetail.engine.codes_emit import linear_dense
-from dovetail.engine.kernels import Candidate, Place, candidates
+from dovetail.engine.kernels import Candidate, Place, candidates, is_small
 from dovetail.errors import EngineError
 from dovetail.formats.base import Packed
 from dovetail.program.integer import is_quantized
@@ -56,17 +56,13 @@ def _dense_blocks(packed: Packed, at: Place) -> bool:
     return at.groups == 1 or (packed.shape[1] % 4 == 0 and packed.shape[0] // at.groups % 4 == 0)
 
 
-def _few_pixels(packed: Packed, at: Place) -> bool:
-    return at.groups == 1 and at.outputs <= 256
-
-
 def _sparse(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and packed.spec.format in ("sparse", "block_sparse")
 
 
 CANDIDATES = (
     CodeCandidate("conv2d_dense", "conv2d", _dense_blocks, conv_dense),
-    CodeCandidate("conv2d_lanes", "conv2d", _few_pixels, conv_lanes),
+    CodeCandidate("conv2d_lanes", "conv2d", is_small, conv_lanes, deals=False),
     CodeCandidate("conv2d_sparse", "conv2d", _sparse, conv_sparse),
     CodeCandidate("conv2d_grouped", "conv2d", lambda packed, at: not _dense_blocks(packed, at), conv_grouped),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),

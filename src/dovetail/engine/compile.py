@@ -108,7 +108,7 @@ def _halos(
         if node.op != "conv2d":
             continue
         chosen = choices.get(node.name)
-        if node.attributes["stride"] != (1, 1) and (not isinstance(chosen, Candidate) or chosen.deals):
+        if node.attributes["stride"] != (1, 1) and (chosen is None or chosen.deals):
             continue
         height, width = shapes[node.inputs[0]][2:]
         kernel = program.weights[node.weight or ""].shape[2:]
