@@ -72,13 +72,31 @@ inline typename Op::Lanes pool_pairs(const Args& a, const typename Op::Element* 
   return value;
 }
 
-// Calls put(row, column, windows combined, how many, pixels in each) for all outputs of a plane.
+// Rows `first` to `last` of a plane of outputs.
+struct Band {
+  int64_t image, channel, first, last;
+};
+
+// Units of pooling: one band of rows for each thread, all channels of a band before the next, so that a thread reads about
+// what it has written before, and what it writes it reads again.
+template <class Args>
+inline int64_t bands_of(const Args& a, const Worker& worker) {
+  return worker.threads < a.out_height ? worker.threads : a.out_height;
+}
+
+template <class Args>
+inline Band band_of(const Args& a, int64_t unit, int64_t bands) {
+  const int64_t channel = unit % a.channels, band = unit / a.channels % bands;
+  return {unit / a.channels / bands, channel, a.out_height * band / bands, a.out_height * (band + 1) / bands};
+}
+
+// Calls put(row, column, windows combined, how many, pixels in each) for all outputs of a band.
 template <class Op, class Args, class Put>
-inline void pool_plane(const Args& a, const typename Op::Element* x, const Put& put) {
+inline void pool_band(const Args& a, const Band& band, const typename Op::Element* x, const Put& put) {
   const int64_t room = a.width - 1 - (a.kernel_w - 1) * a.dilation_w + a.pad_left;
   const int64_t whole_from = (a.pad_left + a.stride_w - 1) / a.stride_w, whole_to = room < 0 ? 0 : room / a.stride_w + 1;
   const bool paired = a.stride_w == 2 && a.dilation_w == 1;
-  for (int64_t oh = 0; oh < a.out_height; ++oh) {
+  for (int64_t oh = band.first; oh < band.last; ++oh) {
     const int64_t top = oh * a.stride_h - a.pad_top;
     const Taps rows = taps_within(top, a.dilation_h, a.kernel_h, a.height);
     int n = 1;
@@ -96,16 +114,17 @@ inline void pool_plane(const Args& a, const typename Op::Element* x, const Put& 
 
 void pool2d_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const PoolArgs*>(arguments);
-  const int64_t units = a.images * a.channels;
+  const int64_t bands = bands_of(a, worker), units = a.images * bands * a.channels;
   for_units(worker, units, grain_of(units, worker.threads), [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const float* x = a.x + unit / a.channels * a.x_image + unit % a.channels * a.x_channel;
-      float* y = a.y + unit / a.channels * a.y_image + unit % a.channels * a.y_channel;
+      const Band band = band_of(a, unit, bands);
+      const float* x = a.x + band.image * a.x_image + band.channel * a.x_channel;
+      float* y = a.y + band.image * a.y_image + band.channel * a.y_channel;
       if (!a.average) {
-        pool_plane<Maxima>(a, x, [&](int64_t oh, int64_t ow, Vec value, int n, int64_t) { put(y + oh * a.y_row + ow, value, n); });
+        pool_band<Maxima>(a, band, x, [&](int64_t oh, int64_t ow, Vec value, int n, int64_t) { put(y + oh * a.y_row + ow, value, n); });
         continue;
       }
-      pool_plane<Sums>(a, x, [&](int64_t oh, int64_t ow, Vec value, int n, int64_t count) {
+      pool_band<Sums>(a, band, x, [&](int64_t oh, int64_t ow, Vec value, int n, int64_t count) {
         const int64_t area = a.include_pad ? a.kernel_h * a.kernel_w : count > 0 ? count : 1;
         put(y + oh * a.y_row + ow, div(value, splat(static_cast<float>(area))), n);
       });

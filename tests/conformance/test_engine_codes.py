@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dovetail.engine import Schedule, Session, native_status
-from dovetail.engine.codes import CANDIDATES, EMITTERS
+from dovetail.engine.codes_emit import EMITTERS
+from dovetail.engine.codes_kernels import CANDIDATES
 from dovetail.engine.native import cores, require_native
 from dovetail.program import integer, reference
 from dovetail.program.calibrate import calibrate

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.engine import codes
+from dovetail.engine import codes_emit
 from dovetail.engine.arena import Arena, place
 from dovetail.engine.builder import Builder, Step
-from dovetail.engine.codes import AnyCandidate
+from dovetail.engine.codes import CodeCall, CodeCandidate
+from dovetail.engine.codes_kernels import AnyCandidate
 from dovetail.engine.conv import Geometry
 from dovetail.engine.emit import ANY_LAYOUT_OPS, EMITTERS, IMAGE_OPS, Call
 from dovetail.engine.kernels import Candidate
@@ -67,7 +68,7 @@ def compile_graph(
         builder.node = node.name
         if touches_codes(node, graph):
             coded = _code_call(program, graph, node, views, shapes, choices)
-            views[node.output] = codes.EMITTERS[node.op](builder, coded)
+            views[node.output] = codes_emit.EMITTERS[node.op](builder, coded)
             continue
         call = _call(builder, program, node, views, shapes, dims, choices, places, node.output in planar)
         views[node.output] = EMITTERS[node.op](builder, call)
@@ -107,7 +108,7 @@ def _halos(
         if node.op != "conv2d":
             continue
         chosen = choices.get(node.name)
-        if node.attributes["stride"] != (1, 1) and (not isinstance(chosen, Candidate) or chosen.deals):
+        if node.attributes["stride"] != (1, 1) and (chosen is None or chosen.deals):
             continue
         height, width = shapes[node.inputs[0]][2:]
         kernel = program.weights[node.weight or ""].shape[2:]
@@ -174,9 +175,9 @@ def _code_call(
     views: Mapping[str, View],
     shapes: Mapping[str, Shape],
     choices: Mapping[str, AnyCandidate],
-) -> codes.CodeCall:
+) -> CodeCall:
     residual, chosen = node.epilogue.residual, choices.get(node.name)
-    return codes.CodeCall(
+    return CodeCall(
         program,
         graph,
         node,
@@ -184,7 +185,7 @@ def _code_call(
         None if residual is None else views[residual],
         shapes[node.output],
         shapes,
-        chosen if isinstance(chosen, codes.CodeCandidate) else None,
+        chosen if isinstance(chosen, CodeCandidate) else None,
     )
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
-from dovetail.engine.layout import Planes, View, planar_view
+from dovetail.engine.layout import Planes, View
+from dovetail.engine.phases import deal
 from dovetail.errors import EngineError
 from dovetail.program.program import Activation
 
@@ -151,63 +152,40 @@ def conv_kernel_basis(
 
 def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
     """`x` with the zeros that the convolution reads, dealt into phases where it is strided."""
-    kernel, size, out = weight_shape[2:], x.shape[2:], y.shape[2:]
-    halo = at.halo(kernel, size, out)
-    if x.shape[1] * (size[0] + 2 * halo[0]) * (size[1] + halo[1] + 32) * math.prod(at.stride) >= 1 << 31:
+    if at.stride == (1, 1):
+        return lying(b, x, weight_shape, y, at)
+    halo = at.halo(weight_shape[2:], x.shape[2:], y.shape[2:])
+    _check_offsets(b, x, halo, at.stride)
+    rows, columns = at.taps(weight_shape[2:])
+    dealt, offsets, within = deal(b, x, rows, columns, halo, at.stride, y.planes.pitch if y.planes is not None else 0)
+    return Taps(dealt, dealt.strides[2], offsets, int(within.max()))
+
+
+def lying(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
+    """`x` as it lies, with the zeros that the convolution reads; the stride is left to the kernel."""
+    halo = at.own_halo(weight_shape[2:], x.shape[2:], y.shape[2:])
+    _check_offsets(b, x, halo, (1, 1))
+    x, planes = _with_halo(b, x, halo)
+    rows, columns = at.taps(weight_shape[2:])
+    offsets = rows * planes.pitch + columns
+    return Taps(x, planes.pitch, offsets, int(offsets.max()))
+
+
+def _check_offsets(b: Builder, x: View, halo: tuple[int, int], stride: tuple[int, int]) -> None:
+    """`EngineError` where an image, dealt by the stride, is too large for the kernels' tables."""
+    height, width = x.shape[2:]
+    if x.shape[1] * (height + 2 * halo[0]) * (width + halo[1] + 32) * math.prod(stride) >= 1 << 31:
         raise EngineError(
             f"layer {b.node!r}: an image of shape {x.shape[1:]} is beyond the 32-bit offsets of the kernels"
         )
-    rows, columns = at.taps(kernel)
-    if at.stride == (1, 1):
-        planes = x.planes
-        if planes is None or not planes.holds(*halo):
-            planes = Planes.of(size[0], size[1], *halo)
-        x = b.as_planar(x, planes)
-        offsets = rows * planes.pitch + columns
-        return Taps(x, planes.pitch, offsets, int(offsets.max()))
-    return _phases(b, x, rows, columns, halo, y, at)
 
 
-def _phases(
-    b: Builder, x: View, rows: np.ndarray, columns: np.ndarray, halo: tuple[int, int], y: View, at: Geometry
-) -> Taps:
-    """Deal `x` into one set of planes per used residue (row, column) of the stride."""
-    (images, channels, height, width), (sh, sw) = x.shape, at.stride
-    residues = sorted({(int(r) % sh, int(c) % sw) for r, c in zip(rows.ravel(), columns.ravel())})
-    pitch = y.planes.pitch if y.planes is not None else 0
-    planes = Planes.of(-(-height // sh), -(-width // sw), *halo, pitch=pitch)
-    dealt = planar_view((images, len(residues) * channels, planes.height, planes.width), planes, b.node, x.word)
-    if len(residues) == sh * sw and height % sh == width % sw == 0:
-        _deal_evenly(b, x, dealt, at.stride)
-    else:
-        _deal(b, x, dealt, at.stride, residues)
-    place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
-    within = rows // sh * planes.pitch + columns // sw
-    offsets = place.reshape(rows.shape) * channels * planes.plane + within
-    return Taps(dealt, planes.pitch, offsets, int(within.max()))
-
-
-def _deal(b: Builder, x: View, dealt: View, stride: tuple[int, int], residues: Sequence[tuple[int, int]]) -> None:
-    """The pixels of each residue to their planes; phases at the edge may have fewer pixels than the others, or none."""
-    channels = x.shape[1]
-    for i, (r, c) in enumerate(residues):
-        phase = x.sliced(2, r, x.shape[2], stride[0]).sliced(3, c, x.shape[3], stride[1])
-        part = dealt.sliced(1, i * channels, (i + 1) * channels, 1)
-        target = View(dealt.buffer, phase.shape, dealt.strides, part.offset, dealt.planes, dealt.word)
-        b.clear_halo(target, disjoint=True)  # a phase without pixels is all zeros
-        if 0 not in phase.shape:
-            b.copy(phase, target, disjoint=True)
-
-
-def _deal_evenly(b: Builder, x: View, dealt: View, stride: tuple[int, int]) -> None:
-    """The same in one visit, where all phases are of one size."""
-    (images, channels, height, width), (sh, sw) = x.shape, stride
-    size = (images, sh, sw, channels, height // sh, width // sw)
-    (xn, xc, xh, xw), (dn, dc, dh, dw) = x.strides, dealt.strides
-    from_ = View(x.buffer, size, (xn, xh, xw, xc, sh * xh, sw * xw), x.offset)
-    to = View(dealt.buffer, size, (dn, sw * channels * dc, channels * dc, dc, dh, dw), dealt.offset)
-    b.clear_halo(dealt, disjoint=True)
-    b.copy(from_, to, disjoint=True)
+def _with_halo(b: Builder, x: View, halo: tuple[int, int]) -> tuple[View, Planes]:
+    """`x` itself where there are zeros enough around its planes, else a copy; and its planes."""
+    planes = x.planes
+    if planes is None or not planes.holds(*halo):
+        planes = Planes.of(x.shape[2], x.shape[3], *halo)
+    return b.as_planar(x, planes), planes
 
 
 def pack_blocks(weight: np.ndarray, groups: int, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

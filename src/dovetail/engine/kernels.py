@@ -5,6 +5,7 @@ A new format adds a row here and its kernels in native/.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -208,9 +209,12 @@ def _any(packed: Packed, at: Place) -> bool:
     return True
 
 
-def _small(packed: Packed, at: Place) -> bool:
-    """Maps so small that lanes spent on the halo, or left over, cost more than turning the results around."""
-    return at.groups == 1 and at.outputs <= 256
+def is_small(packed: Packed, at: Place) -> bool:
+    """Maps so small that lanes spent on the halo, or left over, cost more than turning the results around.
+
+    Where there is a stride, the kernel also saves dealing the input into phases.
+    """
+    return at.groups == 1 and at.outputs <= 256 * math.prod(at.stride)
 
 
 def _depthwise(packed: Packed, at: Place) -> bool:
@@ -231,7 +235,7 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
 
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
-    Candidate("conv2d_lanes", "conv2d", _small, _over_dense(conv_lanes)),
+    Candidate("conv2d_lanes", "conv2d", is_small, _over_dense(conv_lanes), deals=False),
     Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), deals=False),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _over_dense(conv_winograd, 2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _over_dense(conv_winograd, 4), exact=False),

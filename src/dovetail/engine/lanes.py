@@ -15,8 +15,8 @@ from dovetail.engine.conv import (
     allow_whole_vectors,
     epilogue_fields,
     evenly,
+    lying,
     plane_fields,
-    prepare,
     row_runs,
 )
 from dovetail.engine.layout import View, round_up
@@ -25,12 +25,12 @@ MOST_PIXELS = 128  # of a segment: their sums for a block of outputs stay in L1
 
 
 def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
-    """As `conv_dense` for small maps, one group: no lane is spent on the halo."""
-    taps = prepare(b, x, weight.shape, y, at)
+    """As `conv_dense` for small maps, one group: no lane is spent on the halo, and a stride costs nothing."""
+    taps = lying(b, x, weight.shape, y, at)
     outputs = weight.shape[0]
     bias = np.zeros(outputs, np.float32) if epilogue.bias is None else epilogue.bias.astype(np.float32)
     filled = np.pad(weight.reshape(outputs, -1), ((0, -outputs % b.lanes), (0, 0))).astype(np.float32)
-    tables, fields = lane_tables(b, y, taps, outputs, epilogue.residual)
+    tables, fields = lane_tables(b, y, taps, at.stride, outputs, epilogue.residual)
     b.emit(
         "conv2d_lanes_f32",
         {"x": taps.x, "bias": b.constant(np.pad(bias, (0, -outputs % b.lanes))), "residual": epilogue.residual,
@@ -52,13 +52,13 @@ def vectors_of_block(lanes: int) -> int:
 
 
 def lane_tables(
-    b: Builder, y: View, taps: Taps, outputs: int, residual: View | None
+    b: Builder, y: View, taps: Taps, stride: tuple[int, int], outputs: int, residual: View | None
 ) -> tuple[dict[str, View], dict[str, Any]]:
     """Pointers and numbers of DOVETAIL_LANES and DOVETAIL_RUNS."""
     allow_whole_vectors(b, residual)
     assert y.planes is not None
     (height, width), block = y.shape[2:], b.lanes * vectors_of_block(b.lanes)
-    pixels = np.arange(height)[:, None] * taps.pitch + np.arange(width)
+    pixels = np.arange(height)[:, None] * stride[0] * taps.pitch + np.arange(width) * stride[1]
     runs, masks = row_runs(y, b.lanes, 0, width)
     segments = _segments(height, width, y.shape[0] * -(-outputs // block), b.threads)
     most = round_up(max(count for *_, count in segments), b.lanes)
