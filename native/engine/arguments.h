@@ -47,11 +47,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
   P(const float, weight) DOVETAIL_LANES(P, I, A, F)
 
-// Depthwise convolution: weights [channels][side * side], side 3 or 5, stride 1 or 2. One run for each row, whose x
-// offset is that of the first tap of its first pixel; all are of one length, and `rest` zeros follow the last.
+// Depthwise convolution: weights [channels][side * side], side 3 or 5, stride 1 or 2. `height` rows of `width` outputs lie
+// `y_row` apart in planes of `room` elements; `x_height` rows of `x_width` pixels, `x_row` apart, are taken as surrounded by
+// zeros, whatever lies there.
 #define DOVETAIL_CONV_DEPTHWISE(P, I, A, F)                                                          \
-  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
-  P(const float, weight) I(channels) I(side) I(stride) I(x_row) I(rest)
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight) I(channels)       \
+  I(side) I(stride) I(pad_top) I(pad_left) I(x_height) I(x_width) I(x_row) I(height) I(width) I(y_row) I(room)
 
 // Dense 3x3 convolution of unit stride, one group, by tiles of `tile` x `tile` outputs. Weights, transformed, per block
 // [places][channels][outputs of the block]; blocks of 4, 8, 12 or 16 outputs, the last one filled up with zeros. `groups`: group_count

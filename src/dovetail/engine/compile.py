@@ -107,12 +107,12 @@ def _halos(
         if node.op != "conv2d":
             continue
         chosen = choices.get(node.name)
-        if node.attributes["stride"] != (1, 1) and (not isinstance(chosen, Candidate) or chosen.deals):
+        if node.attributes["stride"] != (1, 1) or (isinstance(chosen, Candidate) and not chosen.halo):
             continue
         height, width = shapes[node.inputs[0]][2:]
         kernel = program.weights[node.weight or ""].shape[2:]
         at = Geometry(*(node.attributes[name] for name in ("stride", "padding", "dilation")))
-        rows, columns = at.own_halo(kernel, (height, width), shapes[node.output][2:])
+        rows, columns = at.halo(kernel, (height, width), shapes[node.output][2:])
         old = halos.get((height, width), (0, 0))
         halos[height, width] = max(old[0], rows), max(old[1], columns)
     return halos

@@ -44,14 +44,6 @@ class Geometry:
             _reach(columns // self.stride[1], out[1], -(-size[1] // self.stride[1])),
         )
 
-    def own_halo(self, kernel: Sequence[int], size: Sequence[int], out: Sequence[int]) -> tuple[int, int]:
-        """The same where the input is read as it lies, not dealt into phases."""
-        rows, columns = self.taps(kernel)
-        return (
-            _reach(rows, (out[0] - 1) * self.stride[0] + 1, size[0]),
-            _reach(columns, (out[1] - 1) * self.stride[1] + 1, size[1]),
-        )
-
 
 @dataclass(frozen=True)
 class Epilogue:

@@ -62,7 +62,7 @@ class Candidate:
         runs: whether it can take this packed weight there.
         emit: the kernel calls.
         exact: whether it adds up the products of the op itself, and so errs by rounding sums alone.
-        deals: whether it deals a strided input into phases; else it reads it as it lies.
+        halo: whether it reads the padding of its input; else it leaves out what lies there.
         factors: of the weight, each of which may run by a kernel of its own (`composed`).
     """
 
@@ -71,7 +71,7 @@ class Candidate:
     runs: Callable[[Packed, Place], bool]
     emit: Callable[..., None]
     exact: bool = True
-    deals: bool = True
+    halo: bool = True
     factors: int = 0
 
 
@@ -232,7 +232,7 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
     Candidate("conv2d_lanes", "conv2d", _small, _over_dense(conv_lanes)),
-    Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), deals=False),
+    Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), halo=False),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _over_dense(conv_winograd, 2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _over_dense(conv_winograd, 4), exact=False),
     Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _over_dense(conv_sparse)),

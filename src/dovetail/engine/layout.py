@@ -168,10 +168,13 @@ def rows_view(shape: Shape, name: str = "") -> View:
 
 
 def planar_view(shape: Shape, planes: Planes, name: str = "", word: int = 0) -> View:
-    """A new buffer of `(N, C, H, W)` in planes; `word` is what their halo holds."""
+    """A new buffer of `(N, C, H, W)` in planes; `word` is what their halo holds.
+
+    `ALIGN` elements before the first plane belong to it, so that kernels may load beyond the left edge and mask.
+    """
     images, channels = shape[:2]
-    buffer = Buffer(images * planes.image(channels), name)
-    return View(buffer, shape, (planes.image(channels), planes.plane, planes.pitch, 1), planes.lead, planes, word)
+    buffer, first = Buffer(ALIGN + images * planes.image(channels), name), ALIGN + planes.lead
+    return View(buffer, shape, (planes.image(channels), planes.plane, planes.pitch, 1), first, planes, word)
 
 
 def nest(shape: Shape, *strides: Shape, depth: int = 6) -> tuple[list[int], list[list[int]]]:
