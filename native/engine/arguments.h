@@ -106,6 +106,14 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_HALO(P, I, A, F) \
   P(int32_t, y) I(images) I(channels) I(height) I(width) I(y_image) I(y_channel) I(pitch) I(lead) I(rest) I(word)
 
+// The pixels of each residue (row modulo stride_h, column modulo stride_w) in planes of `rows` rows of their own, those of
+// one residue after those of another: `places` has the turn of each of the stride_h * stride_w residues, of `phases`, or
+// -1 where nobody reads it. Everything else in the planes is `word`.
+#define DOVETAIL_DEAL(P, I, A, F) \
+  P(const int32_t, x) P(int32_t, y) P(const int32_t, places) I(phases) I(images) I(channels) I(height) I(width) \
+  I(stride_h) I(stride_w) I(x_image) I(x_channel) I(x_row) I(x_column) I(y_image) I(y_channel) I(rows) I(pitch) \
+  I(lead) I(body) I(word)
+
 // Max (average = 0) or average pooling over clipped windows; `include_pad` divides by the whole window.
 #define DOVETAIL_POOL(P, I, A, F)                                                                       \
   P(const float, x) P(float, y) I(images) I(channels) I(height) I(width) I(out_height) I(out_width)     \
@@ -209,6 +217,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(CopyArgs, copy_f32, DOVETAIL_COPY)                                 \
   K(FillArgs, fill_f32, DOVETAIL_FILL)                                 \
   K(HaloArgs, halo_f32, DOVETAIL_HALO)                                 \
+  K(DealArgs, deal_f32, DOVETAIL_DEAL)                                 \
   K(PoolArgs, pool2d_f32, DOVETAIL_POOL)                               \
   K(AdaptivePoolArgs, adaptive_pool2d_f32, DOVETAIL_ADAPTIVE_POOL)     \
   K(MeanArgs, mean_f32, DOVETAIL_MEAN)                                 \

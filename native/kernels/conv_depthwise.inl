@@ -105,16 +105,12 @@ void depthwise_columns(const DepthwisePlane& t, const Clamp& bounds, int64_t j) 
     });
 }
 
-// Zeros from `at` up to `end`.
-inline void zero_up_to(float* y, int64_t at, int64_t end) {
-  for (; at < end; at += kLanes) put(y + at, splat(0.0f), end - at < kLanes ? static_cast<int>(end - at) : kLanes);
-}
-
 // What vectors of pixels leave of the gaps between rows, and of the room after the last one.
 inline void zero_gaps(const DepthwisePlane& t, int64_t vectors) {
+  auto* y = reinterpret_cast<int32_t*>(t.y);
   const int64_t last = (t.rows - 1) * t.y_row;
-  for (int64_t row = 0; row < last && vectors * kLanes < t.y_row; row += t.y_row) zero_up_to(t.y + row, vectors * kLanes, t.y_row);
-  zero_up_to(t.y + last, vectors * kLanes, t.room - last);
+  for (int64_t row = 0; row < last && vectors * kLanes < t.y_row; row += t.y_row) fill_words(y + row, vectors * kLanes, t.y_row, 0);
+  fill_words(y + last, vectors * kLanes, t.room - last, 0);
 }
 
 // The second pass of the dear activations.

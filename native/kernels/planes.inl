@@ -48,6 +48,19 @@ inline void put(float* y, Vec v, int lanes) {
   }
 }
 
+inline void put_words(int32_t* y, Ints v, int lanes) {
+  if (lanes >= kLanes) {
+    store_words(y, v);
+  } else {
+    store_words_first(y, v, lanes);
+  }
+}
+
+// `word` from `at` up to `end`.
+inline void fill_words(int32_t* y, int64_t at, int64_t end, int32_t word) {
+  for (; at < end; at += kLanes) put_words(y + at, splat_word(word), end - at < kLanes ? static_cast<int>(end - at) : kLanes);
+}
+
 // Stores vectors first .. first + P - 1 of a run of one output channel. `y` and `residual` point at the run's start.
 template <int P>
 __attribute__((always_inline)) inline void finish(const Vec (&acc)[P], const Clamp& clamp, const float* residual, float* y, const uint32_t* masks, int first, int pixels) {

@@ -169,37 +169,18 @@ def _phases(
     pitch = y.planes.pitch if y.planes is not None else 0
     planes = Planes.of(-(-height // sh), -(-width // sw), *halo, pitch=pitch)
     dealt = planar_view((images, len(residues) * channels, planes.height, planes.width), planes, b.node, x.word)
-    if len(residues) == sh * sw and height % sh == width % sw == 0:
-        _deal_evenly(b, x, dealt, at.stride)
-    else:
-        _deal(b, x, dealt, at.stride, residues)
+    places = np.full((sh, sw), -1, np.int32)
+    places[tuple(np.array(residues).T)] = range(len(residues))
+    b.emit(
+        "deal_f32", {"x": x, "places": b.constant(places)}, {"y": dealt}, phases=len(residues), images=images,
+        channels=channels, height=height, width=width, stride_h=sh, stride_w=sw, x_image=x.strides[0],
+        x_channel=x.strides[1], x_row=x.strides[2], x_column=x.strides[3], y_image=dealt.strides[0],
+        y_channel=planes.plane, rows=planes.height, pitch=planes.pitch, lead=planes.lead, body=planes.body, word=x.word,
+    )  # fmt: skip
     place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
     within = rows // sh * planes.pitch + columns // sw
     offsets = place.reshape(rows.shape) * channels * planes.plane + within
     return Taps(dealt, planes.pitch, offsets, int(within.max()))
-
-
-def _deal(b: Builder, x: View, dealt: View, stride: tuple[int, int], residues: Sequence[tuple[int, int]]) -> None:
-    """The pixels of each residue to their planes; phases at the edge may have fewer pixels than the others, or none."""
-    channels = x.shape[1]
-    for i, (r, c) in enumerate(residues):
-        phase = x.sliced(2, r, x.shape[2], stride[0]).sliced(3, c, x.shape[3], stride[1])
-        part = dealt.sliced(1, i * channels, (i + 1) * channels, 1)
-        target = View(dealt.buffer, phase.shape, dealt.strides, part.offset, dealt.planes, dealt.word)
-        b.clear_halo(target, disjoint=True)  # a phase without pixels is all zeros
-        if 0 not in phase.shape:
-            b.copy(phase, target, disjoint=True)
-
-
-def _deal_evenly(b: Builder, x: View, dealt: View, stride: tuple[int, int]) -> None:
-    """The same in one visit, where all phases are of one size."""
-    (images, channels, height, width), (sh, sw) = x.shape, stride
-    size = (images, sh, sw, channels, height // sh, width // sw)
-    (xn, xc, xh, xw), (dn, dc, dh, dw) = x.strides, dealt.strides
-    from_ = View(x.buffer, size, (xn, xh, xw, xc, sh * xh, sw * xw), x.offset)
-    to = View(dealt.buffer, size, (dn, sw * channels * dc, channels * dc, dc, dh, dw), dealt.offset)
-    b.clear_halo(dealt, disjoint=True)
-    b.copy(from_, to, disjoint=True)
 
 
 def pack_blocks(weight: np.ndarray, groups: int, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
