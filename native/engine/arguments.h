@@ -37,8 +37,8 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const int32_t, blocks) I(block_count) I(blocks_outer)
 
 // Dense convolution of small maps, one group. Weights: per block of vectors of outputs [channels][taps][lanes of the
-// block], the last one filled up with zeros, like the bias. `pixels`: x offsets of the pixels, row by row; `runs`, one for
-// each row, have the row's first pixel in the place of its x offset. `segments`: segment_count records of (first run, runs,
+// block], the last one filled up with zeros, like the bias. `pixels`: x offsets of the pixels, row by row; `runs`, of a
+// row or of all rows of a segment, have their first pixel in the place of its x offset. `segments`: segment_count records of (first run, runs,
 // first pixel, pixels), int32 each, of at most `most_pixels` pixels.
 #define DOVETAIL_LANES(P, I, A, F)                                                                   \
   P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels)           \

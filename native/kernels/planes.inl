@@ -90,9 +90,10 @@ inline void fill_lead(int32_t* plane, int64_t stride, int64_t lead, bool last, i
 }
 
 inline void zero_lead(float* plane, int64_t stride, int64_t lead, bool last) {
-  for (int64_t i = 0; i < lead; i += kLanes) store(plane - lead + i, splat(0.0f));
+  const Vec zero = in_register(splat(0.0f));  // else gcc calls memset for a line or two
+  for (int64_t i = 0; i < lead; i += kLanes) store(plane - lead + i, zero);
   if (last)
-    for (int64_t i = 0; i < lead; i += kLanes) store(plane + stride - lead + i, splat(0.0f));
+    for (int64_t i = 0; i < lead; i += kLanes) store(plane + stride - lead + i, zero);
 }
 
 // Cuts `vectors` into pieces of at most `most`, as even as they come, and calls body(first, count).

@@ -50,9 +50,7 @@ class Planes:
         pitch = max(width + columns, pitch)
         lead = round_up(rows * pitch + columns)
         body = round_up(height * pitch)
-        if (lead + body) // ALIGN % 2 == 0:
-            lead += ALIGN if lead else 0
-            body += 0 if lead else ALIGN
+        lead += 0 if (lead + body) // ALIGN % 2 else ALIGN
         return cls(height, width, pitch, lead, body)
 
     @property
