@@ -37,8 +37,8 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const int32_t, blocks) I(block_count) I(blocks_outer)
 
 // Dense convolution of small maps, one group. Weights: per block of vectors of outputs [channels][taps][lanes of the
-// block], the last one filled up with zeros, like the bias. `pixels`: x offsets of the pixels, row by row; `runs`, one for
-// each row, have the row's first pixel in the place of its x offset. `segments`: segment_count records of (first run, runs,
+// block], the last one filled up with zeros, like the bias. `pixels`: x offsets of the pixels, row by row; `runs`, of a
+// row or of all rows of a segment, have their first pixel in the place of its x offset. `segments`: segment_count records of (first run, runs,
 // first pixel, pixels), int32 each, of at most `most_pixels` pixels.
 #define DOVETAIL_LANES(P, I, A, F)                                                                   \
   P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels)           \
@@ -47,11 +47,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
   P(const float, weight) DOVETAIL_LANES(P, I, A, F)
 
-// Depthwise convolution: weights [channels][side * side], side 3 or 5, stride 1 or 2. One run for each row, whose x
-// offset is that of the first tap of its first pixel; all are of one length, and `rest` zeros follow the last.
+// Depthwise convolution: weights [channels][side * side], side 3 or 5, stride 1 or 2. `height` rows of `width` outputs lie
+// `y_row` apart in planes of `room` elements; `x_height` rows of `x_width` pixels, `x_row` apart, are taken as surrounded by
+// zeros, whatever lies there.
 #define DOVETAIL_CONV_DEPTHWISE(P, I, A, F)                                                          \
-  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
-  P(const float, weight) I(channels) I(side) I(stride) I(x_row) I(rest)
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight) I(channels)       \
+  I(side) I(stride) I(pad_top) I(pad_left) I(x_height) I(x_width) I(x_row) I(height) I(width) I(y_row) I(room)
 
 // Dense 3x3 convolution of unit stride, one group, by tiles of `tile` x `tile` outputs. Weights, transformed, per block
 // [places][channels][outputs of the block]; blocks of 4, 8, 12 or 16 outputs, the last one filled up with zeros. `groups`: group_count
@@ -104,6 +105,14 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // `word` around the pixels of planes: `lead` before each and after the last, `gap` after each row, `rest` after the last row.
 #define DOVETAIL_HALO(P, I, A, F) \
   P(int32_t, y) I(images) I(channels) I(height) I(width) I(y_image) I(y_channel) I(pitch) I(lead) I(rest) I(word)
+
+// The pixels of each residue (row modulo stride_h, column modulo stride_w) in planes of `rows` rows of their own, those of
+// one residue after those of another: `places` has the turn of each of the stride_h * stride_w residues, of `phases`, or
+// -1 where nobody reads it. Everything else in the planes is `word`.
+#define DOVETAIL_DEAL(P, I, A, F) \
+  P(const int32_t, x) P(int32_t, y) P(const int32_t, places) I(phases) I(images) I(channels) I(height) I(width) \
+  I(stride_h) I(stride_w) I(x_image) I(x_channel) I(x_row) I(x_column) I(y_image) I(y_channel) I(rows) I(pitch) \
+  I(lead) I(body) I(word)
 
 // Max (average = 0) or average pooling over clipped windows; `include_pad` divides by the whole window.
 #define DOVETAIL_POOL(P, I, A, F)                                                                       \
@@ -208,6 +217,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(CopyArgs, copy_f32, DOVETAIL_COPY)                                 \
   K(FillArgs, fill_f32, DOVETAIL_FILL)                                 \
   K(HaloArgs, halo_f32, DOVETAIL_HALO)                                 \
+  K(DealArgs, deal_f32, DOVETAIL_DEAL)                                 \
   K(PoolArgs, pool2d_f32, DOVETAIL_POOL)                               \
   K(AdaptivePoolArgs, adaptive_pool2d_f32, DOVETAIL_ADAPTIVE_POOL)     \
   K(MeanArgs, mean_f32, DOVETAIL_MEAN)                                 \

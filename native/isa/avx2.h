@@ -15,6 +15,8 @@ using Vec = __m256;
 
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a); }
+// Loaded once, however often it is used: gcc would rather load it anew for every use.
+inline Vec in_register(Vec a) { asm("" : "+x"(a)); return a; }
 inline Vec load_halves(const float* a, const float* b) { return _mm256_set_m128(_mm_loadu_ps(b), _mm_loadu_ps(a)); }
 inline void store_halves(float* a, float* b, Vec v) {
   _mm_storeu_ps(a, _mm256_castps256_ps128(v));
@@ -56,6 +58,11 @@ inline Vec even_lanes(Vec a, Vec b) {
 inline Vec odd_lanes(Vec a, Vec b) {
   return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xDD)), 0xD8));
 }
+// Lanes 1, 2, … of a, then lane 0 of b.
+inline Vec moved_up(Vec a, Vec b) {
+  const __m256i x = _mm256_castps_si256(a), y = _mm256_castps_si256(b);
+  return _mm256_castsi256_ps(_mm256_alignr_epi8(_mm256_permute2x128_si256(x, y, 0x21), x, 4));
+}
 inline Vec load_evens(const float* p, int n) {
   return even_lanes(load_first(p, 2 * n - 1), n > 4 ? load_first(p + 8, 2 * n - 9) : splat(0.0f));
 }
@@ -75,11 +82,16 @@ inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 inline Vec copy_sign(Vec a, Vec sign) { return _mm256_or_ps(abs(a), _mm256_and_ps(_mm256_set1_ps(-0.0f), sign)); }
 inline Vec either(Vec a, Vec b) { return _mm256_or_ps(a, b); }
-inline Vec keep(Vec a, uint32_t bits) {
+// The lanes to keep.
+struct Mask {
+  Vec lanes;
+};
+inline Mask mask_of(uint32_t bits) {
   const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit), bit);
-  return _mm256_and_ps(a, _mm256_castsi256_ps(set));
+  return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit), bit))};
 }
+inline Vec keep(Vec a, Mask mask) { return _mm256_and_ps(a, mask.lanes); }
+inline Vec keep(Vec a, uint32_t bits) { return keep(a, mask_of(bits)); }
 inline Vec exp2_integral(Vec n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }

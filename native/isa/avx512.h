@@ -14,6 +14,8 @@ using Vec = __m512;
 
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a); }
+// Loaded once, however often it is used: gcc would rather load it anew for every use.
+inline Vec in_register(Vec a) { asm("" : "+v"(a)); return a; }
 inline Vec load_halves(const float* a, const float* b) {
   return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
 }
@@ -54,6 +56,10 @@ inline Vec even_lanes(Vec a, Vec b) {
 inline Vec odd_lanes(Vec a, Vec b) {
   return _mm512_permutex2var_ps(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
 }
+// Lanes 1, 2, … of a, then lane 0 of b.
+inline Vec moved_up(Vec a, Vec b) {
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), 1));
+}
 // p[0], p[2], …: n of them, reading no further than the last.
 inline Vec load_evens(const float* p, int n) {
   return even_lanes(load_first(p, 2 * n - 1), n > 8 ? load_first(p + 16, 2 * n - 17) : splat(0.0f));
@@ -70,6 +76,10 @@ inline Vec abs(Vec a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
 inline Vec copy_sign(Vec a, Vec sign) { return _mm512_or_ps(abs(a), _mm512_and_ps(_mm512_set1_ps(-0.0f), sign)); }
 inline Vec either(Vec a, Vec b) { return _mm512_or_ps(a, b); }
 inline Vec keep(Vec a, uint32_t bits) { return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), a); }
+// The same where many vectors keep the same lanes.
+using Mask = __mmask16;
+inline Mask mask_of(uint32_t bits) { return static_cast<Mask>(bits); }
+inline Vec keep(Vec a, Mask lanes) { return _mm512_maskz_mov_ps(lanes, a); }
 inline Vec exp2_integral(Vec n) { return _mm512_scalef_ps(_mm512_set1_ps(1.0f), n); }
 inline Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a); }

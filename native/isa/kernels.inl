@@ -17,6 +17,7 @@ namespace {
 #include "../kernels/pooling.inl"
 #include "../kernels/rows.inl"
 #include "../kernels/codes.inl"
+#include "../kernels/deal.inl"
 #include "../kernels/conv_dense_codes.inl"
 #include "../kernels/conv_lanes_codes.inl"
 #include "../kernels/conv_sparse_codes.inl"

@@ -16,6 +16,7 @@ struct Vec {
 #define DOVETAIL_EACH for (int i = 0; i < kLanes; ++i)
 inline Vec load(const float* p) { Vec a; std::memcpy(a.v, p, sizeof a.v); return a; }
 inline void store(float* p, Vec a) { std::memcpy(p, a.v, sizeof a.v); }
+inline Vec in_register(Vec a) { return a; }
 inline Vec load_halves(const float* a, const float* b) {
   Vec v;
   std::memcpy(v.v, a, sizeof v.v / 2);
@@ -57,6 +58,8 @@ inline Vec load_first(const float* p, int n) { Vec a = splat(0); for (int i = 0;
 inline Vec lanes_from(Vec a, Vec b, int first) { Vec r; DOVETAIL_EACH r.v[i] = i < kLanes / 2 ? a.v[2 * i + first] : b.v[2 * i + first - kLanes]; return r; }
 inline Vec even_lanes(Vec a, Vec b) { return lanes_from(a, b, 0); }
 inline Vec odd_lanes(Vec a, Vec b) { return lanes_from(a, b, 1); }
+// Lanes 1, 2, … of a, then lane 0 of b.
+inline Vec moved_up(Vec a, Vec b) { Vec r; DOVETAIL_EACH r.v[i] = i + 1 < kLanes ? a.v[i + 1] : b.v[0]; return r; }
 inline Vec load_evens(const float* p, int n) { Vec a = splat(0); for (int i = 0; i < n; ++i) a.v[i] = p[2 * i]; return a; }
 inline void store_first(float* p, Vec a, int n) { for (int i = 0; i < n; ++i) p[i] = a.v[i]; }
 inline Vec add(Vec a, Vec b) { DOVETAIL_EACH a.v[i] += b.v[i]; return a; }
@@ -81,6 +84,12 @@ inline Vec either(Vec a, Vec b) {
 }
 // Lanes whose bit is clear become zero.
 inline Vec keep(Vec a, uint32_t bits) { DOVETAIL_EACH a.v[i] = bits >> i & 1 ? a.v[i] : 0.0f; return a; }
+// The same where many vectors keep the same lanes.
+struct Mask {
+  uint32_t bits;
+};
+inline Mask mask_of(uint32_t bits) { return {bits}; }
+inline Vec keep(Vec a, Mask mask) { return keep(a, mask.bits); }
 // 2^n for integral n in [-126, 127].
 inline Vec exp2_integral(Vec n) {
   DOVETAIL_EACH {

@@ -30,14 +30,6 @@ inline Rounding rounding_of(const Args& a) {
 // NaN and a limit, `max` gives its second operand.
 inline Ints to_code(Vec t, Vec low, Vec high, Ints zero) { return add(to_whole(min(max(t, low), high)), zero); }
 
-inline void put_words(int32_t* y, Ints v, int lanes) {
-  if (lanes >= kLanes) {
-    store_words(y, v);
-  } else {
-    store_words_first(y, v, lanes);
-  }
-}
-
 inline Ints load_some_words(const int32_t* p, int lanes) { return lanes >= kLanes ? load_words(p) : load_words_first(p, lanes); }
 
 // Four outputs by P vectors of pixels of a run become words. `y` and `residual` point at the run's start.

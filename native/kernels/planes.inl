@@ -48,6 +48,19 @@ inline void put(float* y, Vec v, int lanes) {
   }
 }
 
+inline void put_words(int32_t* y, Ints v, int lanes) {
+  if (lanes >= kLanes) {
+    store_words(y, v);
+  } else {
+    store_words_first(y, v, lanes);
+  }
+}
+
+// `word` from `at` up to `end`.
+inline void fill_words(int32_t* y, int64_t at, int64_t end, int32_t word) {
+  for (; at < end; at += kLanes) put_words(y + at, splat_word(word), end - at < kLanes ? static_cast<int>(end - at) : kLanes);
+}
+
 // Stores vectors first .. first + P - 1 of a run of one output channel. `y` and `residual` point at the run's start.
 template <int P>
 __attribute__((always_inline)) inline void finish(const Vec (&acc)[P], const Clamp& clamp, const float* residual, float* y, const uint32_t* masks, int first, int pixels) {
@@ -77,9 +90,10 @@ inline void fill_lead(int32_t* plane, int64_t stride, int64_t lead, bool last, i
 }
 
 inline void zero_lead(float* plane, int64_t stride, int64_t lead, bool last) {
-  for (int64_t i = 0; i < lead; i += kLanes) store(plane - lead + i, splat(0.0f));
+  const Vec zero = in_register(splat(0.0f));  // else gcc calls memset for a line or two
+  for (int64_t i = 0; i < lead; i += kLanes) store(plane - lead + i, zero);
   if (last)
-    for (int64_t i = 0; i < lead; i += kLanes) store(plane + stride - lead + i, splat(0.0f));
+    for (int64_t i = 0; i < lead; i += kLanes) store(plane + stride - lead + i, zero);
 }
 
 // Cuts `vectors` into pieces of at most `most`, as even as they come, and calls body(first, count).

@@ -36,7 +36,7 @@ PRODUCTS = {
     "linear_sparse": {"linear_sparse_f32": 1},
     "linear_svd": {"linear_dense_f32": 2},
 }
-MOVES = {"copy_f32", "halo_f32", "fill_f32"}
+MOVES = {"copy_f32", "halo_f32", "fill_f32", "deal_f32"}
 WITHOUT_WEIGHTS = {"pointwise_f32", "pool2d_f32", "adaptive_pool2d_f32", "mean_f32", "softmax_f32", "layer_norm_f32"}
 MEASURES = {"peak_f32", "stream_f32"}  # of the machine, for no network: tests/unit/engine/test_peaks.py
 
@@ -232,7 +232,18 @@ def test_ops_without_weights(isa: str, threads: int):
     for op, got, want in zip(made, session(*inputs), reference.run(program, *inputs)):
         assert close(got, want, 1e-5), op
     ran = set().union(*(native_calls(session, node) for node in session.kernels()))
-    assert ran == {f"{name}__{isa}" for name in (*MOVES, *WITHOUT_WEIGHTS, "linear_dense_f32")}
+    assert ran == {f"{name}__{isa}" for name in (*MOVES - {"deal_f32"}, *WITHOUT_WEIGHTS, "linear_dense_f32")}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 1)], ids=str)
+def test_strided_convolutions_of_turned_images(isa: str, stride: tuple[int, int]):
+    sketch = Sketch(9)
+    turned = sketch.add("permute", sketch.input("batch", 11, 38, 3), order=(0, 3, 1, 2))
+    packed = random_packed("dense", (4, 3, 3, 3), sketch.random)
+    program = sketch.program(sketch.add("conv2d", turned, packed=packed, stride=stride, padding=(1, 1, 1, 1)))
+    image = sketch.random.standard_normal((2, 11, 38, 3)).astype(np.float32)
+    assert close(poisoned(Session(program, isa=isa), image), reference.run(program, image))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OURS, OURS_DENSE, SAME, SELF = "dovetail", "dovetail-dense", "-same", "_self"
 ORIENTATION = ("torch-eager",)
-MOVES = ("halo", "copy")
+MOVES = ("halo", "copy", "deal")
 Json = Mapping[str, Any]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
-from dovetail.engine.kernels import Place
+from dovetail.engine.kernels import Place, Reads
 from dovetail.engine.layout import Shape, View
 from dovetail.errors import EngineError
 from dovetail.formats.base import Packed
@@ -115,7 +115,7 @@ class CodeCandidate:
     op: str
     runs: Callable[[Packed, Place], bool]
     emit: CodeKernel
-    deals: bool = True
+    reads: Reads = "phases"
 
 
 def sums(b: Builder, call: CodeCall, found: Product, multiple: int = FILL) -> dict[str, View | None]:

@@ -62,7 +62,7 @@ def _sparse(packed: Packed, at: Place) -> bool:
 
 CANDIDATES = (
     CodeCandidate("conv2d_dense", "conv2d", _dense_blocks, conv_dense),
-    CodeCandidate("conv2d_lanes", "conv2d", is_small, conv_lanes, deals=False),
+    CodeCandidate("conv2d_lanes", "conv2d", is_small, conv_lanes, reads="lying"),
     CodeCandidate("conv2d_sparse", "conv2d", _sparse, conv_sparse),
     CodeCandidate("conv2d_grouped", "conv2d", lambda packed, at: not _dense_blocks(packed, at), conv_grouped),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),

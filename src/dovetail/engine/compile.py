@@ -108,7 +108,8 @@ def _halos(
         if node.op != "conv2d":
             continue
         chosen = choices.get(node.name)
-        if node.attributes["stride"] != (1, 1) and (chosen is None or chosen.deals):
+        reads = "phases" if chosen is None else chosen.reads
+        if reads == "pixels" or (reads == "phases" and node.attributes["stride"] != (1, 1)):
             continue
         height, width = shapes[node.inputs[0]][2:]
         kernel = program.weights[node.weight or ""].shape[2:]

@@ -244,29 +244,13 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     masks: list[int] = []
     for from_, to, pixels in spans:
         first = len(masks)
-        masks.extend(_masks(to, pixels, out.pitch, height, width, b.lanes))
+        masks.extend(lane_masks(to, pixels, out.pitch, height, width, b.lanes))
         for at, count in _pieces(-(-pixels // b.lanes), vectors):
             start = at * b.lanes
             records.append((from_ + start, to + start, min(pixels - start, count * b.lanes), first + at))
     longest = max(-(-r[2] // b.lanes) for r in records)
     allow_reads(taps.x, max(r[0] + -(-r[2] // b.lanes) * b.lanes for r in records) + taps.furthest)
     return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest, total)
-
-
-def row_runs(y: View, lanes: int, first: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Records of one run for each row of an output, the zeros after it included, and masks.
-
-    The x offset of the first row is `first`, of each further one `step` more.
-    """
-    assert y.planes is not None
-    (height, width), pitch = y.shape[2:], y.planes.pitch
-    records: list[tuple[int, int, int, int]] = []
-    masks: list[int] = []
-    for row in range(height):
-        stored = pitch if row + 1 < height else y.planes.body - row * pitch
-        records.append((first + row * step, row * pitch, stored, len(masks)))
-        masks += _masks(row * pitch, stored, pitch, height, width, lanes)
-    return np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32)
 
 
 def _fits_two_rows(b: Builder, y: View, epilogue: Epilogue) -> bool:
@@ -290,7 +274,7 @@ def out_pitch(y: View) -> int:
     return y.strides[2]
 
 
-def _masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
+def lane_masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
     """One word per vector: bit i is set where lane i is a pixel and not a zero beside it."""
     at = start + np.arange(-(-pixels // lanes) * lanes)
     real = (at % pitch < width) & (at // pitch < height)

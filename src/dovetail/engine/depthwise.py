@@ -1,4 +1,4 @@
-"""Depthwise convolutions straight from the planes: nothing is dealt into phases, a stride is taken while loading."""
+"""Depthwise convolutions straight from planes without halos: a stride is taken while loading, padding is left out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from dovetail.engine.conv import (
     allow_reads,
     allow_whole_vectors,
     epilogue_fields,
-    lying,
     plane_fields,
-    row_runs,
 )
 from dovetail.engine.layout import View, round_up
 
@@ -29,20 +27,17 @@ def fits(kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, 
 def conv_depthwise(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
     """As `conv_dense` where every input channel has one output: the weight is `(C, 1, K, K)`."""
     side, stride = weight.shape[2], at.stride[0]
-    taps = lying(b, x, weight.shape, y, at)
-    x, pitch = taps.x, taps.pitch
-    runs, masks = row_runs(y, b.lanes, int(taps.offsets[0, 0]), stride * pitch)
-    assert y.planes is not None
-    rest = int(runs[-1, 2]) - y.planes.pitch
-    runs[-1, 2] -= rest
-    allow_reads(x, int(runs[-1, 0]) + (side - 1) * (pitch + 1) + stride * round_up(y.planes.pitch, b.lanes))
+    x, out = b.as_planar(x, x.planes), y.planes
+    assert out is not None
+    (height, width), x_row, (top, _, left, _) = x.shape[2:], x.strides[2], at.padding
+    allow_reads(x, (height - 1) * x_row - left + stride * round_up(out.width, b.lanes) + side - 1)
     allow_whole_vectors(b, epilogue.residual)
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
         "conv2d_depthwise_f32",
-        {"x": x, "weight": b.constant(weight.astype(np.float32)), "bias": bias, "residual": epilogue.residual,
-         "runs": b.constant(runs), "masks": b.constant(masks)},
-        {"y": y}, disjoint=True, **plane_fields(x, y), **epilogue_fields(epilogue), run_count=len(runs),
-        channels=weight.shape[0], side=side, stride=stride, rest=rest, x_row=pitch,
+        {"x": x, "weight": b.constant(weight.astype(np.float32)), "bias": bias, "residual": epilogue.residual},
+        {"y": y}, disjoint=True, **plane_fields(x, y), **epilogue_fields(epilogue), channels=weight.shape[0],
+        side=side, stride=stride, pad_top=top, pad_left=left, x_height=height, x_width=width, x_row=x_row,
+        height=out.height, width=out.width, y_row=out.pitch, room=out.body,
         work=weight[0].size * y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3],
     )  # fmt: skip

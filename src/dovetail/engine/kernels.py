@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from dovetail.program.counts import geometry
 from dovetail.program.program import Node
 
 Scale = np.ndarray | None
+Reads = Literal["phases", "lying", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Candidate:
         runs: whether it can take this packed weight there.
         emit: the kernel calls.
         exact: whether it adds up the products of the op itself, and so errs by rounding sums alone.
-        deals: whether it deals a strided input into phases; else it reads it as it lies.
+        reads: a strided input dealt into "phases", with zeros around each; any input as it is "lying", with zeros around
+            it; or its "pixels" alone.
         factors: of the weight, each of which may run by a kernel of its own (`composed`).
     """
 
@@ -72,7 +75,7 @@ class Candidate:
     runs: Callable[[Packed, Place], bool]
     emit: Callable[..., None]
     exact: bool = True
-    deals: bool = True
+    reads: Reads = "phases"
     factors: int = 0
 
 
@@ -235,8 +238,8 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
 
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
-    Candidate("conv2d_lanes", "conv2d", is_small, _over_dense(conv_lanes), deals=False),
-    Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), deals=False),
+    Candidate("conv2d_lanes", "conv2d", is_small, _over_dense(conv_lanes), reads="lying"),
+    Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), reads="pixels"),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _over_dense(conv_winograd, 2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _over_dense(conv_winograd, 4), exact=False),
     Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _over_dense(conv_sparse)),

@@ -15,9 +15,9 @@ from dovetail.engine.conv import (
     allow_whole_vectors,
     epilogue_fields,
     evenly,
+    lane_masks,
     lying,
     plane_fields,
-    row_runs,
 )
 from dovetail.engine.layout import View, round_up
 
@@ -56,25 +56,42 @@ def lane_tables(
 ) -> tuple[dict[str, View], dict[str, Any]]:
     """Pointers and numbers of DOVETAIL_LANES and DOVETAIL_RUNS."""
     allow_whole_vectors(b, residual)
-    assert y.planes is not None
     (height, width), block = y.shape[2:], b.lanes * vectors_of_block(b.lanes)
     pixels = np.arange(height)[:, None] * stride[0] * taps.pitch + np.arange(width) * stride[1]
-    runs, masks = row_runs(y, b.lanes, 0, width)
-    segments = _segments(height, width, y.shape[0] * -(-outputs // block), b.threads)
-    most = round_up(max(count for *_, count in segments), b.lanes)
+    rows = _segments(height, width, y.shape[0] * -(-outputs // block), b.threads)
+    segments, runs, masks = _runs(y, rows, b.lanes)
+    most = round_up(int(segments[:, 3].max()), b.lanes)
     b.scratch = max(b.scratch, 2 * most * block + round_up(int(runs[:, 2].max()), b.lanes))
     return (
         {"runs": b.constant(runs), "masks": b.constant(masks), "pixels": b.constant(pixels.astype(np.int32).ravel()),
-         "segments": b.constant(np.array(segments, np.int32)),
-         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"run_count": height, "segment_count": len(segments), "most_pixels": most, "tap_count": taps.offsets.size},
+         "segments": b.constant(segments), "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
+        {"run_count": len(runs), "segment_count": len(segments), "most_pixels": most, "tap_count": taps.offsets.size},
     )  # fmt: skip
 
 
-def _segments(height: int, width: int, blocks: int, threads: int) -> Sequence[tuple[int, int, int, int]]:
+def _segments(height: int, width: int, blocks: int, threads: int) -> Sequence[int]:
     """Rows dealt into segments of at most `MOST_PIXELS`, more of them where the threads would have too few units."""
     wanted = 1 if threads == 1 else -(-4 * threads // blocks)
-    rows = max(1, min(MOST_PIXELS // width, -(-height // wanted)))
-    sizes = evenly(height, rows)
-    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
-    return [(first, size, first * width, size * width) for first, size in zip(firsts, sizes)]
+    return evenly(height, max(1, min(MOST_PIXELS // width, -(-height // wanted))))
+
+
+def _runs(y: View, segments: Sequence[int], lanes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Records of the segments (numbers of rows) and of their runs, and masks.
+
+    A run is a row with the zeros after it; where rows follow each other without a gap, all rows of a segment.
+    """
+    out, (height, width) = y.planes, y.shape[2:]
+    assert out is not None
+    records: list[tuple[int, int, int, int]] = []
+    runs: list[tuple[int, int, int, int]] = []
+    masks: list[int] = []
+    row = 0
+    for rows in segments:
+        sizes = [rows] if out.pitch == width else [1] * rows
+        records.append((len(runs), len(sizes), row * width, rows * width))
+        for size in sizes:
+            start, row = row * out.pitch, row + size
+            stored = (row * out.pitch if row < height else out.body) - start
+            runs.append(((row - size) * width, start, stored, len(masks)))
+            masks += lane_masks(start, stored, out.pitch, height, width, lanes)
+    return np.array(records, np.int32), np.array(runs, np.int32), np.array(masks, np.uint32)

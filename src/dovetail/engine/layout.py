@@ -50,9 +50,7 @@ class Planes:
         pitch = max(width + columns, pitch)
         lead = round_up(rows * pitch + columns)
         body = round_up(height * pitch)
-        if (lead + body) // ALIGN % 2 == 0:
-            lead += ALIGN if lead else 0
-            body += 0 if lead else ALIGN
+        lead += 0 if (lead + body) // ALIGN % 2 else ALIGN
         return cls(height, width, pitch, lead, body)
 
     @property
@@ -168,10 +166,13 @@ def rows_view(shape: Shape, name: str = "") -> View:
 
 
 def planar_view(shape: Shape, planes: Planes, name: str = "", word: int = 0) -> View:
-    """A new buffer of `(N, C, H, W)` in planes; `word` is what their halo holds."""
+    """A new buffer of `(N, C, H, W)` in planes; `word` is what their halo holds.
+
+    `ALIGN` elements before the first plane belong to it, so that kernels may load beyond the left edge and mask.
+    """
     images, channels = shape[:2]
-    buffer = Buffer(images * planes.image(channels), name)
-    return View(buffer, shape, (planes.image(channels), planes.plane, planes.pitch, 1), planes.lead, planes, word)
+    buffer, first = Buffer(ALIGN + images * planes.image(channels), name), ALIGN + planes.lead
+    return View(buffer, shape, (planes.image(channels), planes.plane, planes.pitch, 1), first, planes, word)
 
 
 def nest(shape: Shape, *strides: Shape, depth: int = 6) -> tuple[list[int], list[list[int]]]:
