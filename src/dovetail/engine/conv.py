@@ -68,13 +68,19 @@ class Taps:
 
     Attributes:
         offsets: `(R, S)`, int64.
-        furthest: the largest offset within one plane.
+        rows, columns: `(R, S)`, what of the offsets lies within one plane.
     """
 
     x: View
     pitch: int
     offsets: np.ndarray
-    furthest: int
+    rows: np.ndarray
+    columns: np.ndarray
+
+    @property
+    def furthest(self) -> int:
+        """The largest offset within one plane."""
+        return int((self.rows * self.pitch + self.columns).max())
 
     @property
     def channel(self) -> int:
@@ -163,8 +169,7 @@ def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geome
         if planes is None or not planes.holds(*halo):
             planes = Planes.of(size[0], size[1], *halo)
         x = b.as_planar(x, planes)
-        offsets = rows * planes.pitch + columns
-        return Taps(x, planes.pitch, offsets, int(offsets.max()))
+        return Taps(x, planes.pitch, rows * planes.pitch + columns, rows, columns)
     return _phases(b, x, rows, columns, halo, y, at)
 
 
@@ -182,9 +187,9 @@ def _phases(
     else:
         _deal(b, x, dealt, at.stride, residues)
     place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
-    within = rows // sh * planes.pitch + columns // sw
-    offsets = place.reshape(rows.shape) * channels * planes.plane + within
-    return Taps(dealt, planes.pitch, offsets, int(within.max()))
+    rows, columns = rows // sh, columns // sw
+    offsets = place.reshape(rows.shape) * channels * planes.plane + rows * planes.pitch + columns
+    return Taps(dealt, planes.pitch, offsets, rows, columns)
 
 
 def _deal(b: Builder, x: View, dealt: View, stride: tuple[int, int], residues: Sequence[tuple[int, int]]) -> None:
@@ -266,7 +271,7 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     masks: list[int] = []
     for from_, to, pixels in spans:
         first = len(masks)
-        masks.extend(_masks(to, pixels, out.pitch, height, width, b.lanes))
+        masks.extend(lane_masks(to, pixels, out.pitch, height, width, b.lanes))
         for at, count in _pieces(-(-pixels // b.lanes), vectors):
             start = at * b.lanes
             records.append((from_ + start, to + start, min(pixels - start, count * b.lanes), first + at))
@@ -287,7 +292,7 @@ def row_runs(y: View, lanes: int, first: int, step: int) -> tuple[np.ndarray, np
     for row in range(height):
         stored = pitch if row + 1 < height else y.planes.body - row * pitch
         records.append((first + row * step, row * pitch, stored, len(masks)))
-        masks += _masks(row * pitch, stored, pitch, height, width, lanes)
+        masks += lane_masks(row * pitch, stored, pitch, height, width, lanes)
     return np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32)
 
 
@@ -312,7 +317,7 @@ def out_pitch(y: View) -> int:
     return y.strides[2]
 
 
-def _masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
+def lane_masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
     """One word per vector: bit i is set where lane i is a pixel and not a zero beside it."""
     at = start + np.arange(-(-pixels // lanes) * lanes)
     real = (at % pitch < width) & (at // pitch < height)
