@@ -114,7 +114,7 @@ def _tiles(b: Builder, taps: Taps, lines: Lines, y: View) -> tuple[dict[str, np.
     """Tables of the tiles and of their rows, and numbers."""
     assert y.planes is not None
     (height, width), pitch = y.shape[2:], y.planes.pitch
-    tiles: list[tuple[int, int, int, int]] = []
+    tiles: list[tuple[int, ...]] = []
     runs: list[tuple[int, int, int, int]] = []
     masks: list[int] = []
     top = 0
@@ -129,15 +129,17 @@ def _tiles(b: Builder, taps: Taps, lines: Lines, y: View) -> tuple[dict[str, np.
                 to = row * pitch + left
                 runs.append(((row - top) * lines.lanes, to, end - to, len(masks)))
                 masks += lane_masks(to, end - to, pitch, height, width, b.lanes)
-            tiles.append((top * taps.pitch + left, first, len(runs) - first, vectors))
+            stored = [pixels for _, _, pixels, _ in runs[first:]]
+            same = list(itertools.takewhile(lambda pixels: pixels == min(stored[0], b.lanes), stored))
+            tiles.append((top * taps.pitch + left, first, len(stored), len(stored) - len(same), vectors))
             left += wide
         top += vectors * lines.rows
-    ends = [at + (vectors * lines.rows - 1) * taps.pitch for at, _, _, vectors in tiles]
+    ends = [at + (vectors * lines.rows - 1) * taps.pitch for at, _, _, _, vectors in tiles]
     allow_reads(taps.x, max(ends) + lines.furthest + lines.lanes)
     return (
         {"tiles": np.array(tiles, np.int32), "runs": np.array(runs, np.int32), "masks": np.array(masks, np.uint32),
          "strips": lines.strips},
-        {"tile_count": len(tiles), "run_count": len(runs), "most_vectors": lines.vectors,
+        {"tile_count": len(tiles), "run_count": len(runs), "most_vectors": lines.vectors, "y_row": pitch,
          "line_step": lines.rows * taps.pitch, "half_row": taps.pitch * (lines.rows - 1),
          "strip_count": len(lines.strips), "line_count": lines.count},
     )  # fmt: skip
