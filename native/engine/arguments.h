@@ -68,6 +68,20 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) \
   P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer) I(chains)
 
+// The same by columns of the kernel (conv_sparse_columns.inl). `tiles`: tile_count records of (x offset, first run, runs, how
+// many of them, at the end, may be longer than the first or than a vector, vectors), int32 each, of at most `most_vectors`
+// vectors; the x offset of a run is that of its sums, and `y_row` lies between two runs of a tile. A vector is a line:
+// lanes pixels in a row, or (half_row > 0) half of them in each of two rows so far apart; two lines lie `line_step` apart.
+// `strips`: the lines that a channel needs, strip_count records of (x offset, lines more than the tile has), int32 each;
+// line_count of them in all. `starts`: where the list of each (block of channels, output, column) begins, and the last
+// one's end; entries hold offsets into a block's lines. `turns`: for each column but the last, which stays where it is,
+// the lane that each lane gets, and a mask of those that get one.
+#define DOVETAIL_CONV_COLUMNS(P, I, A, F)                                                          \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
+  P(const int32_t, tiles) I(tile_count) I(most_vectors) I(y_row) I(line_step) I(half_row) P(const int32_t, strips) I(strip_count) \
+  I(line_count) P(const void, entries) P(const int32_t, starts) P(const int32_t, turns) I(column_count)  \
+  I(channels) I(block_count) I(out_channels) I(group_count)
+
 // Shared kernel bases, conv-first: every used input channel meets all bases; sparse combinations of the maps follow.
 // `bases`: [taps][base_count]; `used`: x offsets of the used channels; `entries`: (scratch offset, coefficient) pairs, where
 // the map of the u-th used channel and basis b lies at (u * base_count + b) * map_stride of the thread's scratch.
@@ -210,6 +224,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvDepthwiseArgs, conv2d_depthwise_f32, DOVETAIL_CONV_DEPTHWISE)  \
   K(ConvWinogradArgs, conv2d_winograd_f32, DOVETAIL_CONV_WINOGRAD)     \
   K(ConvSparseArgs, conv2d_sparse_f32, DOVETAIL_CONV_SPARSE)           \
+  K(ConvColumnsArgs, conv2d_sparse_columns_f32, DOVETAIL_CONV_COLUMNS) \
   K(ConvBasisArgs, conv2d_kernel_basis_f32, DOVETAIL_CONV_BASIS)       \
   K(GemmArgs, linear_dense_f32, DOVETAIL_GEMM)                         \
   K(LinearSparseArgs, linear_sparse_f32, DOVETAIL_LINEAR_SPARSE)       \

@@ -132,6 +132,8 @@ inline Ints keep(Ints a, uint32_t bits, Ints other) {
 inline Ints up(Ints a, int bits) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
 inline Ints byte_of(Ints a, int i) { return _mm256_and_si256(_mm256_srl_epi32(a, _mm_cvtsi32_si128(8 * i)), _mm256_set1_epi32(255)); }
 inline Ints greater_bytes(Ints a, Ints b) { return _mm256_max_epu8(a, b); }
+// Lane i is lane from[i] of a.
+inline Vec pick_lanes(Vec a, Ints from) { return _mm256_permutevar8x32_ps(a, from); }
 inline Vec to_real(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm256_cvtps_epi32(a); }
 inline int32_t sum(Ints a) {

@@ -106,6 +106,8 @@ inline Ints keep(Ints a, uint32_t bits, Ints other) { return _mm512_mask_mov_epi
 inline Ints up(Ints a, int bits) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
 inline Ints byte_of(Ints a, int i) { return _mm512_and_si512(_mm512_srl_epi32(a, _mm_cvtsi32_si128(8 * i)), _mm512_set1_epi32(255)); }
 inline Ints greater_bytes(Ints a, Ints b) { return _mm512_max_epu8(a, b); }
+// Lane i is lane from[i] of a.
+inline Vec pick_lanes(Vec a, Ints from) { return _mm512_permutexvar_ps(from, a); }
 inline Vec to_real(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm512_cvtps_epi32(a); }
 inline int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a); }

@@ -11,6 +11,7 @@ namespace {
 #include "../kernels/conv_depthwise.inl"
 #include "../kernels/conv_winograd.inl"
 #include "../kernels/conv_sparse.inl"
+#include "../kernels/conv_sparse_columns.inl"
 #include "../kernels/conv_basis.inl"
 #include "../kernels/gemm.inl"
 #include "../kernels/pointwise.inl"

@@ -130,6 +130,8 @@ inline Ints greater_bytes(Ints a, Ints b) {
   std::memcpy(a.v, p, sizeof p);
   return a;
 }
+// Lane i is lane from[i] of a.
+inline Vec pick_lanes(Vec a, Ints from) { Vec r; DOVETAIL_EACH r.v[i] = a.v[from.v[i]]; return r; }
 inline Vec to_real(Ints a) { Vec r; DOVETAIL_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
 inline Ints to_whole(Vec a) { Ints r; DOVETAIL_EACH r.v[i] = static_cast<int32_t>(std::nearbyint(a.v[i])); return r; }
 inline int32_t sum(Ints a) { int32_t total = 0; for (int32_t word : a.v) total += word; return total; }

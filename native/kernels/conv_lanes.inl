@@ -148,14 +148,7 @@ void conv2d_lanes_f32(const void* arguments, Worker& worker) {
     for (int64_t k = output; k < output + outputs; ++k, turned += a.most_pixels) {
       float* plane = a.y + image * a.y_image + k * a.y_channel;
       const float* residual = a.residual ? a.residual + image * a.r_image + k * a.r_channel : nullptr;
-      for (const Run* run = runs + s.first_run; run != runs + s.first_run + s.runs; ++run) {
-        const uint32_t* masks = a.masks + run->mask;
-        for (int j = 0; j < vectors_of(*run); ++j) {
-          const Vec sum[1] = {load(turned + run->x - s.first_pixel + j * kLanes)};
-          finish<1>(sum, clamp, residual ? residual + run->y : nullptr, plane + run->y, masks, j, run->pixels);
-        }
-        if (!clamp.exact) activate_run(plane + run->y, *run, masks, static_cast<Activation>(a.activation), a.act_a, a.act_b);
-      }
+      finish_runs(turned - s.first_pixel, runs + s.first_run, s.runs, clamp, residual, plane, a.masks, a.activation, a.act_a, a.act_b);
       if (number == 0) zero_lead(plane, a.y_channel, a.lead, k + 1 == a.out_channels);
     }
   });

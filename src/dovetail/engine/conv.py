@@ -69,13 +69,19 @@ class Taps:
 
     Attributes:
         offsets: `(R, S)`, int64.
-        furthest: the largest offset within one plane.
+        rows, columns: `(R, S)`, what of the offsets lies within one plane.
     """
 
     x: View
     pitch: int
     offsets: np.ndarray
-    furthest: int
+    rows: np.ndarray
+    columns: np.ndarray
+
+    @property
+    def furthest(self) -> int:
+        """The largest offset within one plane."""
+        return int((self.rows * self.pitch + self.columns).max())
 
     @property
     def channel(self) -> int:
@@ -157,8 +163,8 @@ def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geome
     halo = at.halo(weight_shape[2:], x.shape[2:], y.shape[2:])
     _check_offsets(b, x, halo, at.stride)
     rows, columns = at.taps(weight_shape[2:])
-    dealt, offsets, within = deal(b, x, rows, columns, halo, at.stride, y.planes.pitch if y.planes is not None else 0)
-    return Taps(dealt, dealt.strides[2], offsets, int(within.max()))
+    dealt, offsets = deal(b, x, rows, columns, halo, at.stride, y.planes.pitch if y.planes is not None else 0)
+    return Taps(dealt, dealt.strides[2], offsets, rows // at.stride[0], columns // at.stride[1])
 
 
 def lying(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
@@ -167,8 +173,7 @@ def lying(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometr
     _check_offsets(b, x, halo, (1, 1))
     x, planes = _with_halo(b, x, halo)
     rows, columns = at.taps(weight_shape[2:])
-    offsets = rows * planes.pitch + columns
-    return Taps(x, planes.pitch, offsets, int(offsets.max()))
+    return Taps(x, planes.pitch, rows * planes.pitch + columns, rows, columns)
 
 
 def _check_offsets(b: Builder, x: View, halo: tuple[int, int], stride: tuple[int, int]) -> None:

@@ -16,8 +16,8 @@ def deal(
     halo: tuple[int, int],
     stride: tuple[int, int],
     pitch: int,
-) -> tuple[View, np.ndarray, np.ndarray]:
-    """The phases that taps at `rows` and `columns` read, each tap's offset into them, and its part within a plane.
+) -> tuple[View, np.ndarray]:
+    """The phases that taps at `rows` and `columns` read, and each tap's offset into them.
 
     Args:
         b: gets the step.
@@ -42,4 +42,4 @@ def deal(
     )  # fmt: skip
     place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
     within = rows // sh * planes.pitch + columns // sw
-    return dealt, place.reshape(rows.shape) * channels * planes.plane + within, within
+    return dealt, place.reshape(rows.shape) * channels * planes.plane + within
