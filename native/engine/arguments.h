@@ -39,10 +39,11 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // Dense convolution of small maps, one group. Weights: per block of vectors of outputs [channels][taps][lanes of the
 // block], the last one filled up with zeros, like the bias. `pixels`: x offsets of the pixels, row by row; `runs`, of a
 // row or of all rows of a segment, have their first pixel in the place of its x offset. `segments`: segment_count records of (first run, runs,
-// first pixel, pixels), int32 each, of at most `most_pixels` pixels.
+// first pixel, pixels), int32 each, of at most `most_pixels` pixels. `blocks`: block_count records of (first vector,
+// vectors) of outputs.
 #define DOVETAIL_LANES(P, I, A, F)                                                                   \
   P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels)           \
-  P(const int32_t, segments) I(segment_count) I(most_pixels)
+  P(const int32_t, segments) I(segment_count) I(most_pixels) P(const int32_t, blocks) I(block_count)
 #define DOVETAIL_CONV_LANES(P, I, A, F)                                                              \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
   P(const float, weight) DOVETAIL_LANES(P, I, A, F)

@@ -11,6 +11,10 @@ struct Segment {
   int32_t first_run, runs, first_pixel, pixels;
 };
 
+struct LaneBlock {
+  int32_t first, vectors;
+};
+
 constexpr int kLaneVectors = kLanes == 16 ? 4 : 2;
 constexpr int kLanePixels = kLanes == 16 ? 8 : 5;
 constexpr int64_t kLaneWeights = 1 << 16;  // elements of a block's chunk: 256 KB
@@ -98,15 +102,16 @@ inline void for_lane_units(const Args& a, Worker& worker, const Finish& finish) 
   using Element = typename Op::Element;
   static_assert(sizeof(Element) == sizeof(float), "sums are turned around as floats");
   const auto* segments = reinterpret_cast<const Segment*>(a.segments);
-  const int64_t vectors = (a.out_channels + kLanes - 1) / kLanes;
-  const int64_t blocks = (vectors + kLaneVectors - 1) / kLaneVectors, per_image = blocks * a.segment_count;
+  const auto* blocks = reinterpret_cast<const LaneBlock*>(a.blocks);
+  const int64_t per_image = a.block_count * a.segment_count;
   float* const sums = worker.scratch;
   for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t image = unit / per_image, block = unit % per_image / a.segment_count, number = unit % a.segment_count;
+      const int64_t image = unit / per_image, number = unit % a.segment_count;
       const Segment& s = segments[number];
-      const int64_t output = block * kLaneVectors * kLanes;
-      const int mine = static_cast<int>(vectors - block * kLaneVectors < kLaneVectors ? vectors - block * kLaneVectors : kLaneVectors);
+      const LaneBlock& block = blocks[unit % per_image / a.segment_count];
+      const int64_t output = block.first * kLanes;
+      const int mine = block.vectors;
       const int64_t per_channel = a.tap_count * mine * kLanes;
       const int64_t chunks = (a.channels * per_channel + kLaneWeights - 1) / kLaneWeights;
       LaneTile<Op> t;

@@ -25,7 +25,7 @@ void conv2d_lanes_int8(const void* arguments, Worker& worker) {
   const Run* runs = runs_of(a.runs);
   const Rounding rounding = rounding_of(a);
   for_lane_units<CodeProducts>(a, worker, [&](int64_t image, int64_t output, int vectors, const Segment& s, int64_t number, const float* sums) {
-    float* turned = worker.scratch + a.most_pixels * kLaneVectors * kLanes;
+    float* turned = worker.scratch + a.most_pixels * vectors * kLanes;
     turn(sums, vectors, s.pixels, turned, a.most_pixels);
     const int64_t end = output + vectors * kLanes < a.out_channels ? output + vectors * kLanes : a.out_channels;
     for (int64_t k = output; k < end; k += 4, turned += 4 * a.most_pixels)

@@ -5,15 +5,14 @@ The tensor between the two is never made: a band of its rows, for a few vectors 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Epilogue, Geometry, evenly, plane_fields
-from dovetail.engine.lanes import vectors_of_block
-from dovetail.engine.layout import View, round_up
+from dovetail.engine.lanes import blocks_of, lane_blocks
+from dovetail.engine.layout import View
 from dovetail.program.ops import complete
 from dovetail.program.program import Activation, Graph, Node, Program
 
@@ -48,21 +47,20 @@ def conv_expanded(
     channels, side, stride, (top, _, left, _) = weight.shape[0], weight.shape[2], at.stride[0], at.padding
     (height, width), out = x.shape[2:], y.planes
     assert out is not None
-    blocks = _blocks(-(-channels // b.lanes), vectors_of_block(b.lanes), b.threads)
-    units = _units(blocks, y.shape[0], out.height, b.threads)
+    blocks = blocks_of(b, channels)
+    units, most = _units(blocks, y.shape[0], out.height, b.threads), int(blocks[:, 1].max()) * b.lanes
     ring_row = max((out.width - 1) * stride + side, left + width)
-    most = RING // (ring_row * blocks[0] * b.lanes)  # rows
-    band = max(1, min(out.height, (most - side) // stride + 1))
+    band = max(1, min(out.height, (RING // (ring_row * most) - side) // stride + 1))
     ring_rows = min(height, (band - 1) * stride + side)
-    ring = round_up(ring_rows * ring_row * blocks[0] * b.lanes)
+    ring = ring_rows * ring_row * most
     b.scratch = max(b.scratch, ring + (band * out.width + b.lanes) * b.lanes)
     rows, columns = np.arange(height)[:, None], np.arange(width)
     pixels, places = rows * x.strides[2] + columns * x.strides[3], rows % ring_rows * ring_row + left + columns
     b.emit(
         "conv2d_expanded_depthwise_f32",
-        {"x": x, "weight": b.constant(_in_vectors(weight.reshape(channels, -1), b.lanes)),
+        {"x": x, "weight": b.constant(_in_vectors(_filled_rows(weight, b.lanes), b.lanes)),
          "bias": b.constant(_filled(epilogue.bias, channels, b.lanes)),
-         "expand": b.constant(_in_blocks(before.weight, blocks, b.lanes)),
+         "expand": b.constant(lane_blocks(b, _filled_rows(before.weight, b.lanes))),
          "expand_bias": b.constant(_filled(before.bias, channels, b.lanes)), "units": b.constant(units),
          "pixels": b.constant(pixels.astype(np.int32)), "places": b.constant(places.astype(np.int32))},
         {"y": y}, disjoint=True, **plane_fields(x, y), **activation_fields(epilogue.activation),
@@ -74,20 +72,12 @@ def conv_expanded(
     )  # fmt: skip
 
 
-def _blocks(vectors: int, most: int, threads: int) -> Sequence[int]:
-    """Vectors of channels dealt into blocks, as large as they may be while the threads have equal work."""
-    found = [evenly(vectors, size) for size in range(most, most // 2, -1)]
-    return min(found, key=lambda blocks: -(-len(blocks) // threads) * blocks[0])
-
-
-def _units(blocks: Sequence[int], images: int, height: int, threads: int) -> np.ndarray:
+def _units(blocks: np.ndarray, images: int, height: int, threads: int) -> np.ndarray:
     """Records of blocks and rows of the output; a map is cut only where the threads would have too few units."""
     wanted = 1 if threads == 1 else -(-2 * threads // (images * len(blocks)))
     rows = evenly(height, -(-height // wanted))
-    return np.array(
-        [(sum(blocks[:i]), block, sum(rows[:j]), n) for i, block in enumerate(blocks) for j, n in enumerate(rows)],
-        dtype=np.int32,
-    )
+    firsts = np.cumsum([0, *rows[:-1]])
+    return np.array([(*block, *part) for block in blocks for part in zip(firsts, rows)], dtype=np.int32)
 
 
 def _filled(values: np.ndarray | None, channels: int, lanes: int) -> np.ndarray:
@@ -96,14 +86,11 @@ def _filled(values: np.ndarray | None, channels: int, lanes: int) -> np.ndarray:
     return np.pad(values, (0, -channels % lanes)).astype(np.float32)
 
 
-def _in_vectors(weight: np.ndarray, lanes: int) -> np.ndarray:
+def _filled_rows(weight: np.ndarray, lanes: int) -> np.ndarray:
+    """The same of rows of channels."""
+    return np.pad(weight.reshape(len(weight), -1), ((0, -len(weight) % lanes), (0, 0))).astype(np.float32)
+
+
+def _in_vectors(rows: np.ndarray, lanes: int) -> np.ndarray:
     """Rows of channels as `[vectors][numbers of a channel][lanes]`."""
-    filled = np.pad(weight, ((0, -len(weight) % lanes), (0, 0))).astype(np.float32)
-    return np.ascontiguousarray(filled.reshape(-1, lanes, weight.shape[1]).transpose(0, 2, 1))
-
-
-def _in_blocks(weight: np.ndarray, blocks: Sequence[int], lanes: int) -> np.ndarray:
-    """Rows of channels as blocks `[numbers of a channel][channels of the block]`."""
-    filled = np.pad(weight, ((0, -len(weight) % lanes), (0, 0))).astype(np.float32)
-    ends = np.cumsum(blocks) * lanes
-    return np.concatenate([filled[end - n * lanes : end].T.ravel() for end, n in zip(ends, blocks)])
+    return np.ascontiguousarray(rows.reshape(-1, lanes, rows.shape[1]).transpose(0, 2, 1))
