@@ -12,7 +12,10 @@ from dovetail.program.program import Activation
 
 @dataclass(frozen=True)
 class Case:
-    """A weight op: `(K, C/groups, R, S)` or `(K, C)` applied to an input of `size`."""
+    """A weight op: `(K, C/groups, R, S)` or `(K, C)` applied to an input of `size`.
+
+    With an `expansion` a 1x1 convolution of so many channels makes that input.
+    """
 
     id: str
     weight: tuple[int, ...]
@@ -20,6 +23,7 @@ class Case:
     batch: int = 2
     attributes: dict[str, Any] = field(default_factory=dict)
     epilogue: dict[str, Any] = field(default_factory=dict)
+    expansion: int = 0
 
     def __str__(self) -> str:
         return self.id
@@ -38,7 +42,8 @@ class Case:
             )
         )
         positions = (math.prod(self.size), math.prod(size), given["groups"])
-        return Place(*positions, size=size, stride=given["stride"], dilation=given["dilation"])
+        expanded = self.expansion > 0
+        return Place(*positions, size=size, stride=given["stride"], dilation=given["dilation"], expanded=expanded)
 
 
 FULL = {"scaled": True, "biased": True, "activation": Activation("relu")}
@@ -90,6 +95,58 @@ CONVS = (
     Case("many channels, wide", (7, 200, 3, 3), (9, 20), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
     Case("valid, of a vector's width", (4, 3, 3, 3), (5, 18)),
     Case("3x3 dilated", (4, 3, 3, 3), (9, 21), attributes={"padding": (2, 2, 2, 2), "dilation": (2, 2)}),
+)
+EXPANDED = (
+    Case(
+        "expanded",
+        (10, 1, 3, 3),
+        (9, 9),
+        attributes={"padding": (1, 1, 1, 1), "groups": 10},
+        epilogue=FULL,
+        expansion=5,
+    ),
+    Case(
+        "expanded, stride 2",
+        (37, 1, 3, 3),
+        (21, 30),
+        attributes={"padding": (1, 1, 1, 1), "stride": (2, 2), "groups": 37},
+        epilogue={"scaled": True, "activation": Activation("clamp", (-0.5, 1.5))},
+        expansion=3,
+    ),
+    Case(
+        "expanded 5x5",
+        (70, 1, 5, 5),
+        (7, 14),
+        attributes={"padding": (2, 2, 2, 2), "groups": 70},
+        epilogue={"biased": True, "activation": Activation("hardswish")},
+        expansion=11,
+    ),
+    Case(
+        "expanded 5x5, stride 2",
+        (5, 1, 5, 5),
+        (9, 6),
+        attributes={"padding": (1, 2, 2, 1), "stride": (2, 2), "groups": 5},
+        expansion=4,
+    ),
+    Case("expanded, no padding", (18, 1, 3, 3), (3, 36), attributes={"groups": 18}, epilogue=FULL, expansion=6),
+    Case(
+        "expanded in bands",
+        (104, 1, 3, 3),
+        (30, 62),
+        batch=1,
+        attributes={"padding": (1, 1, 1, 1), "groups": 104},
+        epilogue=FULL,
+        expansion=2,
+    ),
+    Case(
+        "expanded in bands, stride 2",
+        (64, 1, 3, 3),
+        (41, 60),
+        batch=1,
+        attributes={"padding": (1, 1, 1, 1), "stride": (2, 2), "groups": 64},
+        epilogue=FULL,
+        expansion=2,
+    ),
 )
 LINEARS = (
     Case("linear", (10, 33), (), epilogue=FULL),

@@ -31,7 +31,7 @@ from dovetail.engine.codes_kernels import candidates_of
 from dovetail.engine.compile import weight_nodes
 from dovetail.engine.kernels import place
 from dovetail.engine.native import cores, native_status
-from dovetail.engine.schedule import single_node_graph
+from dovetail.engine.schedule import graph_of
 from dovetail.errors import DovetailError
 from dovetail.program.integer import touches_codes
 from dovetail.program.ops import complete
@@ -153,7 +153,7 @@ def drawn_kernel(random: Random, program: Program, node: Node, dims: dict[str, i
     found = random.choice(candidates_of(node, graph, program.weights[node.weight or ""], where))
     if not getattr(found, "factors", 0) or random.random() < 0.5:
         return found.name
-    split = split_factors(replace(program, graphs={"main": single_node_graph(graph, node)}))
+    split = split_factors(replace(program, graphs={"main": graph_of(graph, node)}))
     parts = [drawn_kernel(random, split, part, dims).partition("_")[2] for part in weight_nodes(split.graph)]
     return f"{found.name}({','.join(parts)})"
 

@@ -39,10 +39,11 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // Dense convolution of small maps, one group. Weights: per block of vectors of outputs [channels][taps][lanes of the
 // block], the last one filled up with zeros, like the bias. `pixels`: x offsets of the pixels, row by row; `runs`, of a
 // row or of all rows of a segment, have their first pixel in the place of its x offset. `segments`: segment_count records of (first run, runs,
-// first pixel, pixels), int32 each, of at most `most_pixels` pixels.
+// first pixel, pixels), int32 each, of at most `most_pixels` pixels. `blocks`: block_count records of (first vector,
+// vectors) of outputs.
 #define DOVETAIL_LANES(P, I, A, F)                                                                   \
   P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) P(const int32_t, pixels)           \
-  P(const int32_t, segments) I(segment_count) I(most_pixels)
+  P(const int32_t, segments) I(segment_count) I(most_pixels) P(const int32_t, blocks) I(block_count)
 #define DOVETAIL_CONV_LANES(P, I, A, F)                                                              \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)                \
   P(const float, weight) DOVETAIL_LANES(P, I, A, F)
@@ -53,6 +54,18 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_CONV_DEPTHWISE(P, I, A, F)                                                          \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight) I(channels)       \
   I(side) I(stride) I(pad_top) I(pad_left) I(x_height) I(x_width) I(x_row) I(height) I(width) I(y_row) I(room)
+
+// The same of what a 1x1 convolution (`expand_…`, of `inputs` channels) makes of x, neither of them with a residual. Both
+// weights and biases are filled up to whole vectors of channels: `weight` is [vectors][side * side][lanes], `expand` has per
+// unit's vectors [inputs][lanes of the vectors]. `pixels`: x offsets of all pixels, row by row; `places`: where they go in a
+// ring of `ring_rows` rows of `ring_row` pixels. `units`: unit_count records of (first vector, vectors, first row, rows) of
+// the output, int32 each, done `band` rows at a time, whose results lie `results` from the start of scratch.
+#define DOVETAIL_CONV_EXPANDED(P, I, A, F)                                                           \
+  DOVETAIL_PLANES(P, I, A, F) P(const float, weight) P(const float, bias) I(activation) F(act_a) F(act_b) \
+  P(const float, expand) P(const float, expand_bias) I(expand_activation) F(expand_a) F(expand_b)    \
+  I(inputs) I(channels) I(side) I(stride) I(pad_top) I(pad_left) I(x_height) I(x_width)              \
+  I(height) I(width) I(y_row) I(room) P(const int32_t, pixels) P(const int32_t, places)              \
+  I(ring_rows) I(ring_row) P(const int32_t, units) I(unit_count) I(band) I(results)
 
 // Dense 3x3 convolution of unit stride, one group, by tiles of `tile` x `tile` outputs. Weights, transformed, per block
 // [places][channels][outputs of the block]; blocks of 4, 8, 12 or 16 outputs, the last one filled up with zeros. `groups`: group_count
@@ -222,6 +235,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvDenseArgs, conv2d_dense_f32, DOVETAIL_CONV_DENSE)              \
   K(ConvLanesArgs, conv2d_lanes_f32, DOVETAIL_CONV_LANES)              \
   K(ConvDepthwiseArgs, conv2d_depthwise_f32, DOVETAIL_CONV_DEPTHWISE)  \
+  K(ConvExpandedArgs, conv2d_expanded_depthwise_f32, DOVETAIL_CONV_EXPANDED) \
   K(ConvWinogradArgs, conv2d_winograd_f32, DOVETAIL_CONV_WINOGRAD)     \
   K(ConvSparseArgs, conv2d_sparse_f32, DOVETAIL_CONV_SPARSE)           \
   K(ConvColumnsArgs, conv2d_sparse_columns_f32, DOVETAIL_CONV_COLUMNS) \

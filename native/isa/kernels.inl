@@ -9,6 +9,7 @@ namespace {
 #include "../kernels/conv_dense.inl"
 #include "../kernels/conv_lanes.inl"
 #include "../kernels/conv_depthwise.inl"
+#include "../kernels/conv_expanded.inl"
 #include "../kernels/conv_winograd.inl"
 #include "../kernels/conv_sparse.inl"
 #include "../kernels/conv_sparse_columns.inl"

@@ -3,12 +3,16 @@
 // V vectors of outputs by P pixels in registers; one tap: V loads of weights and P broadcasts feed V * P multiply-adds.
 // Pixels are a list of offsets, so none is spent on the halo, however small the map. Loops: unit (image, block of
 // outputs, segment of rows) > chunk of channels whose weights stay in L2 > P pixels > channel > tap > pixel > vector.
-// Between chunks the sums lie in scratch, pixel by pixel; in the end they are turned around, output by output. While one
+// Between chunks the sums lie in scratch, pixel by pixel; in the end they are turned around as they are stored. While one
 // chunk is multiplied the next is fetched, so that weights which come from memory keep nobody waiting.
 
 // `runs` from `first_run` on, and the pixels that they hold.
 struct Segment {
   int32_t first_run, runs, first_pixel, pixels;
+};
+
+struct LaneBlock {
+  int32_t first, vectors;
 };
 
 constexpr int kLaneVectors = kLanes == 16 ? 4 : 2;
@@ -44,18 +48,23 @@ void lane_tile(const LaneTile<Op>& t) {
   int64_t at[P];
   each<P>(DOVETAIL_LAMBDA(int p) { at[p] = t.pixels[p]; });
   const auto *x = t.x, *w = t.weight, *ahead = t.ahead;
-  for (int64_t c = 0; c < t.channels; ++c, x += t.x_channel) {
-    for (int64_t i = 0; i < t.taps_count; ++i, w += V * kLanes, ahead += t.ahead_step) {
-      __builtin_prefetch(ahead, 0, 2);
-      if constexpr (V * kLanes > 16) __builtin_prefetch(ahead + 16, 0, 2);
-      const auto* tap = x + t.taps[i];
-      typename Op::Lanes weights[V];
-      each<V>(DOVETAIL_LAMBDA(int v) { weights[v] = Op::load_lanes(w + v * kLanes); });
-      each<P>(DOVETAIL_LAMBDA(int p) {
-        const auto pixel = Op::all(tap[at[p]]);
-        each<V>(DOVETAIL_LAMBDA(int v) { acc[p][v] = Op::product(acc[p][v], pixel, weights[v]); });
-      });
-    }
+  const auto add_tap = DOVETAIL_LAMBDA(const typename Op::Element* tap) {
+    __builtin_prefetch(ahead, 0, 2);
+    if constexpr (V * kLanes > 16) __builtin_prefetch(ahead + 16, 0, 2);
+    typename Op::Lanes weights[V];
+    each<V>(DOVETAIL_LAMBDA(int v) { weights[v] = Op::load_lanes(w + v * kLanes); });
+    each<P>(DOVETAIL_LAMBDA(int p) {
+      const auto pixel = Op::all(tap[at[p]]);
+      each<V>(DOVETAIL_LAMBDA(int v) { acc[p][v] = Op::product(acc[p][v], pixel, weights[v]); });
+    });
+    w += V * kLanes, ahead += t.ahead_step;
+  };
+  if (t.taps_count == 1) {  // a loop of its own: one within another leaves gcc too few registers, and takes a fifth more time
+    x += t.taps[0];
+    for (const auto* end = w + t.channels * V * kLanes; w != end; x += t.x_channel) add_tap(x);
+  } else {
+    for (int64_t c = 0; c < t.channels; ++c, x += t.x_channel)
+      for (int64_t i = 0; i < t.taps_count; ++i) add_tap(x + t.taps[i]);
   }
   each<P>(DOVETAIL_LAMBDA(int p) {
     each<V>(DOVETAIL_LAMBDA(int v) { Op::store_lanes(t.sums + (p * V + v) * kLanes, acc[p][v]); });
@@ -87,33 +96,22 @@ inline LaneFunction<Op> lane_tile_for(int vectors, int pixels) {
   }
 }
 
-// `sums` holds `pixels` rows of V vectors; `turned` gets a row of `stride` pixels for each output.
-inline void turn(const float* sums, int vectors, int64_t pixels, float* turned, int64_t stride) {
-  for (int v = 0; v < vectors; ++v)
-    for (int64_t p = 0; p < pixels; p += kLanes) {
-      Vec block[kLanes];
-      each<kLanes>(DOVETAIL_LAMBDA(int i) { block[i] = load(sums + ((p + i) * vectors + v) * kLanes); });
-      transpose(block);
-      each<kLanes>(DOVETAIL_LAMBDA(int i) { store(turned + (v * kLanes + i) * stride + p, block[i]); });
-    }
-}
-
-// All sums of a unit at a time; finish(image, first output, outputs, segment, its number, turned sums) ends them.
+// All sums of a unit at a time; finish(image, first output, vectors, segment, its number, sums) ends them.
 template <class Op, class Args, class Finish>
 inline void for_lane_units(const Args& a, Worker& worker, const Finish& finish) {
   using Element = typename Op::Element;
   static_assert(sizeof(Element) == sizeof(float), "sums are turned around as floats");
   const auto* segments = reinterpret_cast<const Segment*>(a.segments);
-  const int64_t vectors = (a.out_channels + kLanes - 1) / kLanes;
-  const int64_t blocks = (vectors + kLaneVectors - 1) / kLaneVectors, per_image = blocks * a.segment_count;
+  const auto* blocks = reinterpret_cast<const LaneBlock*>(a.blocks);
+  const int64_t per_image = a.block_count * a.segment_count;
   float* const sums = worker.scratch;
-  float* const turned = sums + a.most_pixels * kLaneVectors * kLanes;
   for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t image = unit / per_image, block = unit % per_image / a.segment_count, number = unit % a.segment_count;
+      const int64_t image = unit / per_image, number = unit % a.segment_count;
       const Segment& s = segments[number];
-      const int64_t output = block * kLaneVectors * kLanes;
-      const int mine = static_cast<int>(vectors - block * kLaneVectors < kLaneVectors ? vectors - block * kLaneVectors : kLaneVectors);
+      const LaneBlock& block = blocks[unit % per_image / a.segment_count];
+      const int64_t output = block.first * kLanes;
+      const int mine = block.vectors;
       const int64_t per_channel = a.tap_count * mine * kLanes;
       const int64_t chunks = (a.channels * per_channel + kLaneWeights - 1) / kLaneWeights;
       LaneTile<Op> t;
@@ -133,23 +131,48 @@ inline void for_lane_units(const Args& a, Worker& worker, const Finish& finish) 
           t.ahead += t.channels * a.tap_count * t.ahead_step;
         });
       }
-      turn(sums, mine, s.pixels, turned, a.most_pixels);
-      const int64_t left = a.out_channels - output;
-      finish(image, output, left < mine * kLanes ? left : mine * kLanes, s, number, turned);
+      finish(image, output, mine, s, number, sums);
     }
   });
+}
+
+// Vector j of a run of a vector of outputs, of which there are `outputs`: turned around and stored.
+inline void finish_lanes(const float* sums, int64_t step, const Clamp& clamp, const float* residual, int64_t r_channel, float* y, int64_t y_channel, int outputs, int lanes, uint32_t mask) {
+  Vec block[kLanes];
+  each<kLanes>(DOVETAIL_LAMBDA(int i) { block[i] = load(sums + i * step); });
+  transpose(block);
+  if (residual)
+    each<kLanes>(DOVETAIL_LAMBDA(int i) {
+      if (i < outputs) block[i] = add(block[i], load(residual + i * r_channel));
+    });
+  if (outputs == kLanes && lanes == kLanes) {
+    each<kLanes>(DOVETAIL_LAMBDA(int i) { store(y + i * y_channel, keep(bounded(block[i], clamp), mask)); });
+  } else {
+    for (int i = 0; i < outputs; ++i) put(y + i * y_channel, keep(bounded(block[i], clamp), mask), lanes);
+  }
 }
 
 void conv2d_lanes_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvLanesArgs*>(arguments);
   const Run* runs = runs_of(a.runs);
   const Clamp clamp = clamp_of(a.activation, a.act_a, a.act_b);
-  for_lane_units<RealProducts>(a, worker, [&](int64_t image, int64_t output, int64_t outputs, const Segment& s, int64_t number, const float* turned) {
-    for (int64_t k = output; k < output + outputs; ++k, turned += a.most_pixels) {
-      float* plane = a.y + image * a.y_image + k * a.y_channel;
-      const float* residual = a.residual ? a.residual + image * a.r_image + k * a.r_channel : nullptr;
-      finish_runs(turned - s.first_pixel, runs + s.first_run, s.runs, clamp, residual, plane, a.masks, a.activation, a.act_a, a.act_b);
-      if (number == 0) zero_lead(plane, a.y_channel, a.lead, k + 1 == a.out_channels);
+  for_lane_units<RealProducts>(a, worker, [&](int64_t image, int64_t output, int vectors, const Segment& s, int64_t number, const float* sums) {
+    for (int v = 0; v < vectors; ++v, output += kLanes) {
+      const int outputs = static_cast<int>(a.out_channels - output < kLanes ? a.out_channels - output : kLanes);
+      float* plane = a.y + image * a.y_image + output * a.y_channel;
+      const float* residual = a.residual ? a.residual + image * a.r_image + output * a.r_channel : nullptr;
+      for (const Run* run = runs + s.first_run; run != runs + s.first_run + s.runs; ++run)
+        for (int j = 0; j < vectors_of(*run); ++j) {
+          const int64_t pixel = run->x - s.first_pixel + j * kLanes, at = run->y + j * kLanes;
+          const int lanes = run->pixels - j * kLanes < kLanes ? run->pixels - j * kLanes : kLanes;
+          finish_lanes(sums + (pixel * vectors + v) * kLanes, vectors * kLanes, clamp, residual ? residual + at : nullptr,
+                       a.r_channel, plane + at, a.y_channel, outputs, lanes, a.masks[run->mask + j]);
+        }
+      for (int64_t k = output; k < output + outputs; ++k, plane += a.y_channel) {
+        for (const Run* run = runs + s.first_run; run != runs + s.first_run + s.runs && !clamp.exact; ++run)
+          activate_run(plane + run->y, *run, a.masks + run->mask, static_cast<Activation>(a.activation), a.act_a, a.act_b);
+        if (number == 0) zero_lead(plane, a.y_channel, a.lead, k + 1 == a.out_channels);
+      }
     }
   });
 }

@@ -9,12 +9,26 @@ struct CodeProducts {
   static Ints product(Ints sum, Ints pixel, Ints weight) { return dot(sum, pixel, weight); }
 };
 
+// `sums` holds `pixels` rows of V vectors; `turned` gets a row of `stride` pixels for each output.
+inline void turn(const float* sums, int vectors, int64_t pixels, float* turned, int64_t stride) {
+  for (int v = 0; v < vectors; ++v)
+    for (int64_t p = 0; p < pixels; p += kLanes) {
+      Vec block[kLanes];
+      each<kLanes>(DOVETAIL_LAMBDA(int i) { block[i] = load(sums + ((p + i) * vectors + v) * kLanes); });
+      transpose(block);
+      each<kLanes>(DOVETAIL_LAMBDA(int i) { store(turned + (v * kLanes + i) * stride + p, block[i]); });
+    }
+}
+
 void conv2d_lanes_int8(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvLanesCodesArgs*>(arguments);
   const Run* runs = runs_of(a.runs);
   const Rounding rounding = rounding_of(a);
-  for_lane_units<CodeProducts>(a, worker, [&](int64_t image, int64_t output, int64_t outputs, const Segment& s, int64_t number, const float* turned) {
-    for (int64_t k = output; k < output + outputs; k += 4, turned += 4 * a.most_pixels)
+  for_lane_units<CodeProducts>(a, worker, [&](int64_t image, int64_t output, int vectors, const Segment& s, int64_t number, const float* sums) {
+    float* turned = worker.scratch + a.most_pixels * vectors * kLanes;
+    turn(sums, vectors, s.pixels, turned, a.most_pixels);
+    const int64_t end = output + vectors * kLanes < a.out_channels ? output + vectors * kLanes : a.out_channels;
+    for (int64_t k = output; k < end; k += 4, turned += 4 * a.most_pixels)
       for (const Run* run = runs + s.first_run; run != runs + s.first_run + s.runs; ++run) {
         const CodePlace place = place_of(a, rounding, image, k, 4, *run);
         for (int j = 0; j < vectors_of(*run); ++j) {

@@ -15,7 +15,7 @@ from dovetail.formats import FORMATS
 from dovetail.program import reference
 from dovetail.program.ops import OPS
 from dovetail.program.program import Activation
-from engine_cases import CONVS, LINEARS, WINDOWS, Case
+from engine_cases import CONVS, EXPANDED, LINEARS, WINDOWS, Case
 from programs import Sketch, close, native_calls, poisoned, random_packed
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
@@ -26,6 +26,7 @@ PRODUCTS = {
     "conv2d_dense": {"conv2d_dense_f32": 1},
     "conv2d_lanes": {"conv2d_lanes_f32": 1},
     "conv2d_depthwise": {"conv2d_depthwise_f32": 1},
+    "conv2d_expanded_depthwise": {"conv2d_expanded_depthwise_f32": 1},
     "conv2d_winograd2": {"conv2d_winograd_f32": 1},
     "conv2d_winograd4": {"conv2d_winograd_f32": 1},
     "conv2d_sparse": {"conv2d_sparse_f32": 1},
@@ -83,10 +84,10 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
 
 
 def forced() -> list[Any]:
-    """Every (format, case, kernel) that the registries allow."""
+    """Every (format, case, kernel) that the registries allow; where there is an expansion, those that take it in."""
     found = []
     for format_name in FORMATS:
-        for case in (*CONVS, *LINEARS):
+        for case in (*CONVS, *EXPANDED, *LINEARS):
             fields = spec_fields(format_name, case)
             if fields is None:
                 continue
@@ -95,6 +96,7 @@ def forced() -> list[Any]:
             found += [
                 pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
                 for c in candidates(op, packed, case.place)
+                if c.expands == case.place.expanded
             ]
     return found
 
@@ -103,7 +105,13 @@ def sketch_of(format_name: str, case: Case) -> Sketch:
     sketch = Sketch(3)
     fields = spec_fields(format_name, case) or {}
     packed = random_packed(format_name, case.weight, sketch.random, **fields)
-    if len(case.weight) == 4:
+    if case.expansion:
+        x = sketch.input("batch", case.expansion, *case.size)
+        before = random_packed("dense", (case.weight[0], case.expansion, 1, 1), sketch.random)
+        plain = sketch.add("conv2d", x, packed=before, **case.epilogue)
+        plain = sketch.add("conv2d", plain, packed=packed, **case.attributes, **case.epilogue)
+        sketch.add("concat", plain, sketch.add("activation", plain, activation=Activation("tanh")), axis=1)
+    elif len(case.weight) == 4:
         x = sketch.input("batch", case.weight[1] * case.attributes.get("groups", 1), *case.size)
         plain = sketch.add("conv2d", x, packed=packed, **case.attributes, **case.epilogue)
         if case.epilogue:
@@ -124,7 +132,7 @@ def joined(results: Any) -> np.ndarray:
 @pytest.mark.parametrize(("format_name", "case", "kernel"), forced())
 def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: str):
     sketch = sketch_of(format_name, case)
-    nodes = [node for node in sketch.nodes if node.weight is not None]
+    nodes = [node for node in sketch.nodes if node.weight and sketch.weights[node.weight].shape == case.weight]
     program = sketch.program(*(node.output for node in nodes))
     x = sketch.random.standard_normal((case.batch, *sketch.tensors["x0"].shape[1:])).astype(np.float32)
     want = joined(reference.run(program, x))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from dovetail.engine.codes import CodeCall, CodeCandidate
 from dovetail.engine.codes_kernels import AnyCandidate
 from dovetail.engine.conv import Geometry
 from dovetail.engine.emit import ANY_LAYOUT_OPS, EMITTERS, IMAGE_OPS, Call
+from dovetail.engine.expanded import expansion_of
 from dovetail.engine.kernels import Candidate
 from dovetail.engine.layout import Buffer, Shape, View, contiguous_strides
 from dovetail.engine.native import require_native
@@ -35,6 +36,7 @@ class Compiled:
     Attributes:
         steps: what the plan does, for profiles and reports.
         output_shapes: of the arrays to hand to `plan.run`, after those of the inputs.
+        within: node without a step of its own → the node whose steps take its place.
         arena: where the tensors lie.
         constants: weights in the layouts of the chosen kernels, and tables.
     """
@@ -42,6 +44,7 @@ class Compiled:
     plan: Any
     steps: tuple[Step, ...]
     output_shapes: tuple[Shape, ...]
+    within: Mapping[str, str]
     arena: Arena
     constant_bytes: int
     constants: tuple[np.ndarray, ...]
@@ -64,19 +67,38 @@ def compile_graph(
     views = _inputs(graph, shapes)
     planar = planar_tensors(graph, nodes, shapes)
     places = _places(builder, graph, nodes, shapes, planar)
+    before = expanded(program, graph, nodes, choices)
+    within = {maker.name: name for name, maker in before.items()}
     for node in nodes:
+        if node.name in within:
+            continue
         builder.node = node.name
         if touches_codes(node, graph):
             coded = _code_call(program, graph, node, views, shapes, choices)
             views[node.output] = codes_emit.EMITTERS[node.op](builder, coded)
             continue
-        call = _call(builder, program, node, views, shapes, dims, choices, places, node.output in planar)
+        maker = before.get(node.name)
+        call = _call(builder, program, node, views, shapes, choices, places, node.output in planar, maker)
         views[node.output] = EMITTERS[node.op](builder, call)
     builder.node = ""
     for i, name in enumerate(graph.outputs):
         target = _slot(shapes[name], len(graph.inputs) + i)
         builder.copy(_operand(builder, program, views, name), target, disjoint=True)
-    return _finish(native, builder, isa, tuple(shapes[name] for name in graph.outputs))
+    return _finish(native, builder, isa, tuple(shapes[name] for name in graph.outputs), within)
+
+
+def expanded(
+    program: Program, graph: Graph, nodes: Sequence[Node], choices: Mapping[str, AnyCandidate]
+) -> dict[str, Node]:
+    """Node whose candidate takes the place of the one before it, too → that one."""
+    found = {}
+    for node in nodes:
+        chosen = choices.get(node.name)
+        if isinstance(chosen, Candidate) and chosen.expands:
+            maker = expansion_of(program, graph, node)
+            assert maker is not None
+            found[node.name] = maker
+    return found
 
 
 def planar_tensors(graph: Graph, nodes: list[Node], shapes: Mapping[str, Shape]) -> set[str]:
@@ -148,16 +170,16 @@ def _call(
     node: Node,
     views: dict[str, View],
     shapes: Mapping[str, Shape],
-    dims: Mapping[str, int],
     choices: Mapping[str, AnyCandidate],
     places: Mapping[str, View],
     planar: bool,
+    before: Node | None = None,
 ) -> Call:
     epilogue, shape, chosen = node.epilogue, shapes[node.output], choices.get(node.name)
     scale, bias = (None if name is None else program.arrays[name] for name in (epilogue.scale, epilogue.bias))
     return Call(
         node,
-        [_operand(b, program, views, name) for name in node.inputs],
+        [_operand(b, program, views, name) for name in (before or node).inputs],
         shape,
         scale,
         bias,
@@ -166,6 +188,7 @@ def _call(
         chosen if isinstance(chosen, Candidate) else None,
         planar,
         places.get(node.output),
+        None if before is None else _call(b, program, before, views, shapes, choices, places, planar),
     )
 
 
@@ -205,7 +228,7 @@ def _slot(shape: Shape, slot: int) -> View:
     return View(Buffer(0, slot=slot), shape, contiguous_strides(shape))
 
 
-def _finish(native: Any, b: Builder, isa: str, output_shapes: tuple[Shape, ...]) -> Compiled:
+def _finish(native: Any, b: Builder, isa: str, output_shapes: tuple[Shape, ...], within: Mapping[str, str]) -> Compiled:
     """Place the buffers and hand all steps to the native side."""
     buffers = {v.buffer for step in b.steps for v in step.pointers.values()}
     in_arena = [buffer for buffer in buffers if buffer.slot is None and buffer.address is None]
@@ -222,7 +245,7 @@ def _finish(native: Any, b: Builder, isa: str, output_shapes: tuple[Shape, ...])
             isa, f"dovetail_{step.kernel}", {**step.fields, **pointers}, slots, step.barrier, step.work < SERIAL_WORK
         )
     constants = sum(array.nbytes for array in b.constants)
-    return Compiled(plan, tuple(b.steps), output_shapes, arena, constants, tuple(b.constants))
+    return Compiled(plan, tuple(b.steps), output_shapes, within, arena, constants, tuple(b.constants))
 
 
 def _address(view: View, base: int) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields, bits_of
 from dovetail.engine.conv import Epilogue, Geometry
-from dovetail.engine.kernels import Candidate
+from dovetail.engine.expanded import Expansion
+from dovetail.engine.kernels import Candidate, scaled
 from dovetail.engine.layout import Shape, View, nest, nests
 from dovetail.engine.linear import matmul
 from dovetail.formats.base import Packed
@@ -30,6 +31,7 @@ class Call:
         packed, candidate: of a weight op, and how to run it.
         planar: whether the output should lie in planes.
         place: where the output must lie (a part of a concatenation), if anywhere.
+        before: the 1x1 convolution whose place the candidate takes, too; the inputs are then those of that one.
     """
 
     node: Node
@@ -42,6 +44,7 @@ class Call:
     candidate: Candidate | None = None
     planar: bool = False
     place: View | None = None
+    before: Call | None = None
 
     @property
     def activation(self) -> Activation | None:
@@ -72,8 +75,14 @@ def conv2d(b: Builder, call: Call) -> View:
     names = ("stride", "padding", "dilation", "groups")
     geometry = Geometry(*(call.attribute(name) for name in names))
     residual = None if call.residual is None else b.as_planar(call.residual, y.planes)
-    candidate.emit(b, x, packed, call.scale, y, geometry, Epilogue(call.bias, residual, call.activation))
+    before = () if call.before is None else (_expansion(call.before),)
+    candidate.emit(b, x, packed, call.scale, y, geometry, Epilogue(call.bias, residual, call.activation), *before)
     return y
+
+
+def _expansion(call: Call) -> Expansion:
+    assert call.packed is not None
+    return Expansion(scaled(call.packed.dense(), call.scale)[:, :, 0, 0], call.bias, call.activation)
 
 
 def linear(b: Builder, call: Call) -> View:

@@ -17,6 +17,7 @@ from dovetail.engine.builder import Builder
 from dovetail.engine.columns import MOST_REACH, conv_sparse_columns, reach
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
 from dovetail.engine.depthwise import conv_depthwise, fits
+from dovetail.engine.expanded import Expansion, conv_expanded
 from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
@@ -40,20 +41,23 @@ class Place(Positions):
 
     Attributes:
         size: rows and columns of a convolution's output.
+        expanded: whether a 1x1 convolution makes its input, for it alone.
     """
 
     size: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
+    expanded: bool = False
 
 
-def place(node: Node, shapes: Mapping[str, Shape]) -> Place:
+def place(node: Node, shapes: Mapping[str, Shape], *, expanded: bool = False) -> Place:
     """Where a node, completed, applies its weight."""
     positions = vars(geometry(node, shapes))
     if node.op != "conv2d":
         return Place(**positions)
     height, width = shapes[node.output][2:]
-    return Place(**positions, size=(height, width), **{n: node.attributes[n] for n in ("stride", "dilation")})
+    attributes = {n: node.attributes[n] for n in ("stride", "dilation")}
+    return Place(**positions, size=(height, width), **attributes, expanded=expanded)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Candidate:
         exact: whether it adds up the products of the op itself, and so errs by rounding sums alone.
         reads: a strided input dealt into "phases", with zeros around each; any input as it is
             "lying", with zeros around it; or its "pixels" alone.
+        expands: whether it takes the place of the 1x1 convolution before it, too.
         factors: of the weight, each of which may run by a kernel of its own (`composed`).
     """
 
@@ -77,6 +82,7 @@ class Candidate:
     emit: Callable[..., None]
     exact: bool = True
     reads: Reads = "phases"
+    expands: bool = False
     factors: int = 0
 
 
@@ -105,13 +111,13 @@ def candidates(op: str, packed: Packed, at: Place, *, exact: bool = False) -> li
     return [c for c in CANDIDATES if c.op == op and (c.exact or not exact) and c.runs(packed, at)]
 
 
-def _scaled(weight: np.ndarray, scale: Scale) -> np.ndarray:
+def scaled(weight: np.ndarray, scale: Scale) -> np.ndarray:
     """Output channels times the epilogue's scale, which float weights can take."""
     return weight if scale is None else weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
 
 
 def _conv_dense(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
-    weight = _scaled(packed.dense(), scale)
+    weight = scaled(packed.dense(), scale)
     if _is_product(x, weight, y, at):
         epilogue = replace(
             epilogue, residual=None if epilogue.residual is None else _flat(b.as_rows(epilogue.residual))
@@ -135,8 +141,10 @@ def _flat(x: View) -> View:
 def _over_dense(conv: Callable[..., None], *options: int) -> Callable[..., None]:
     """The kernel calls of a convolution that takes the dense weight of any format."""
 
-    def emit(b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue) -> None:
-        conv(b, x, _scaled(packed.dense(), scale), y, at, epilogue, *options)
+    def emit(
+        b: Builder, x: View, packed: Packed, scale: Scale, y: View, at: Geometry, epilogue: Epilogue, *before: Expansion
+    ) -> None:
+        conv(b, x, scaled(packed.dense(), scale), y, at, epilogue, *options, *before)
 
     return emit
 
@@ -145,7 +153,7 @@ def _conv_kernel_basis(
     b: Builder, x: View, packed: PackedKernelBasis, scale: Scale, y: View, at: Geometry, epilogue: Epilogue
 ) -> None:
     bases, coefficients = packed.factors()
-    conv_kernel_basis(b, x, bases, _scaled(coefficients, scale), y, at, epilogue)
+    conv_kernel_basis(b, x, bases, scaled(coefficients, scale), y, at, epilogue)
 
 
 def _conv_tucker(
@@ -191,18 +199,18 @@ def _dense(weight: np.ndarray) -> PackedDense:
 
 
 def _linear_dense(b: Builder, x: View, packed: Packed, scale: Scale, y: View, epilogue: Epilogue) -> None:
-    linear_dense(b, x, _scaled(packed.dense(), scale), y, epilogue)
+    linear_dense(b, x, scaled(packed.dense(), scale), y, epilogue)
 
 
 def _linear_sparse(b: Builder, x: View, packed: Packed, scale: Scale, y: View, epilogue: Epilogue) -> None:
-    linear_sparse(b, x, _scaled(packed.dense(), scale), y, epilogue)
+    linear_sparse(b, x, scaled(packed.dense(), scale), y, epilogue)
 
 
 def _linear_svd(b: Builder, x: View, packed: PackedSvd, scale: Scale, y: View, epilogue: Epilogue) -> None:
     output, inputs = packed.factors()
     inner = b.rows((*x.shape[:-1], packed.spec.rank))
     linear_dense(b, x, inputs, inner, Epilogue())
-    linear_dense(b, inner, _scaled(output, scale), y, epilogue)
+    linear_dense(b, inner, scaled(output, scale), y, epilogue)
 
 
 def _is(*formats: str) -> Callable[[Packed, Place], bool]:
@@ -232,6 +240,11 @@ def _depthwise(packed: Packed, at: Place) -> bool:
     return alone and fits(packed.shape[2:], at.stride, at.dilation)
 
 
+def _expanded(packed: Packed, at: Place) -> bool:
+    """The same, of what a 1x1 convolution makes for it alone."""
+    return at.expanded and _depthwise(packed, at)
+
+
 def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
     """Dense 3x3 products of unit stride over maps of a tile at least, exact enough on the layer's own weights."""
 
@@ -247,6 +260,9 @@ CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
     Candidate("conv2d_lanes", "conv2d", is_small, _over_dense(conv_lanes), reads="lying"),
     Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), reads="pixels"),
+    Candidate(
+        "conv2d_expanded_depthwise", "conv2d", _expanded, _over_dense(conv_expanded), reads="pixels", expands=True
+    ),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _over_dense(conv_winograd, 2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _over_dense(conv_winograd, 4), exact=False),
     Candidate("conv2d_sparse", "conv2d", _SPARSE, _over_dense(conv_sparse)),

@@ -42,13 +42,26 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
 
 def lane_blocks(b: Builder, weight: np.ndarray) -> np.ndarray:
     """Rows of outputs, filled up to whole vectors, as blocks `[inputs][outputs of the block]`."""
-    block = b.lanes * vectors_of_block(b.lanes)
-    return np.concatenate([weight[first : first + block].T.ravel() for first in range(0, len(weight), block)])
+    blocks = blocks_of(b, len(weight))
+    return np.concatenate([weight[first * b.lanes : (first + n) * b.lanes].T.ravel() for first, n in blocks])
 
 
-def vectors_of_block(lanes: int) -> int:
-    """As `kLaneVectors` in native/kernels/conv_lanes.inl."""
-    return 4 if lanes == 16 else 2
+def blocks_of(b: Builder, outputs: int) -> np.ndarray:
+    """Records (first, how many) of the vectors of outputs, dealt into blocks that give all threads equal work.
+
+    Larger blocks read the pixels less often: they are taken where it makes no difference.
+    """
+    vectors, most = -(-outputs // b.lanes), 4 if b.lanes == 16 else 2  # kLaneVectors in native/kernels/conv_lanes.inl
+    found = [_spread(vectors, size) for size in range(most, most // 2, -1)]
+    best = min(found, key=lambda blocks: -(-len(blocks) // b.threads) * int(blocks[:, 1].max()))
+    return best.astype(np.int32)
+
+
+def _spread(total: int, most: int) -> np.ndarray:
+    """As `evenly`, with where each piece begins, large and small ones in turn."""
+    count = -(-total // most)
+    ends = total * np.arange(count + 1) // count
+    return np.stack([ends[:-1], np.diff(ends)], axis=1)
 
 
 def lane_tables(
@@ -56,22 +69,24 @@ def lane_tables(
 ) -> tuple[dict[str, View], dict[str, Any]]:
     """Pointers and numbers of DOVETAIL_LANES and DOVETAIL_RUNS."""
     allow_whole_vectors(b, residual)
-    (height, width), block = y.shape[2:], b.lanes * vectors_of_block(b.lanes)
+    (height, width), blocks = y.shape[2:], blocks_of(b, outputs)
     pixels = np.arange(height)[:, None] * stride[0] * taps.pitch + np.arange(width) * stride[1]
-    rows = _segments(height, width, y.shape[0] * -(-outputs // block), b.threads)
+    rows = _segments(height, width, y.shape[0] * len(blocks), b.threads)
     segments, runs, masks = _runs(y, rows, b.lanes)
-    most = round_up(int(segments[:, 3].max()), b.lanes)
+    most, block = round_up(int(segments[:, 3].max()), b.lanes), int(blocks[:, 1].max()) * b.lanes
     b.scratch = max(b.scratch, 2 * most * block + round_up(int(runs[:, 2].max()), b.lanes))
     return (
         {"runs": b.constant(runs), "masks": b.constant(masks), "pixels": b.constant(pixels.astype(np.int32).ravel()),
-         "segments": b.constant(segments), "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"run_count": len(runs), "segment_count": len(segments), "most_pixels": most, "tap_count": taps.offsets.size},
+         "segments": b.constant(segments), "blocks": b.constant(blocks),
+         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
+        {"run_count": len(runs), "segment_count": len(segments), "most_pixels": most, "block_count": len(blocks),
+         "tap_count": taps.offsets.size},
     )  # fmt: skip
 
 
 def _segments(height: int, width: int, blocks: int, threads: int) -> Sequence[int]:
     """Rows dealt into segments of at most `MOST_PIXELS`, more of them where the threads would have too few units."""
-    wanted = 1 if threads == 1 else -(-4 * threads // blocks)
+    wanted = 1 if threads == 1 or blocks >= 2 * threads else -(-4 * threads // blocks)
     return evenly(height, max(1, min(MOST_PIXELS // width, -(-height // wanted))))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeGuard
@@ -17,7 +17,8 @@ from dovetail import files
 from dovetail.engine.cache import Times, load_times, save_times
 from dovetail.engine.codes_kernels import AnyCandidate, candidate_named, candidates_of, sparse_words
 from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
-from dovetail.engine.kernels import Candidate, composed, names_of_factors, place
+from dovetail.engine.expanded import expansion_of
+from dovetail.engine.kernels import Candidate, Place, composed, names_of_factors, place
 from dovetail.errors import EngineError
 from dovetail.program.integer import is_quantized
 from dovetail.program.program import Graph, Node, Program, Tensor
@@ -117,13 +118,12 @@ class Tuner:
 
     def best(self, node: Node) -> AnyCandidate:
         """The fastest candidate; the only one without timing."""
-        where = place(node, self.program.shapes(self.graph, self.dims))
-        packed = self.program.weights[node.weight or ""]
+        where, packed = self._place(node), self.program.weights[node.weight or ""]
         found = candidates_of(node, self.graph, packed, where, exact=self.exact)
         found = [self._composed(c, node) if isinstance(c, Candidate) and c.factors else c for c in found]
         if len(found) == 1:
             return found[0]
-        key = self._key(node)
+        key = self._key(node, found)
         names = {c.name: c for c in found}
         times = self.known.get(key)
         if not _are_times(times, names):
@@ -137,8 +137,7 @@ class Tuner:
     def named(self, name: str, node: Node) -> AnyCandidate:
         """The candidate called `name`; `EngineError` where it cannot run the node."""
         whole, names = names_of_factors(name)
-        where = place(node, self.program.shapes(self.graph, self.dims))
-        found = candidate_named(whole, node, self.graph, self.program.weights[node.weight or ""], where)
+        found = candidate_named(whole, node, self.graph, self.program.weights[node.weight or ""], self._place(node))
         if not names:
             return found
         if not isinstance(found, Candidate) or len(names) != found.factors:
@@ -147,6 +146,10 @@ class Tuner:
         factors = self._factors(node)
         parts = [factors.named(part, of) for part, of in zip(names, weight_nodes(factors.graph))]
         return composed(found, [part for part in parts if isinstance(part, Candidate)])
+
+    def _place(self, node: Node) -> Place:
+        before = expansion_of(self.program, self.graph, node)
+        return place(node, self.program.shapes(self.graph, self.dims), expanded=before is not None)
 
     def _composed(self, whole: Candidate, node: Node) -> Candidate:
         """The fastest kernel for each factor by itself."""
@@ -157,7 +160,7 @@ class Tuner:
 
     def _factors(self, node: Node) -> Tuner:
         """A tuner of the node's factors, as nodes of their own."""
-        alone = replace(self.program, graphs={"main": single_node_graph(self.graph, node)})
+        alone = replace(self.program, graphs={"main": graph_of(self.graph, node)})
         split = split_factors(alone)
         return replace(self, program=split, graph=split.graph)
 
@@ -169,46 +172,62 @@ class Tuner:
     def _times(self, node: Node, found: Sequence[AnyCandidate]) -> dict[str, float]:
         """Least seconds of the node alone by each candidate, its inputs hot.
 
-        The candidates take turns, so that a moment in which the machine was busy is held against none of them.
+        Where a candidate takes the place of the node before, too, that one is in the time of the others. All take
+        turns, so that a moment in which the machine was busy is held against none of them.
         """
-        graph = single_node_graph(self.graph, node)
+        before = self._before(node, found)
+        graph = graph_of(self.graph, *before, node)
         slots = _slots(graph, self.dims)
-        compiled = {c.name: self._compile(node, graph, c) for c in found}
+        choices = {maker.name: self.best(maker) for maker in before}
+        compiled = {c.name: self._compile(graph, {**choices, node.name: c}) for c in found}
         best = dict.fromkeys(compiled, math.inf)
         for _ in range(self.rounds):
             for name, candidate in compiled.items():
-                best[name] = min(best[name], self._least(candidate, node, slots))
+                best[name] = min(best[name], self._least(candidate, {*choices, node.name}, slots))
         return best
 
-    def _compile(self, node: Node, graph: Graph, candidate: AnyCandidate) -> Compiled:
-        choice = {node.name: candidate}
-        return compile_graph(self.program, graph, self.dims, choice, isa=self.isa, threads=self.pool.threads)
+    def _before(self, node: Node, found: Sequence[AnyCandidate]) -> list[Node]:
+        """The node whose place a candidate takes, too, if one does."""
+        maker = expansion_of(self.program, self.graph, node)
+        return [maker] if maker and any(isinstance(c, Candidate) and c.expands for c in found) else []
 
-    def _least(self, compiled: Compiled, node: Node, slots: Sequence[np.ndarray]) -> float:
+    def _compile(self, graph: Graph, choices: Mapping[str, AnyCandidate]) -> Compiled:
+        return compile_graph(self.program, graph, self.dims, choices, isa=self.isa, threads=self.pool.threads)
+
+    def _least(self, compiled: Compiled, nodes: Set[str], slots: Sequence[np.ndarray]) -> float:
         addresses = [array.ctypes.data for array in slots]
         runs = [compiled.plan.run_timed(self.pool, addresses) for _ in range(self.runs)]
         return 1e-9 * float(
-            min(sum(t for t, step in zip(times, compiled.steps) if step.node == node.name) for times in runs)
+            min(sum(t for t, step in zip(times, compiled.steps) if step.node in nodes) for times in runs)
         )
 
-    def _key(self, node: Node) -> str:
+    def _key(self, node: Node, found: Sequence[AnyCandidate]) -> str:
+        """Of what is timed, in all that its time depends on."""
+        what = [self.isa, self.pool.threads, self.exact, *self._traits(node)]
+        what += [self._traits(maker) for maker in self._before(node, found)]
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+    def _traits(self, node: Node) -> list[Any]:
         packed = self.program.weights[node.weight or ""]
         shapes, epilogue = self.program.shapes(self.graph, self.dims), node.epilogue
-        what = [
-            self.isa, self.pool.threads, self.exact,
+        return [
             node.op, [shapes[n] for n in node.reads()],
             dict(node.attributes), packed.spec.to_json(), packed.shape, packed.nonzeros(), sparse_words(packed),
             epilogue.residual is not None, epilogue.activation and epilogue.activation.name,
             [self.graph.tensors[n].dtype for n in (*node.reads(), node.output) if n in self.graph.tensors],
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def single_node_graph(graph: Graph, node: Node) -> Graph:
-    """The node alone, its operands as inputs; codes are made of real numbers before it, and turned back after it."""
-    names = [name for name in dict.fromkeys(node.reads()) if name in graph.tensors]
-    tensors: dict[str, Tensor] = {name: graph.tensors[name] for name in (*names, node.output)}
-    before, after, inputs, output = [], [], [], node.output
+def graph_of(graph: Graph, *nodes: Node) -> Graph:
+    """Nodes in a row by themselves, what else they read as inputs.
+
+    Codes are made of real numbers before them, and turned back after them.
+    """
+    made, last = {node.output for node in nodes}, nodes[-1].output
+    read = dict.fromkeys(name for node in nodes for name in node.reads())
+    names = [name for name in read if name in graph.tensors and name not in made]
+    tensors: dict[str, Tensor] = {name: graph.tensors[name] for name in (*names, *made)}
+    before, after, inputs, output = [], [], [], last
     for name in names:
         source = name
         if is_quantized(tensors[name]):
@@ -218,9 +237,9 @@ def single_node_graph(graph: Graph, node: Node) -> Graph:
         inputs.append(source)
     if is_quantized(tensors[output]):
         output = f"{output} in real numbers"
-        tensors[output] = Tensor(output, tensors[node.output].shape)
-        after.append(Node("dequantize", output, (node.output,), output))
-    return Graph(tuple(inputs), (output,), (*before, node, *after), tensors)
+        tensors[output] = Tensor(output, tensors[last].shape)
+        after.append(Node("dequantize", output, (last,), output))
+    return Graph(tuple(inputs), (output,), (*before, *nodes, *after), tensors)
 
 
 def _are_times(times: Any, names: Mapping[str, AnyCandidate]) -> TypeGuard[dict[str, float]]:

@@ -192,11 +192,12 @@ def _outputs(compiled: Compiled) -> tuple[np.ndarray, ...]:
 
 
 def _kernel_names(compiled: Compiled) -> dict[str, str]:
-    """As the native plan tells them, not as they were asked for."""
+    """As the native plan tells them, not as they were asked for; of a node without a step, which node it is within."""
     counts: dict[str, Counter[str]] = {}
     for step, kernel in zip(compiled.steps, compiled.plan.kernels(), strict=True):
         counts.setdefault(step.node, Counter())[kernel.removeprefix("dovetail_")] += 1
-    return {node: " + ".join(k if n == 1 else f"{n} {k}" for k, n in c.items()) for node, c in counts.items()}
+    names = {node: " + ".join(k if n == 1 else f"{n} {k}" for k, n in c.items()) for node, c in counts.items()}
+    return names | {node: f"within {other}" for node, other in compiled.within.items()}
 
 
 def _check_threads(threads: int | None) -> int:
