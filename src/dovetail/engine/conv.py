@@ -68,19 +68,17 @@ class Taps:
 
     Attributes:
         offsets: `(R, S)`, int64.
-        rows, columns: `(R, S)`, what of the offsets lies within one plane.
+        furthest: the largest offset within one plane.
+        rows, columns: `(R, S)`, of the taps, in units of `pitch` and `step`.
     """
 
     x: View
     pitch: int
     offsets: np.ndarray
+    furthest: int
     rows: np.ndarray
     columns: np.ndarray
-
-    @property
-    def furthest(self) -> int:
-        """The largest offset within one plane."""
-        return int((self.rows * self.pitch + self.columns).max())
+    step: int = 1
 
     @property
     def channel(self) -> int:
@@ -165,12 +163,17 @@ def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geome
         )
     rows, columns = at.taps(kernel)
     if at.stride == (1, 1):
-        planes = x.planes
-        if planes is None or not planes.holds(*halo):
-            planes = Planes.of(size[0], size[1], *halo)
-        x = b.as_planar(x, planes)
-        return Taps(x, planes.pitch, rows * planes.pitch + columns, rows, columns)
+        x, pitch = as_it_lies(b, x, kernel, y, at)
+        offsets = rows * pitch + columns
+        return Taps(x, pitch, offsets, int(offsets.max()), rows, columns)
     return _phases(b, x, rows, columns, halo, y, at)
+
+
+def as_it_lies(b: Builder, x: View, kernel: Sequence[int], y: View, at: Geometry) -> tuple[View, int]:
+    """`x` with the zeros that the convolution reads, whatever its stride, and the distance of its rows."""
+    halo = at.own_halo(kernel, x.shape[2:], y.shape[2:])
+    planes = x.planes if x.planes is not None and x.planes.holds(*halo) else Planes.of(x.shape[2], x.shape[3], *halo)
+    return b.as_planar(x, planes), planes.pitch
 
 
 def _phases(
@@ -188,8 +191,9 @@ def _phases(
         _deal(b, x, dealt, at.stride, residues)
     place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
     rows, columns = rows // sh, columns // sw
-    offsets = place.reshape(rows.shape) * channels * planes.plane + rows * planes.pitch + columns
-    return Taps(dealt, planes.pitch, offsets, rows, columns)
+    within = rows * planes.pitch + columns
+    offsets = place.reshape(rows.shape) * channels * planes.plane + within
+    return Taps(dealt, planes.pitch, offsets, int(within.max()), rows, columns)
 
 
 def _deal(b: Builder, x: View, dealt: View, stride: tuple[int, int], residues: Sequence[tuple[int, int]]) -> None:

@@ -10,11 +10,12 @@ from dovetail.engine.conv import (
     Geometry,
     allow_reads,
     allow_whole_vectors,
+    as_it_lies,
     epilogue_fields,
     plane_fields,
     row_runs,
 )
-from dovetail.engine.layout import Planes, View, round_up
+from dovetail.engine.layout import View, round_up
 
 KERNELS, STRIDES = (3, 5), (1, 2)
 
@@ -28,15 +29,13 @@ def fits(kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, 
 def conv_depthwise(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
     """As `conv_dense` where every input channel has one output: the weight is `(C, 1, K, K)`."""
     side, stride = weight.shape[2], at.stride[0]
-    halo = at.own_halo(weight.shape[2:], x.shape[2:], y.shape[2:])
-    planes = x.planes if x.planes is not None and x.planes.holds(*halo) else Planes.of(x.shape[2], x.shape[3], *halo)
-    x = b.as_planar(x, planes)
-    first = -at.padding[0] * planes.pitch - at.padding[2]
-    runs, masks = row_runs(y, b.lanes, first, stride * planes.pitch)
+    x, pitch = as_it_lies(b, x, weight.shape[2:], y, at)
+    first = -at.padding[0] * pitch - at.padding[2]
+    runs, masks = row_runs(y, b.lanes, first, stride * pitch)
     assert y.planes is not None
     rest = int(runs[-1, 2]) - y.planes.pitch
     runs[-1, 2] -= rest
-    allow_reads(x, int(runs[-1, 0]) + (side - 1) * (planes.pitch + 1) + stride * round_up(y.planes.pitch, b.lanes))
+    allow_reads(x, int(runs[-1, 0]) + (side - 1) * (pitch + 1) + stride * round_up(y.planes.pitch, b.lanes))
     allow_whole_vectors(b, epilogue.residual)
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
@@ -44,6 +43,6 @@ def conv_depthwise(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometr
         {"x": x, "weight": b.constant(weight.astype(np.float32)), "bias": bias, "residual": epilogue.residual,
          "runs": b.constant(runs), "masks": b.constant(masks)},
         {"y": y}, disjoint=True, **plane_fields(x, y), **epilogue_fields(epilogue), run_count=len(runs),
-        channels=weight.shape[0], side=side, stride=stride, rest=rest, x_row=planes.pitch,
+        channels=weight.shape[0], side=side, stride=stride, rest=rest, x_row=pitch,
         work=weight[0].size * y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3],
     )  # fmt: skip
