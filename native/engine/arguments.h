@@ -84,14 +84,15 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // The same by columns of the kernel (conv_sparse_columns.inl). `tiles`: tile_count records of (x offset, first run, runs, how
 // many of them, at the end, may be longer than the first or than a vector, vectors), int32 each, of at most `most_vectors`
 // vectors; the x offset of a run is that of its sums, and `y_row` lies between two runs of a tile. A vector is a line:
-// lanes pixels in a row, or (half_row > 0) half of them in each of two rows so far apart; two lines lie `line_step` apart.
+// lanes pixels in a row, `step` (1 or 2) apart, or (half_row > 0) half of them in each of two rows so far apart; two lines
+// lie `line_step` apart.
 // `strips`: the lines that a channel needs, strip_count records of (x offset, lines more than the tile has), int32 each;
 // line_count of them in all. `starts`: where the list of each (block of channels, output, column) begins, and the last
 // one's end; entries hold offsets into a block's lines. `turns`: for each column but the last, which stays where it is,
 // the lane that each lane gets, and a mask of those that get one.
 #define DOVETAIL_CONV_COLUMNS(P, I, A, F)                                                          \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
-  P(const int32_t, tiles) I(tile_count) I(most_vectors) I(y_row) I(line_step) I(half_row) P(const int32_t, strips) I(strip_count) \
+  P(const int32_t, tiles) I(tile_count) I(most_vectors) I(y_row) I(line_step) I(half_row) I(step) P(const int32_t, strips) I(strip_count) \
   I(line_count) P(const void, entries) P(const int32_t, starts) P(const int32_t, turns) I(column_count)  \
   I(channels) I(block_count) I(out_channels) I(group_count)
 

@@ -37,7 +37,9 @@ struct ColumnBlock {
   Clamp clamp;
 };
 
-// Adds up a list, the entries in turn to one or two sums. Weights and places of a few entries are fetched before their
+constexpr int64_t kEntriesAhead = 256;  // fetched so early: lists that come from memory keep nobody waiting
+
+// Adds up a list, the entries in turn to one or two sums. Weights and places of a few entries are loaded before their
 // multiply-adds: these then run undisturbed, which gains a third.
 template <int P>
 __attribute__((always_inline)) inline void add_entries(const float* x, const Entry* e, const Entry* end, Vec (&acc)[P]) {
@@ -48,6 +50,7 @@ __attribute__((always_inline)) inline void add_entries(const float* x, const Ent
   for (; end - e >= ahead; e += ahead) {
     const float* p[ahead];
     Vec w[ahead];
+    __builtin_prefetch(e + kEntriesAhead);
     each<ahead>(DOVETAIL_LAMBDA(int i) { p[i] = x + e[i].offset, w[i] = splat(e[i].weight); });
     each<ahead>(DOVETAIL_LAMBDA(int i) {
       each<P>(DOVETAIL_LAMBDA(int j) {
@@ -109,6 +112,12 @@ inline ColumnFunction add_block_for(int lines) {
   return nullptr;
 }
 
+// A line at `p`: pixels side by side or every second one, of one row or two.
+inline Vec load_line(const float* p, const ConvColumnsArgs& a) {
+  if (a.step == 2) return even_lanes(load(p), load(p + (a.half_row ? a.half_row : kLanes)));
+  return a.half_row ? load_halves(p, p + a.half_row) : load(p);
+}
+
 // Copies the lines of `channels` channels; each gets `line_count` of them, of which a small tile leaves some as they are.
 inline void copy_lines(const ConvColumnsArgs& a, const float* x, int64_t channels, int vectors, float* to) {
   const auto* strips = reinterpret_cast<const Strip*>(a.strips);
@@ -117,7 +126,7 @@ inline void copy_lines(const ConvColumnsArgs& a, const float* x, int64_t channel
     for (const Strip* strip = strips; strip != strips + a.strip_count; ++strip) {
       const float* p = x + strip->x;
       const int lines = strip->extra + vectors;
-      for (int i = 0; i < lines; ++i, p += a.line_step) store(line + i * kLanes, a.half_row ? load_halves(p, p + a.half_row) : load(p));
+      for (int i = 0; i < lines; ++i, p += a.line_step) store(line + i * kLanes, load_line(p, a));
       line += (strip->extra + a.most_vectors) * kLanes;
     }
   }

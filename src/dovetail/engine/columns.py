@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from dovetail.engine.conv import (
     epilogue_fields,
     evenly,
     lane_masks,
+    lying,
     plane_fields,
     prepare,
 )
@@ -40,7 +41,6 @@ class Lines:
         strips: (x offset of the first line, lines more than the tile has).
         line: `(R, S)`, that of each tap for the tile's first vector, among a channel's lines.
         count: lines of a channel.
-        furthest: the largest offset, within one plane, of the line of a tap for the tile's first vector.
     """
 
     rows: int
@@ -51,7 +51,6 @@ class Lines:
     strips: np.ndarray
     line: np.ndarray
     count: int
-    furthest: int
 
 
 def reach(kernel: int, stride: int, dilation: int) -> int:
@@ -61,7 +60,7 @@ def reach(kernel: int, stride: int, dilation: int) -> int:
 
 def conv_sparse_columns(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
     """As `conv_sparse`, each column of taps by itself."""
-    taps = prepare(b, x, weight.shape, y, at)
+    taps = _taps(b, x, weight, y, at)
     lines = lines_of(b.lanes, taps, y)
     outputs, channels = weight.shape[0], weight.shape[1] * at.groups
     blocks = min(-(-channels * lines.count * b.lanes // MOST_SCRATCH), channels)
@@ -81,6 +80,16 @@ def conv_sparse_columns(b: Builder, x: View, weight: np.ndarray, y: View, at: Ge
     )  # fmt: skip
 
 
+def _taps(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry) -> Taps:
+    """The phases of a stride of up to two columns are taken from `x` as it lies, while its lines are copied."""
+    down, right = at.stride
+    if at.stride == (1, 1) or right > 2:
+        return prepare(b, x, weight.shape, y, at)
+    taps = lying(b, x, weight.shape, y, at)
+    rows, columns = taps.rows // down, taps.columns // right
+    return replace(taps, pitch=down * taps.pitch, rows=rows, columns=columns, step=right)
+
+
 def lines_of(lanes: int, taps: Taps, y: View) -> Lines:
     """The lines for tiles of an output, which are as high as the registers allow.
 
@@ -88,25 +97,24 @@ def lines_of(lanes: int, taps: Taps, y: View) -> Lines:
     """
     (height, width), columns = y.shape[2:], taps.columns
     assert taps.x.planes is not None
-    furthest = max(width, min(width + int(columns.max()), taps.x.planes.width))
+    furthest = max(width, min(width + int(columns.max()), -(-taps.x.planes.width // taps.step)))
     rows = 2 if 2 * furthest <= lanes else 1
     whole = furthest <= lanes
     first_column = 0 if whole else int(columns.min())
     vectors = evenly(-(-height // rows), 14 if lanes == 16 else 6)[0]  # as kMostLines in conv_sparse_columns.inl
-    places = taps.offsets - taps.rows * taps.pitch - columns
-    strips, line, count, last = [], np.zeros(taps.offsets.shape, np.int64), 0, 0
+    places = taps.offsets - taps.rows * taps.pitch - columns * taps.step
+    strips, line, count = [], np.zeros(taps.offsets.shape, np.int64), 0
     for place, odd in itertools.product(np.unique(places), range(rows)):
         here = (places == place) & (taps.rows % rows == odd)
         if not here.any():
             continue
         top, bottom = int(taps.rows[here].min()), int(taps.rows[here].max())
         line[here] = count + (taps.rows[here] - top) // rows
-        strips.append((int(place) + top * taps.pitch + first_column, (bottom - top) // rows))
+        strips.append((int(place) + top * taps.pitch + first_column * taps.step, (bottom - top) // rows))
         count += (bottom - top) // rows + vectors
-        last = max(last, bottom * taps.pitch + first_column)
     return Lines(
         rows, lanes // rows, first_column, width if whole else evenly(width, lanes - int(np.ptp(columns)))[0],
-        vectors, np.array(strips, np.int32), line, count, last,
+        vectors, np.array(strips, np.int32), line, count,
     )  # fmt: skip
 
 
@@ -130,17 +138,18 @@ def _tiles(b: Builder, taps: Taps, lines: Lines, y: View) -> tuple[dict[str, np.
                 runs.append(((row - top) * lines.lanes, to, end - to, len(masks)))
                 masks += lane_masks(to, end - to, pitch, height, width, b.lanes)
             stored = [pixels for _, _, pixels, _ in runs[first:]]
-            same = next((i for i, n in enumerate(stored) if n != min(stored[0], b.lanes)), len(stored))
-            tiles.append((top * taps.pitch + left, first, len(stored), len(stored) - same, vectors))
+            longer = sum(pixels > min(stored[0], b.lanes) for pixels in stored)
+            tiles.append((top * taps.pitch + left * taps.step, first, len(stored), longer, vectors))
             left += wide
         top += vectors * lines.rows
     ends = [at + (vectors * lines.rows - 1) * taps.pitch for at, _, _, _, vectors in tiles]
-    allow_reads(taps.x, max(ends) + lines.furthest + lines.lanes)
+    beyond = lines.lanes + lines.first_column - int(taps.columns.min())
+    allow_reads(taps.x, max(ends) + taps.furthest + beyond * taps.step)
     return (
         {"tiles": np.array(tiles, np.int32), "runs": np.array(runs, np.int32), "masks": np.array(masks, np.uint32),
          "strips": lines.strips},
         {"tile_count": len(tiles), "run_count": len(runs), "most_vectors": lines.vectors, "y_row": pitch,
-         "line_step": lines.rows * taps.pitch, "half_row": taps.pitch * (lines.rows - 1),
+         "line_step": lines.rows * taps.pitch, "half_row": taps.pitch * (lines.rows - 1), "step": taps.step,
          "strip_count": len(lines.strips), "line_count": lines.count},
     )  # fmt: skip
 

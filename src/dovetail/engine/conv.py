@@ -69,19 +69,17 @@ class Taps:
 
     Attributes:
         offsets: `(R, S)`, int64.
-        rows, columns: `(R, S)`, what of the offsets lies within one plane.
+        furthest: the largest offset within one plane.
+        rows, columns: `(R, S)`, of the taps, in units of `pitch` and `step`.
     """
 
     x: View
     pitch: int
     offsets: np.ndarray
+    furthest: int
     rows: np.ndarray
     columns: np.ndarray
-
-    @property
-    def furthest(self) -> int:
-        """The largest offset within one plane."""
-        return int((self.rows * self.pitch + self.columns).max())
+    step: int = 1
 
     @property
     def channel(self) -> int:
@@ -164,7 +162,8 @@ def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geome
     _check_offsets(b, x, halo, at.stride)
     rows, columns = at.taps(weight_shape[2:])
     dealt, offsets = deal(b, x, rows, columns, halo, at.stride, y.planes.pitch if y.planes is not None else 0)
-    return Taps(dealt, dealt.strides[2], offsets, rows // at.stride[0], columns // at.stride[1])
+    pitch, rows, columns = dealt.strides[2], rows // at.stride[0], columns // at.stride[1]
+    return Taps(dealt, pitch, offsets, int((rows * pitch + columns).max()), rows, columns)
 
 
 def lying(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
@@ -173,7 +172,8 @@ def lying(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometr
     _check_offsets(b, x, halo, (1, 1))
     x, planes = _with_halo(b, x, halo)
     rows, columns = at.taps(weight_shape[2:])
-    return Taps(x, planes.pitch, rows * planes.pitch + columns, rows, columns)
+    offsets = rows * planes.pitch + columns
+    return Taps(x, planes.pitch, offsets, int(offsets.max()), rows, columns)
 
 
 def _check_offsets(b: Builder, x: View, halo: tuple[int, int], stride: tuple[int, int]) -> None:

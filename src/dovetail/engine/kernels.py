@@ -266,7 +266,7 @@ CANDIDATES = (
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _over_dense(conv_winograd, 2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _over_dense(conv_winograd, 4), exact=False),
     Candidate("conv2d_sparse", "conv2d", _SPARSE, _over_dense(conv_sparse)),
-    Candidate("conv2d_sparse_columns", "conv2d", _narrow_and_sparse, _over_dense(conv_sparse_columns)),
+    Candidate("conv2d_sparse_columns", "conv2d", _narrow_and_sparse, _over_dense(conv_sparse_columns), reads="lying"),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=3),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=2),
