@@ -209,12 +209,12 @@ def _deal(b: Builder, x: View, dealt: View, stride: tuple[int, int], residues: S
 
 
 def _deal_evenly(b: Builder, x: View, dealt: View, stride: tuple[int, int]) -> None:
-    """The same in one visit, where all phases are of one size; the phases of a row follow one another."""
+    """The same in one visit, where all phases are of one size."""
     (images, channels, height, width), (sh, sw) = x.shape, stride
-    size = (images, sh, channels, height // sh, sw, width // sw)
+    size = (images, sh, sw, channels, height // sh, width // sw)
     (xn, xc, xh, xw), (dn, dc, dh, dw) = x.strides, dealt.strides
-    from_ = View(x.buffer, size, (xn, xh, xc, sh * xh, xw, sw * xw), x.offset)
-    to = View(dealt.buffer, size, (dn, sw * channels * dc, dc, dh, channels * dc, dw), dealt.offset)
+    from_ = View(x.buffer, size, (xn, xh, xw, xc, sh * xh, sw * xw), x.offset)
+    to = View(dealt.buffer, size, (dn, sw * channels * dc, channels * dc, dc, dh, dw), dealt.offset)
     b.clear_halo(dealt, disjoint=True)
     b.copy(from_, to, disjoint=True)
 
