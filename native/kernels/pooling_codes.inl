@@ -20,6 +20,8 @@ inline Window window_of(const PoolCodesArgs& a, int64_t oh, int64_t ow) {
 struct GreatestCodes {
   using Element = int32_t;
   using Lanes = Ints;
+  static constexpr bool counted = false;
+  static void keep_all(int32_t* p, Ints a) { store_words(p, a); }
   static Ints some(const int32_t* p, int64_t n) { return load_some_words(p, n < kLanes ? static_cast<int>(n) : kLanes); }
   static Ints evens(Ints a, Ints b) { return even_lanes(a, b); }
   static Ints odds(Ints a, Ints b) { return odd_lanes(a, b); }
