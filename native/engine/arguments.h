@@ -192,6 +192,15 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
   P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer)
 
+// Shared kernel bases over codes, conv-first: as DOVETAIL_CONV_BASIS, with maps and coefficients in whole numbers. `taps` are
+// `quad_count` times four (those missing are weighted by zero); `bases`: [quads][base_count] words of the weights of four
+// taps; `used`: x offsets of the used words of channels. The map of channel c of word u and basis b lies at
+// ((4 u + c) * base_count + b) * map_stride of the thread's scratch.
+#define DOVETAIL_CONV_BASIS_CODES(P, I, A, F)                                              \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
+  P(const int32_t, bases) I(base_count) P(const int32_t, taps) I(quad_count)               \
+  P(const int64_t, used) I(used_count) I(map_stride) P(const void, entries) P(const int64_t, starts) I(out_channels)
+
 // Groups of any size: `weight` is [out_channels][C/groups][taps], whole numbers.
 #define DOVETAIL_CONV_GROUPED_CODES(P, I, A, F)                                            \
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
@@ -256,6 +265,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvDenseCodesArgs, conv2d_dense_int8, DOVETAIL_CONV_DENSE_CODES)  \
   K(ConvLanesCodesArgs, conv2d_lanes_int8, DOVETAIL_CONV_LANES_CODES)  \
   K(ConvSparseCodesArgs, conv2d_sparse_int8, DOVETAIL_CONV_SPARSE_CODES) \
+  K(ConvBasisCodesArgs, conv2d_kernel_basis_int8, DOVETAIL_CONV_BASIS_CODES) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
   K(QuantizeArgs, quantize_int8, DOVETAIL_QUANTIZE)                    \

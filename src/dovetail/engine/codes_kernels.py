@@ -6,6 +6,7 @@ import numpy as np
 
 from dovetail.engine import kernels
 from dovetail.engine.codes import CodeCandidate
+from dovetail.engine.codes_basis import conv_kernel_basis
 from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse
 from dovetail.engine.codes_emit import linear_dense
 from dovetail.engine.kernels import Candidate, Place, candidates, is_small
@@ -52,8 +53,29 @@ def _reads_codes(node: Node, graph: Graph) -> bool:
     return source is not None and is_quantized(source)
 
 
-def _dense_blocks(packed: Packed, at: Place) -> bool:
+def _bytes(packed: Packed) -> bool:
+    """Whether the weight's whole numbers are codes of a byte; those of shared bases are sums of products of two."""
+    return packed.spec.format != "kernel_basis"
+
+
+def _whole_words(packed: Packed, at: Place) -> bool:
     return at.groups == 1 or (packed.shape[1] % 4 == 0 and packed.shape[0] // at.groups % 4 == 0)
+
+
+def _dense_blocks(packed: Packed, at: Place) -> bool:
+    return _bytes(packed) and _whole_words(packed, at)
+
+
+def _few_pixels(packed: Packed, at: Place) -> bool:
+    return _bytes(packed) and is_small(packed, at)
+
+
+def _odd_groups(packed: Packed, at: Place) -> bool:
+    return _bytes(packed) and not _whole_words(packed, at)
+
+
+def _shared_bases(packed: Packed, at: Place) -> bool:
+    return not _bytes(packed)
 
 
 def _sparse(packed: Packed, at: Place) -> bool:
@@ -62,8 +84,9 @@ def _sparse(packed: Packed, at: Place) -> bool:
 
 CANDIDATES = (
     CodeCandidate("conv2d_dense", "conv2d", _dense_blocks, conv_dense),
-    CodeCandidate("conv2d_lanes", "conv2d", is_small, conv_lanes, reads="lying"),
+    CodeCandidate("conv2d_lanes", "conv2d", _few_pixels, conv_lanes, reads="lying"),
     CodeCandidate("conv2d_sparse", "conv2d", _sparse, conv_sparse),
-    CodeCandidate("conv2d_grouped", "conv2d", lambda packed, at: not _dense_blocks(packed, at), conv_grouped),
+    CodeCandidate("conv2d_grouped", "conv2d", _odd_groups, conv_grouped),
+    CodeCandidate("conv2d_kernel_basis", "conv2d", _shared_bases, conv_kernel_basis),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),
 )

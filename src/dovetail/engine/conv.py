@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
-from dovetail.engine.layout import Planes, View
+from dovetail.engine.layout import Planes, View, round_up
 from dovetail.engine.phases import deal
 from dovetail.errors import EngineError
 from dovetail.program.program import Activation
@@ -245,6 +245,8 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     total = sum(-(-pixels // b.lanes) for _, _, pixels in spans)
     wanted = 1 if b.threads == 1 else -(-pieces * b.threads // (y.shape[0] * blocks))
     vectors = max(1, min(vectors, -(-total // wanted)))
+    if y.shape[0] * blocks < b.threads:  # as many runs for each thread as for the others
+        vectors = -(-total // round_up(-(-total // vectors), b.threads))
     records: list[tuple[int, int, int, int]] = []
     masks: list[int] = []
     for from_, to, pixels in spans:
