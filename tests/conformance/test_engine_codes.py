@@ -97,9 +97,11 @@ def same(session: Session, x: np.ndarray, want: Any) -> None:
 @pytest.mark.parametrize(("format_name", "case", "kernel"), forced())
 def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: str) -> None:
     program, x = program_of(format_name, case)
-    nodes = [node for node in program.graph.nodes if node.weight is not None]
-    specs = [program.weights[node.weight or ""].spec for node in nodes]
-    assert {(spec.format, spec.values.name) for spec in specs} == {(format_name, "int8")}
+    specs = [(node, program.weights[node.weight].spec) for node in program.graph.nodes if node.weight is not None]
+    assert {spec.values.name for _, spec in specs} == {"int8"}
+    nodes = [node for node, spec in specs if spec.format == format_name]
+    # sums over two hundred channels of shared bases cannot all be proved to fit 32 bits: such layers become dense
+    assert len(nodes) == len(specs) or (format_name == "kernel_basis" and case.weight[1] == 200 and nodes)
     want = reference.run(program, x)
     schedule = Schedule({node.name: kernel for node in nodes})
     for isa in ISAS:
