@@ -11,13 +11,15 @@ import json
 import sys
 import time
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dovetail.errors import DovetailError
-from dovetail.peers.conditions import Caches
 from dovetail.peers.peer import Images, Runner, first_line
+
+if TYPE_CHECKING:
+    from dovetail.peers.conditions import Caches
 
 Answer = dict[str, Any]
 _CACHE_LINE = 64
@@ -54,6 +56,8 @@ class Server:
         `cold`: the caches are emptied before each, outside of the time.
         """
         if cold and self.caches is None:
+            from dovetail.peers.conditions import Caches  # needs the engine, which other targets do without
+
             self.caches = Caches(self.threads)
         run, clock = self.runner.run, time.perf_counter_ns
         end = time.perf_counter() + warm_seconds
