@@ -116,6 +116,7 @@ class CodeCandidate:
     runs: Callable[[Packed, Place], bool]
     emit: CodeKernel
     reads: Reads = "phases"
+    exact: bool = True  # sums of whole numbers are
 
 
 def sums(b: Builder, call: CodeCall, found: Product, multiple: int = FILL) -> dict[str, View | None]:
