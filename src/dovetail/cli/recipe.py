@@ -8,7 +8,7 @@ import logging
 import math
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from dovetail import files
 from dovetail.cli import evidence, integers, networks, recipes, score
 from dovetail.cli.app import Failed
 from dovetail.cli.console import say, table
-from dovetail.cli.materials import Sets, build_network, device_for, fitted
+from dovetail.cli.materials import Sets, build_network, fitted
 from dovetail.cli.options import DataFolder, Set, Threads
 from dovetail.cli.pipeline import dense_like, pack_trained, take_further, train
 from dovetail.cli.schema import Recipe, read
@@ -41,6 +41,7 @@ class Measured:
 
     Attributes:
         model: what was trained; None where nothing was.
+        gpus: that trained it.
     """
 
     program: Program
@@ -49,6 +50,7 @@ class Measured:
     epochs: int
     hours: float
     model: nn.Module | None = None
+    gpus: Sequence[str] = ()
 
 
 @app.command
@@ -83,7 +85,7 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
         ratios=evidence.ratios(dense_like(program, data), program),
         epochs=measured[0].epochs + epochs,
         hours=[one.hours + hours for one in measured],
-        where=_where(recipe),
+        where=_where({gpu for one in measured for gpu in one.gpus}),
         program=file,
         weights=weights,
     )
@@ -136,7 +138,8 @@ def _measure(
     program = pack_trained(recipe, name, done)
     accuracy = _confirmed(label, program, done.sets, threads, done.model if done.quantization is None else None)
     epochs = sum(phase.epochs for phase in {r.phase: r for r in done.history.records}.values())
-    return Measured(program, done.sets, accuracy, epochs, done.history.seconds / 3600, done.model)
+    hours, gpus = done.history.seconds / 3600, done.history.gpus
+    return Measured(program, done.sets, accuracy, epochs, hours, done.model, gpus)
 
 
 def _before(recipe: Recipe, path: Path) -> tuple[int, float]:
@@ -282,11 +285,12 @@ def _command(path: Path, overrides: tuple[str, ...]) -> str:
     return shlex.join(["dovetail", "recipe", "run", path.stem, *changes])
 
 
-def _where(recipe: Recipe) -> str:
+def _where(gpus: Collection[str]) -> str:
+    """The GPUs that trained, then the machine that packed and measured."""
     import torch
 
     from dovetail.peers.machine import machine
 
     here = machine()
-    chip = f"{torch.cuda.get_device_name()}, " if device_for(recipe) == "cuda" else ""
-    return f"{chip}{here['cpu']}, {here['cores']} cores, torch {torch.__version__.partition('+')[0]}"
+    version = torch.__version__.partition("+")[0]
+    return ", ".join([*sorted(gpus), here["cpu"], f"{here['cores']} cores", f"torch {version}"])

@@ -61,9 +61,16 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def to(batch: Any, device: torch.device, layout: torch.memory_format) -> Batch:
-    """The batch on the device; 4-D images in the given layout."""
-    images, labels = batch
-    images = images.to(device, non_blocking=True)
+    """The batch on the device; 4-D images in the given layout.
+
+    To a GPU it goes through pinned memory: from any other a copy waits for all that the GPU has still to do.
+    """
+    images, labels = (_moved(tensor, device) for tensor in batch)
     if images.dim() == 4:
         images = images.contiguous(memory_format=layout)
-    return images, labels.to(device, non_blocking=True)
+    return images, labels
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    waiting = tensor.device.type == "cpu" and device.type == "cuda"
+    return (tensor.pin_memory() if waiting else tensor).to(device, non_blocking=True)

@@ -19,7 +19,7 @@ from dovetail.training.checkpoint import Checkpoints, random_state, seed_all, se
 from dovetail.training.fingerprint import fingerprint, require_same
 from dovetail.training.hooks import FixedStructure, Hooks, Structure
 from dovetail.training.interrupt import Interrupt, interruptible
-from dovetail.training.metrics import History, Meter, Record, Score, autocast, device_of, evaluate
+from dovetail.training.metrics import History, Meter, Record, Score, autocast, device_of, evaluate, processor
 from dovetail.training.phase import Phase, build_optimizer, load_optimizer, set_rate
 from dovetail.training.progress import Lines, reporter
 from dovetail.training.settings import Settings
@@ -219,6 +219,7 @@ class Run:
             learning_rate=self.rate if phase.epochs else 0.0,
             seconds=self._seconds(),
             metrics=self.hooks.metrics(),
+            processor=processor(self.device),
         )
         self.history.records.append(record)
         self.meter.reset()

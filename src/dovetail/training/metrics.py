@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from dovetail import files
 from dovetail.errors import TrainingError
 
+CPU = "CPU"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -37,7 +39,7 @@ class Record:
 
     In the last epoch of a phase that is after the method's hard projection. A phase without epochs has one record,
     with `epoch` 0 and no `loss`. `step` counts optimizer steps of the whole run, `seconds` its time without pauses.
-    `metrics` are the method's own, by name.
+    `metrics` are the method's own, by name; `processor` is the GPU's name, or "CPU" ("" in runs of earlier versions).
     """
 
     phase: str
@@ -50,6 +52,7 @@ class Record:
     learning_rate: float
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    processor: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.phase} {self.epoch}/{self.epochs}"]
@@ -74,6 +77,11 @@ class History:
     def seconds(self) -> float:
         """Time spent, pauses between resumed parts not counted."""
         return self.records[-1].seconds if self.records else 0.0
+
+    @property
+    def gpus(self) -> list[str]:
+        """Names of the GPUs that trained some of it."""
+        return sorted({record.processor for record in self.records} - {"", CPU})
 
     def to_json(self) -> list[dict[str, Any]]:
         """Plain data, the inverse of `from_json`."""
@@ -140,6 +148,11 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's parameters are; the CPU for a model without any."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def processor(device: torch.device) -> str:
+    """What a record calls the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else CPU
 
 
 def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], *, precision: str = "f32") -> Score:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from dovetail.errors import TrainingError
-from dovetail.training import History, Record, Settings, evaluate
+from dovetail.methods import Thin
+from dovetail.training import History, Record, Settings, evaluate, train
 from dovetail.training.batches import Batches
 from dovetail.training.metrics import Meter
 from dovetail.training.progress import clock
@@ -59,6 +60,19 @@ def test_history_round_trip(tmp_path):
     history.write(tmp_path / "metrics.jsonl")
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
     assert str(records[1]) == "b 0/0  accuracy 91.50 %  rate 0  2 s"
+
+
+def test_a_history_names_the_gpus_that_trained_some_of_it():
+    def record(processor):
+        return Record("a", 1, 1, 5, 0.5, None, None, 0.1, 2.0, processor=processor)
+
+    assert History([record("CPU"), record("")]).gpus == []
+    assert History([record("CPU"), record("Two"), record("One"), record("Two")]).gpus == ["One", "Two"]
+
+
+def test_a_run_says_what_computed_it(data, build):
+    history = train(build(), Thin(epochs=1), data, settings=Settings(progress=False))
+    assert [record.processor for record in history.records] == ["CPU"]
 
 
 @pytest.mark.parametrize(
