@@ -5,6 +5,10 @@
 
 #include <cstring>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "engine/guard.h"
 #include "engine/plan.h"
 
@@ -106,6 +110,12 @@ std::vector<std::string> kernels() {
   return names;
 }
 
+void trim_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -120,6 +130,7 @@ NB_MODULE(_native, m) {
       .def("__len__", &Plan::size);
   m.def("isas", &isas, "Names of the ISAs that this build has and this CPU can run, slowest first.");
   m.def("kernels", &kernels, "Names of all kernels.");
+  m.def("trim_memory", &trim_memory, "Give what was freed back to the system, as far as the C library can.");
   m.def("lanes", [](const std::string& isa) { return table_of(isa).lanes; }, nb::arg("isa"), "Floats in a vector.");
 #ifdef DOVETAIL_SANITIZE
   m.def("guard", [](uintptr_t p, size_t bytes) { guard(reinterpret_cast<void*>(p), bytes); }, nb::arg("address"), nb::arg("bytes"));

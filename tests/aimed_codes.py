@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from aimed_mutations import Change, array
-from dovetail.formats import DenseSpec, KernelBasisSpec, PackedDense, PackedKernelBasis
+from dovetail.formats import DenseSpec, PackedDense
 from dovetail.formats.values import INT8
 from dovetail.program.program import Activation, Program
 from mutations import Data, Stored
@@ -50,13 +50,6 @@ def over_codes(change: Callable[[Stored, Data], Any], op: str) -> Change:
 
 def a_float_weight(file: Stored, node: Data) -> None:
     file.exchange(node["weight"], random_packed("dense", (5, 9), np.random.default_rng(0)))
-
-
-def products_of_codes(file: Stored, node: Data) -> None:
-    """A weight whose whole numbers are products of two codes."""
-    shape = file.header["weights"][node["weight"]]["shape"]
-    ones = np.ones(shape, np.float32)
-    file.exchange(node["weight"], PackedKernelBasis.from_dense(ones, KernelBasisSpec(bases=1, values=INT8)))
 
 
 def too_many_inputs(file: Stored, node: Data) -> None:
@@ -166,5 +159,4 @@ AIMED: dict[str, Change] = {
     "residual of another type": over_codes(real_residual, "conv2d"),
     "activation over codes": over_codes(lambda file, node: node["epilogue"].update(activation=["gelu"]), "conv2d"),
     "float sum of codes": over_codes(real_sum, "add"),
-    "weight beyond bytes": over_codes(products_of_codes, "conv2d"),
 }

@@ -92,6 +92,9 @@ CONVS = (
     Case("four pixels wide", (5, 3, 3, 3), (6, 4), attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
     Case("many tiles", (21, 5, 3, 3), (35, 38), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
     Case("many channels", (40, 33, 3, 3), (4, 4), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("many channels, wide", (7, 200, 3, 3), (9, 20), batch=1, attributes={"padding": (1, 1, 1, 1)}, epilogue=FULL),
+    Case("valid, of a vector's width", (4, 3, 3, 3), (5, 18)),
+    Case("3x3 dilated", (4, 3, 3, 3), (9, 21), attributes={"padding": (2, 2, 2, 2), "dilation": (2, 2)}),
 )
 EXPANDED = (
     Case(

@@ -140,7 +140,6 @@ ERRORS = {
     "activation over codes": "needs a float32 result",
     "float sum of codes": "its result must be uint8",
     # the engine
-    "weight beyond bytes": "the kernels multiply bytes",
     "offsets beyond 32 bits": "beyond the 32-bit offsets",
     "memory": "too large for this machine|cannot get .* MB|no memory for the results",
 }

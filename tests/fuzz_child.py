@@ -27,7 +27,7 @@ import numpy as np
 import aimed_codes
 import aimed_mutations
 from dovetail.engine import Schedule, Session
-from dovetail.engine.codes import candidates_of
+from dovetail.engine.codes_kernels import candidates_of
 from dovetail.engine.compile import weight_nodes
 from dovetail.engine.kernels import place
 from dovetail.engine.native import cores, native_status

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.formats.values import F32, INT8
 from dovetail.program.calibrate import calibrate
 from dovetail.program.integer import MOVES, touches_codes
 from dovetail.program.program import Activation, Program
@@ -106,8 +107,10 @@ def packed_in(random: Random, sketch: Sketch, weight: tuple[int, ...], groups: i
         ("dense", {}), ("dense", {}), ("sparse", {"density": random.choice((0.05, 0.4, 1.0))}),
         ("block_sparse", {"density": 0.4, "block": random.choice((1, 2, 4))}), ("block_sparse", {"keep": (1, 2)}),
     ]  # fmt: skip
-    if area > 1 and not codes:
-        formats.append(("kernel_basis", {"bases": random.randint(1, min(6, area)), "coefficients": "sparse"}))
+    if area > 1:
+        values = INT8 if codes else F32  # bases in int8 stay bases
+        fields = {"bases": random.randint(1, min(6, area)), "coefficients": "sparse", "values": values}
+        formats.append(("kernel_basis", fields))
     if area > 1:
         formats.append(("kernel_basis", {"bases": random.randint(1, area), "coefficients": "dense"}))
     if area == 1 and groups == 1 and not codes:

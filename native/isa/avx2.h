@@ -132,6 +132,8 @@ inline Ints keep(Ints a, uint32_t bits, Ints other) {
 inline Ints up(Ints a, int bits) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
 inline Ints byte_of(Ints a, int i) { return _mm256_and_si256(_mm256_srl_epi32(a, _mm_cvtsi32_si128(8 * i)), _mm256_set1_epi32(255)); }
 inline Ints greater_bytes(Ints a, Ints b) { return _mm256_max_epu8(a, b); }
+// Lane i is lane from[i] of a.
+inline Vec pick_lanes(Vec a, Ints from) { return _mm256_permutevar8x32_ps(a, from); }
 inline Vec to_real(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm256_cvtps_epi32(a); }
 inline int32_t sum(Ints a) {
@@ -146,6 +148,18 @@ inline void pack_bytes(uint8_t* p, Ints a) {
   alignas(32) int32_t lanes[kLanes];
   _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+}
+// Byte j of word i becomes byte i of word j, lane by lane.
+inline void transpose_bytes(Ints (&v)[4]) {
+  const __m256i odd = _mm256_set1_epi16(static_cast<int16_t>(0xFF00));
+  const Ints a = _mm256_blend_epi16(v[0], _mm256_slli_epi32(v[2], 16), 0xAA);
+  const Ints b = _mm256_blend_epi16(v[1], _mm256_slli_epi32(v[3], 16), 0xAA);
+  const Ints c = _mm256_blend_epi16(_mm256_srli_epi32(v[0], 16), v[2], 0xAA);
+  const Ints d = _mm256_blend_epi16(_mm256_srli_epi32(v[1], 16), v[3], 0xAA);
+  v[0] = _mm256_blendv_epi8(a, _mm256_slli_epi16(b, 8), odd);
+  v[1] = _mm256_blendv_epi8(_mm256_srli_epi16(a, 8), b, odd);
+  v[2] = _mm256_blendv_epi8(c, _mm256_slli_epi16(d, 8), odd);
+  v[3] = _mm256_blendv_epi8(_mm256_srli_epi16(c, 8), d, odd);
 }
 // acc + the four products of unsigned codes and signed weights of each word; exact, as `maddubs` (which saturates) is not.
 inline Ints dot(Ints acc, Ints codes, Ints weights) {

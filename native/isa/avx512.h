@@ -106,11 +106,26 @@ inline Ints keep(Ints a, uint32_t bits, Ints other) { return _mm512_mask_mov_epi
 inline Ints up(Ints a, int bits) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
 inline Ints byte_of(Ints a, int i) { return _mm512_and_si512(_mm512_srl_epi32(a, _mm_cvtsi32_si128(8 * i)), _mm512_set1_epi32(255)); }
 inline Ints greater_bytes(Ints a, Ints b) { return _mm512_max_epu8(a, b); }
+// Lane i is lane from[i] of a.
+inline Vec pick_lanes(Vec a, Ints from) { return _mm512_permutexvar_ps(from, a); }
 inline Vec to_real(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm512_cvtps_epi32(a); }
 inline int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a); }
 inline Ints expand_bytes(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline void pack_bytes(uint8_t* p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
+// Byte j of word i becomes byte i of word j, lane by lane.
+inline void transpose_bytes(Ints (&v)[4]) {
+  constexpr __mmask32 halves = 0xAAAAAAAAu;
+  constexpr __mmask64 bytes = 0xAAAAAAAAAAAAAAAAu;
+  const Ints a = _mm512_mask_blend_epi16(halves, v[0], _mm512_slli_epi32(v[2], 16));
+  const Ints b = _mm512_mask_blend_epi16(halves, v[1], _mm512_slli_epi32(v[3], 16));
+  const Ints c = _mm512_mask_blend_epi16(halves, _mm512_srli_epi32(v[0], 16), v[2]);
+  const Ints d = _mm512_mask_blend_epi16(halves, _mm512_srli_epi32(v[1], 16), v[3]);
+  v[0] = _mm512_mask_blend_epi8(bytes, a, _mm512_slli_epi16(b, 8));
+  v[1] = _mm512_mask_blend_epi8(bytes, _mm512_srli_epi16(a, 8), b);
+  v[2] = _mm512_mask_blend_epi8(bytes, c, _mm512_slli_epi16(d, 8));
+  v[3] = _mm512_mask_blend_epi8(bytes, _mm512_srli_epi16(c, 8), d);
+}
 // acc + the four products of unsigned codes and signed weights of each word, exactly.
 inline Ints dot(Ints acc, Ints codes, Ints weights) {
 #ifdef DOVETAIL_VNNI

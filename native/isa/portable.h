@@ -113,9 +113,11 @@ inline void store_words(void* p, Ints a) { std::memcpy(p, a.v, sizeof a.v); }
 inline Ints splat_word(int32_t x) { Ints a; DOVETAIL_EACH a.v[i] = x; return a; }
 inline Ints load_words_first(const void* p, int n) { Ints a = splat_word(0); std::memcpy(a.v, p, n * sizeof(int32_t)); return a; }
 inline void store_words_first(void* p, Ints a, int n) { std::memcpy(p, a.v, n * sizeof(int32_t)); }
-inline Ints add(Ints a, Ints b) { DOVETAIL_EACH a.v[i] += b.v[i]; return a; }
-inline Ints sub(Ints a, Ints b) { DOVETAIL_EACH a.v[i] -= b.v[i]; return a; }
-inline Ints mul(Ints a, Ints b) { DOVETAIL_EACH a.v[i] *= b.v[i]; return a; }
+// Sums and products wrap around, as those of vectors do.
+inline uint32_t bits(int32_t x) { return static_cast<uint32_t>(x); }
+inline Ints add(Ints a, Ints b) { DOVETAIL_EACH a.v[i] = static_cast<int32_t>(bits(a.v[i]) + bits(b.v[i])); return a; }
+inline Ints sub(Ints a, Ints b) { DOVETAIL_EACH a.v[i] = static_cast<int32_t>(bits(a.v[i]) - bits(b.v[i])); return a; }
+inline Ints mul(Ints a, Ints b) { DOVETAIL_EACH a.v[i] = static_cast<int32_t>(bits(a.v[i]) * bits(b.v[i])); return a; }
 inline Ints either(Ints a, Ints b) { DOVETAIL_EACH a.v[i] |= b.v[i]; return a; }
 // Lanes whose bit is clear become those of `other`.
 inline Ints keep(Ints a, uint32_t bits, Ints other) { DOVETAIL_EACH a.v[i] = bits >> i & 1 ? a.v[i] : other.v[i]; return a; }
@@ -130,11 +132,23 @@ inline Ints greater_bytes(Ints a, Ints b) {
   std::memcpy(a.v, p, sizeof p);
   return a;
 }
+// Lane i is lane from[i] of a.
+inline Vec pick_lanes(Vec a, Ints from) { Vec r; DOVETAIL_EACH r.v[i] = a.v[from.v[i]]; return r; }
 inline Vec to_real(Ints a) { Vec r; DOVETAIL_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
 inline Ints to_whole(Vec a) { Ints r; DOVETAIL_EACH r.v[i] = static_cast<int32_t>(std::nearbyint(a.v[i])); return r; }
 inline int32_t sum(Ints a) { int32_t total = 0; for (int32_t word : a.v) total += word; return total; }
 inline Ints expand_bytes(const uint8_t* p) { Ints a; DOVETAIL_EACH a.v[i] = p[i]; return a; }
 inline void pack_bytes(uint8_t* p, Ints a) { DOVETAIL_EACH p[i] = static_cast<uint8_t>(a.v[i]); }
+// Byte j of word i becomes byte i of word j, lane by lane.
+inline void transpose_bytes(Ints (&v)[4]) {
+  const Ints from[4] = {v[0], v[1], v[2], v[3]};
+  for (int j = 0; j < 4; ++j)
+    DOVETAIL_EACH {
+      uint32_t word = 0;
+      for (int b = 0; b < 4; ++b) word |= bits(byte_of_word(from[b].v[i], j)) << 8 * b;
+      v[j].v[i] = static_cast<int32_t>(word);
+    }
+}
 // acc + the four products of unsigned codes and signed weights of each word, exactly.
 inline Ints dot(Ints acc, Ints codes, Ints weights) {
   DOVETAIL_EACH

@@ -8,7 +8,12 @@ struct CodeEntry {
   int32_t offset, word;
 };
 
-template <int P>
+// What an entry adds to a sum.
+struct WordProducts {
+  static Ints product(Ints sum, Ints codes, Ints weights) { return dot(sum, codes, weights); }
+};
+
+template <class Op, int P>
 void sparse_code_tile(const int32_t* x, const CodeEntry* entries, const int64_t* starts, const int32_t* bias, const CodePlace& place, int first) {
   Ints acc[4][P];
   x += first * kLanes;
@@ -18,7 +23,7 @@ void sparse_code_tile(const int32_t* x, const CodeEntry* entries, const int64_t*
     for (const CodeEntry *e = entries + starts[k], *last = entries + starts[k + 1]; e != last; ++e) {
       const int32_t* p = x + e->offset;
       const Ints w = splat_word(e->word);
-      each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = dot(acc[k][j], load_words(p + j * kLanes), w); });
+      each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = Op::product(acc[k][j], load_words(p + j * kLanes), w); });
     }
   });
   finish_four<P>(acc, 0, place, first);
@@ -27,10 +32,11 @@ void sparse_code_tile(const int32_t* x, const CodeEntry* entries, const int64_t*
 using SparseCodeFunction = void (*)(const int32_t*, const CodeEntry*, const int64_t*, const int32_t*, const CodePlace&, int);
 constexpr int kSparseCodeVectors = kLanes == 16 ? 6 : 3;
 
+template <class Op>
 inline SparseCodeFunction sparse_code_tile_for(int vectors) {
   static const SparseCodeFunction functions[] = {nullptr,
-                                                 sparse_code_tile<1>, sparse_code_tile<2>, sparse_code_tile<3>,
-                                                 sparse_code_tile<4>, sparse_code_tile<5>, sparse_code_tile<6>};
+                                                 sparse_code_tile<Op, 1>, sparse_code_tile<Op, 2>, sparse_code_tile<Op, 3>,
+                                                 sparse_code_tile<Op, 4>, sparse_code_tile<Op, 5>, sparse_code_tile<Op, 6>};
   return functions[vectors];
 }
 
@@ -48,7 +54,7 @@ void conv2d_sparse_int8(const void* arguments, Worker& worker) {
       const CodePlace place = place_of(a, rounding, image, first, 4, runs[r]);
       const int32_t* x = a.x + image * a.x_image + runs[r].x;
       even_pieces(vectors_of(runs[r]), kSparseCodeVectors, [&](int piece, int count) {
-        sparse_code_tile_for(count)(x, entries, a.starts + first, a.bias + first, place, piece);
+        sparse_code_tile_for<WordProducts>(count)(x, entries, a.starts + first, a.bias + first, place, piece);
       });
       end_place(a, place, runs[r], image, first, 4, r == 0);
     }

@@ -82,6 +82,17 @@ __attribute__((noinline)) void activate_run(float* y, const Run& run, const uint
   }
 }
 
+// Runs whose sums were kept: the x offset of each is that of its sums. `y` and `residual` point at the plane.
+inline void finish_runs(const float* sums, const Run* runs, int64_t count, const Clamp& clamp, const float* residual, float* y, const uint32_t* masks, int64_t activation, float a, float b) {
+  for (const Run* run = runs; run != runs + count; ++run) {
+    for (int j = 0; j < vectors_of(*run); ++j) {
+      const Vec sum[1] = {load(sums + run->x + j * kLanes)};
+      finish<1>(sum, clamp, residual ? residual + run->y : nullptr, y + run->y, masks + run->mask, j, run->pixels);
+    }
+    if (!clamp.exact) activate_run(y + run->y, *run, masks + run->mask, static_cast<Activation>(activation), a, b);
+  }
+}
+
 // What lies before plane `channel`, and after it where it is the last one. `lead` is a multiple of the lanes or zero.
 inline void fill_lead(int32_t* plane, int64_t stride, int64_t lead, bool last, int32_t word) {
   for (int64_t i = 0; i < lead; i += kLanes) store_words(plane - lead + i, splat_word(word));

@@ -20,6 +20,8 @@ inline Window window_of(const PoolCodesArgs& a, int64_t oh, int64_t ow) {
 struct GreatestCodes {
   using Element = int32_t;
   using Lanes = Ints;
+  static constexpr bool counted = false;
+  static void keep_all(int32_t* p, Ints a) { store_words(p, a); }
   static Ints some(const int32_t* p, int64_t n) { return load_some_words(p, n < kLanes ? static_cast<int>(n) : kLanes); }
   static Ints evens(Ints a, Ints b) { return even_lanes(a, b); }
   static Ints odds(Ints a, Ints b) { return odd_lanes(a, b); }
@@ -41,19 +43,20 @@ inline int64_t window_sums(const PoolCodesArgs& a, const int32_t* x, const Windo
 
 void pool2d_int8(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const PoolCodesArgs*>(arguments);
-  const int64_t units = a.images * a.channels;
+  const int64_t bands = bands_of(a, worker), units = a.images * bands * a.channels;
   const Vec low = splat(static_cast<float>(a.low - a.zero)), high = splat(static_cast<float>(a.high - a.zero));
   const Ints zero = splat_word(static_cast<int32_t>(a.zero));
   for_units(worker, units, grain_of(units, worker.threads), [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t image = unit / a.channels, word = unit % a.channels;
+      const Band band = band_of(a, unit, bands);
+      const int64_t image = band.image, word = band.channel;
       const int32_t* x = a.x + image * a.x_image + word * a.x_channel;
       if (!a.average) {
         int32_t* y = static_cast<int32_t*>(a.y) + image * a.y_image + word * a.y_channel;
-        pool_plane<GreatestCodes>(a, x, [&](int64_t oh, int64_t ow, Ints value, int n, int64_t) { put_words(y + oh * a.y_row + ow, value, n); });
+        pool_band<GreatestCodes>(a, band, x, [&](int64_t oh, int64_t ow, Ints value, int n, int64_t) { put_words(y + oh * a.y_row + ow, value, n); });
         continue;
       }
-      for (int64_t oh = 0; oh < a.out_height; ++oh)
+      for (int64_t oh = band.first; oh < band.last; ++oh)
         for (int64_t ow = 0; ow < a.out_width; ++ow) {
           const Window w = window_of(a, oh, ow);
           const int64_t at = image * a.y_image + oh * a.y_row + ow;

@@ -14,7 +14,7 @@ from torch import nn
 
 import dovetail
 from dovetail import zoo
-from dovetail.cli import evidence
+from dovetail.cli import evidence, schema
 from dovetail.engine import Session, native_status
 from dovetail.program.counts import count
 from dovetail.program.program import Program
@@ -25,6 +25,7 @@ from programs import close
 RECIPES = Path(dovetail.__file__).parents[2] / "recipes"
 RESULTS = sorted((RECIPES / "results").glob("*.json"))
 PROGRAMS = sorted((RECIPES / "results").glob("*.dovetail"))
+WEIGHTS = sorted((RECIPES / "results").glob("*.safetensors"))
 each_program = pytest.mark.parametrize("file", PROGRAMS, ids=lambda file: file.stem)
 
 
@@ -37,10 +38,21 @@ def test_every_committed_network_has_its_result():
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_result_says_what_the_design_asks(path):
     result = evidence.read(path)
-    assert set(result) == set(evidence.FIELDS)
+    assert set(result) - {"weights"} == set(evidence.FIELDS)
+    assert ("weights" in result) == (schema.read(RECIPES / f"{result['recipe']}.yaml").weights is not None)
     assert (RECIPES / f"{result['recipe']}.yaml").is_file()
     assert len(result["accuracy"]) == len(result["seeds"])
     assert all(0 < value <= 100 for value in (result["dense_accuracy"], *result["accuracy"]))
+
+
+def test_committed_weights_are_those_of_their_results():
+    results = [(evidence.read(path), path) for path in RESULTS]
+    assert [evidence.weights_file(result, path) for result, path in results if "weights" in result] == WEIGHTS
+
+
+@pytest.mark.parametrize("file", PROGRAMS + WEIGHTS, ids=lambda file: file.name)
+def test_a_committed_file_is_no_larger_than_it_may_be(file):
+    assert file.stat().st_size <= evidence.LARGEST
 
 
 @each_program

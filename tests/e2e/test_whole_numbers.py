@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -30,28 +28,9 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(made):
     """A folder in which a dense network was trained, and quantised in both ways."""
-    folder = tmp_path_factory.mktemp("int8")
-    (folder / "recipes").mkdir()
-    for name, text in RECIPES.items():
-        (folder / "recipes" / f"{name}.yaml").write_text(text)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        for name in RECIPES:
-            assert main(["recipe", "run", name]) == 0
-    finally:
-        os.chdir(before)
-    return folder
-
-
-@pytest.fixture
-def here(home, tmp_path, monkeypatch):
-    """A copy of that folder to work in."""
-    shutil.copytree(home, tmp_path / "home")
-    monkeypatch.chdir(tmp_path / "home")
-    return tmp_path / "home"
+    return made(RECIPES)
 
 
 def result(here, name):

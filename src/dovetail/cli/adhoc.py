@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dovetail.cli import recipes
 from dovetail.cli.schema import Recipe, check, merge, parse_overrides
 
 USUAL = {"cifar10": {"crop": 4, "flip": True}, "digits": {"crop": 1, "flip": False}}
@@ -34,7 +35,8 @@ def adhoc(
         "settings": {"precision": precision},
         "runs": str(runs),
     }
-    recipe = check(merge(given, parse_overrides(overrides)), "the command line")
+    named = check(merge(given, parse_overrides(overrides)), "the command line")
+    recipe = recipes.with_weights(named, recipes.folder())
     return recipe if weights is None else _with_weights(recipe, weights)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from dovetail.cli import networks, sheets
+from dovetail.cli import networks, recipes, sheets
 from dovetail.cli.app import Failed
 from dovetail.cli.conditions import BLOCKS, Conditions
 from dovetail.cli.console import console, say
@@ -51,6 +51,8 @@ def bench(
     threads: Annotated[tuple[int, ...], Parameter(help="Thread counts to try.", negative=())] = (),
     batch: Annotated[int, Parameter(help="Images per run.")] = 1,
     blocks: Annotated[int, Parameter(help="Blocks of about 20 runs per target.")] = BLOCKS,
+    cold: Annotated[bool, Parameter(help="Empty the caches before every run.", negative=())] = False,
+    busy: Annotated[bool, Parameter(help="Race beside a process that computes.", negative=())] = False,
     data: DataFolder = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder of the JSON results.")] = RESULTS,
 ) -> None:
@@ -74,7 +76,7 @@ def bench(
     for name in against:
         peer_named(name)
     writable(next(folder for folder in (out, *out.parents, Path()) if folder.exists()) / "race.json")
-    asked = Conditions(weights, against, threads, batch, blocks, data, os.environ.get(ISA_VARIABLE))
+    asked = Conditions(weights, against, threads, batch, blocks, data, os.environ.get(ISA_VARIABLE), cold, busy)
     races = [race for name in names for race in _races(name, original, asked, out)]
     failed = [told for race in races if (told := _run(race, out, alone=len(races) == 1))]
     if failed:
@@ -133,6 +135,8 @@ def _race_for_time(case: sheets.Case, asked: Conditions, out: Path) -> Race | No
         threads=asked.threads or None,
         batch=asked.batch,
         blocks=asked.blocks,
+        cold=asked.cold,
+        busy=asked.busy,
         network=case.network,
         variant=variant,
         command=asked.command(case.word),
@@ -166,6 +170,8 @@ def _race_packed(program: Program, path: Path, original: str | None, asked: Cond
         threads=asked.threads or None,
         batch=asked.batch,
         blocks=asked.blocks,
+        cold=asked.cold,
+        busy=asked.busy,
         network=network,
         variant=variant,
         command=asked.command(portable(path), ["--original", original] if original else []),
@@ -184,11 +190,13 @@ def _sets(program: Program, root: Path | None) -> Sets | None:
 def _original(program: Program, path: Path, name: str | None, asked: Conditions) -> tuple[nn.Module, bool]:
     """The dense network for the peers, and whether it is trained: else the race is about time only.
 
-    A recipe that starts from random weights has its trained dense control beside it.
+    A recipe that starts from random weights has its trained dense control beside it; weights that another recipe has
+    trained lie beside that one's result.
     """
     from dovetail.export.torch_module import to_torch
 
-    network = networks.original_of(program, name, asked.weights)
+    found = networks.original_of(program, name, asked.weights)
+    network = recipes.located(found, path.resolve().parent.parent, recipes.folder())
     control = path.with_name(f"{program.metadata.get('control')}.dovetail")
     if network.weights is None and name is None and control.is_file():
         return to_torch(networks.load(str(control)), rounded=False), True

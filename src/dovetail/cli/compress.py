@@ -37,12 +37,12 @@ def compress(
     a file on the test set. Without a recipe the data are the digits unless --on says otherwise, and checkpoints lie in
     runs. A recipe brings all that along; --set method.parameters.KEY=VALUE and other keys change it.
     """
-    from dovetail.cli import score
+    from dovetail.cli import recipes, score
     from dovetail.cli.pipeline import pack_trained, train
 
     if network.endswith(YAML):
         _refuse_beside_recipe(network, {"method": method, "on": on, "weights": weights, "runs": runs})
-        name, recipe = Path(network).stem, read(Path(network), overrides)
+        name, recipe = Path(network).stem, recipes.with_weights(read(Path(network), overrides), Path(network).parent)
     else:
         on, runs = on or "digits", runs or Path("runs")
         name = f"{method}-{network.rpartition(':')[2]}-{Path(on).name}"

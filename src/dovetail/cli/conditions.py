@@ -24,6 +24,8 @@ class Conditions:
     blocks: int
     data: Path | None
     isa: str | None
+    cold: bool = False
+    busy: bool = False
 
     def suffix(self, *, blind: bool = False) -> str:
         """What joins the variant where a race is not the plain one, so that the plain one's evidence stays.
@@ -33,6 +35,7 @@ class Conditions:
         parts = [f"b{self.batch}"] if self.batch > 1 else []
         parts += ["t" + "t".join(map(str, self.threads))] if self.threads else []
         parts += [self.isa] if self.isa else []
+        parts += ["cold"] * self.cold + ["busy"] * self.busy
         parts += ["time_only"] if blind else []
         parts += ["some_peers"] if self.against else []
         parts += ["other_weights"] if self.weights is not None else []
@@ -50,4 +53,5 @@ class Conditions:
         words += [word for name in self.against for word in ("--against", name)]
         words += [word for count in self.threads for word in ("--threads", str(count))]
         words += ["--batch", str(self.batch)] if self.batch != 1 else []
-        return words + (["--blocks", str(self.blocks)] if self.blocks != BLOCKS else [])
+        words += ["--blocks", str(self.blocks)] if self.blocks != BLOCKS else []
+        return words + ["--cold"] * self.cold + ["--busy"] * self.busy

@@ -21,6 +21,8 @@ OPTIONAL = {
     "onnxruntime": ("onnxruntime", "peer", "peers"),
     "openvino": ("openvino", "peer", "peers"),
     "nncf": ("nncf", "int8 of the OpenVINO peer", "peers"),
+    "ncnn": ("ncnn", "single layers, by Winograd's filtering", "winograd"),
+    "MNN": ("MNN", "single layers, by Winograd's filtering", "winograd"),
 }
 FILES = {
     "CIFAR-10": ("cifar10_labels.npz", "cifar-10-batches-py", "cifar-10-batches-bin"),

@@ -1,4 +1,4 @@
-"""What a recipe's run leaves behind: `recipes/results/<recipe>.json` and the packed network beside it."""
+"""What a recipe's run leaves behind: `recipes/results/<recipe>.json`, and beside it what it packed and trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dovetail.errors import RecipeError
 if TYPE_CHECKING:
     from dovetail.program.program import Program
 
-LARGEST = 5_000_000
+LARGEST = 12_000_000
 """Bytes: packed networks up to this size are committed beside their result."""
 
 FIELDS = (
@@ -74,8 +74,12 @@ def result(
     hours: Sequence[float],
     where: str,
     program: Path,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
-    """The committed JSON; accuracies in percent on the test set, `hours` the mean over seeds."""
+    """The committed JSON; accuracies in percent on the test set, `hours` the mean over seeds.
+
+    It tells of `weights` only where they were kept.
+    """
     return {
         "recipe": recipe,
         "command": command,
@@ -88,8 +92,8 @@ def result(
         "epochs": epochs,
         "hours": round(statistics.fmean(hours), 3),
         "where": where,
-        "program": {"file": program.name, "sha256": sha256(program)},
-    }
+        "program": _stamp(program),
+    } | ({} if weights is None else {"weights": _stamp(weights)})
 
 
 def sha256(path: Path) -> str:
@@ -118,11 +122,28 @@ def read(path: Path) -> dict[str, Any]:
 
 def program_file(data: Mapping[str, Any], path: Path) -> Path:
     """The packed network beside a result, its hash checked."""
-    file = path.with_name(data["program"]["file"])
-    if not file.is_file():
+    return _beside(path, data["program"], "packs it")
+
+
+def weights_file(data: Mapping[str, Any], path: Path) -> Path:
+    """The trained weights beside a result, their hash checked."""
+    if "weights" not in data:
         raise RecipeError(
-            f"{path} names {file.name}, which is not beside it; `dovetail recipe run {path.stem}` packs it"
+            f"{path} has no trained weights; say `weights: int8` in the recipe, and `dovetail recipe run {path.stem}` "
+            "keeps them"
         )
-    if (found := sha256(file)) != data["program"]["sha256"]:
-        raise RecipeError(f"{file} has sha256 {found[:12]}…, but {path.name} says {data['program']['sha256'][:12]}…")
+    return _beside(path, data["weights"], "keeps it")
+
+
+def _stamp(file: Path) -> dict[str, str]:
+    return {"file": file.name, "sha256": sha256(file)}
+
+
+def _beside(path: Path, stamp: Mapping[str, str], does: str) -> Path:
+    """The file that a result names; `does` is what running the recipe does to it."""
+    file = path.with_name(stamp["file"])
+    if not file.is_file():
+        raise RecipeError(f"{path} names {file.name}, which is not beside it; `dovetail recipe run {path.stem}` {does}")
+    if (found := sha256(file)) != stamp["sha256"]:
+        raise RecipeError(f"{file} has sha256 {found[:12]}…, but {path.name} says {stamp['sha256'][:12]}…")
     return file

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dovetail.cli import recipes
 from dovetail.cli.parameters import checked
 from dovetail.cli.schema import Data, Method, Network, Recipe, Teacher, suggest
 from dovetail.engine.native import cores
@@ -86,10 +87,15 @@ def held_out_of(data: Data, images: int) -> int:
 
 
 def build_network(network: Network, root: Path | None) -> nn.Module:
-    """The network with its weights; without weights it is freshly initialised."""
+    """The network with its weights; without weights it is freshly initialised.
+
+    Weights that a recipe has trained are looked for among all recipes, unless the network knows their file already.
+    """
     from dovetail import zoo
 
     model = zoo.build(network.name, **network.options)
+    if network.weights is None:
+        network = recipes.located(network, recipes.folder())
     if network.weights is not None:
         zoo.load_weights(model, weights_file(network.weights, root))
     return model

@@ -51,7 +51,7 @@ def original_of(program: Program, given: str | None = None, weights: str | None 
         raise RecipeError("the file does not say what it was made from; name the dense network with --original")
     known = dict(recorded) if recorded is not None and given in (None, recorded["name"]) else {"name": given}
     network = Network.model_validate(known)
-    return network if weights is None else network.model_copy(update={"weights": weights})
+    return network if weights is None else network.model_copy(update={"weights": weights, "trained": None})
 
 
 def input_shape(program: Program) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail import files
-from dovetail.cli import integers
+from dovetail.cli import integers, recipes
 from dovetail.cli.materials import (
     Sets,
     build_method,
@@ -73,8 +73,8 @@ def pack_trained(recipe: Recipe, name: str, done: Trained) -> Program:
     """The packed network, in whole numbers where its method ends in them, with what it must say of itself."""
     how = done.quantization
     if how is None:
-        return pack(done.model, done.sets, describe(recipe, name, done.sets, _kept(done.plan)))
-    program = pack(done.model, done.sets, describe(recipe, name, done.sets))
+        return pack(done.model, done.sets, describe(recipe, name, done.sets, _kept(done.plan)) | _began(recipe))
+    program = pack(done.model, done.sets, describe(recipe, name, done.sets) | _began(recipe))
     return integers.quantized(program, how, done.sets, done.seed, _kept(done.plan))
 
 
@@ -116,8 +116,8 @@ def dense_like(program: Program, root: Path | None) -> Program:
     network = original_of(program)
     try:
         model = build_network(network, root)
-    except DataError:
-        model = build_network(network.model_copy(update={"weights": None}), root)
+    except (DataError, RecipeError):
+        model = build_network(network.model_copy(update={"weights": None, "trained": None}), root)
     return lower(model.eval(), torch.zeros(input_shape(program)), metadata={"network": network.model_dump(mode="json")})
 
 
@@ -156,6 +156,12 @@ def _kept(plan: Plan) -> dict[str, str]:
 
 
 def _named(network: Network) -> dict[str, Any]:
-    """A network as plain data; its weights by file name, for paths mean nothing elsewhere."""
-    weights = None if network.weights is None else Path(network.weights).name
+    """A network as plain data; its weights by file name or recipe, for paths mean nothing elsewhere."""
+    weights = None if network.weights is None or network.trained is not None else Path(network.weights).name
     return network.model_copy(update={"weights": weights}).model_dump(mode="json")
+
+
+def _began(recipe: Recipe) -> dict[str, str]:
+    """Which weights the network started from, where another recipe trained them."""
+    found = recipes.trained_sha256(recipe.network)
+    return {} if found is None else {"trained_sha256": found}

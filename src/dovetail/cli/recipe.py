@@ -37,25 +37,33 @@ Name = Annotated[str, Parameter(help="A recipe's name, or the path of its YAML f
 
 @dataclass(frozen=True)
 class Measured:
-    """One seed: trained, packed, and measured once on the test set; epochs and hours are those of its start, too."""
+    """One seed: trained, packed, and measured once on the test set; epochs and hours are those of a packed start, too.
+
+    Attributes:
+        model: what was trained; None where nothing was.
+    """
 
     program: Program
     sets: Sets
     accuracy: float
     epochs: int
     hours: float
+    model: nn.Module | None = None
 
 
 @app.command
 def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: DataFolder = None) -> None:
     """Train, pack, measure once on the test set; write recipes/results/NAME.json and the packed network beside it.
 
-    With --set of anything that changes the result, both go to the folder of runs, under a name of their own.
+    Where the recipe says `weights`, trained weights are kept there as well. With --set of anything that changes the
+    result, all of that goes to the folder of runs, under a name of its own.
     """
     path = recipes.find(name)
     recipe = read(path, overrides)
     label, target = _outcome(recipe, path)
     _require_comparison(recipe, path)
+    recipe = recipes.with_weights(recipe, path.parent)
+    epochs, hours = _before(recipe, path)
     files.make_folder(target.parent, error=DataError)
     start = None if recipe.start is None else integers.start_of(recipe.start, path)
     if recipe.control is not None and recipes.control_accuracy(path, recipe.control) is None:
@@ -64,6 +72,7 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
     program, sets = measured[0].program, measured[0].sets
     file = target.with_suffix(".dovetail")
     program.save(file)
+    weights = _save_weights(recipe, measured[0].model, target)
     result = evidence.result(
         recipe=label,
         command=_command(path, overrides),
@@ -72,10 +81,11 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
         dense_accuracy=max(_dense_accuracies(recipe, path, [one.accuracy for one in measured], sets, data)),
         accuracy=[one.accuracy for one in measured],
         ratios=evidence.ratios(dense_like(program, data), program),
-        epochs=measured[0].epochs,
-        hours=[one.hours for one in measured],
+        epochs=measured[0].epochs + epochs,
+        hours=[one.hours + hours for one in measured],
         where=_where(recipe),
         program=file,
+        weights=weights,
     )
     evidence.write(result, target)
     say(json.dumps(result, indent=1))
@@ -88,12 +98,13 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
 def verify(name: Name, /, *, threads: Threads = None, data: DataFolder = None) -> None:
     """Evaluate a committed packed network again; exit status 1 if accuracy, counts or hash differ from its result."""
     path = recipes.find(name)
-    recipe = read(path)
+    recipe = recipes.with_weights(read(path), path.parent)
     target = recipes.result_path(path, recipe.evidence)
     committed = evidence.read(target)
     program = networks.load(str(evidence.program_file(committed, target)))
-    if recipe.start is not None and integers.start_of(recipe.start, path).sha256 != program.metadata["start_sha256"]:
-        raise Failed(f"{path.stem}: {recipe.start}, from which it was made, has another result now; run it again")
+    if "weights" in committed:
+        evidence.weights_file(committed, target)
+    _require_same_start(recipe, path, program)
     sets = networks.sets_of(program, None, data)
     found = {"accuracy": score.through_engine(program, sets.test, threads).accuracy}
     found |= vars(evidence.ratios(dense_like(program, data), program))
@@ -125,7 +136,37 @@ def _measure(
     program = pack_trained(recipe, name, done)
     accuracy = _confirmed(label, program, done.sets, threads, done.model if done.quantization is None else None)
     epochs = sum(phase.epochs for phase in {r.phase: r for r in done.history.records}.values())
-    return Measured(program, done.sets, accuracy, epochs, done.history.seconds / 3600)
+    return Measured(program, done.sets, accuracy, epochs, done.history.seconds / 3600, done.model)
+
+
+def _before(recipe: Recipe, path: Path) -> tuple[int, float]:
+    """Epochs and hours of the recipe whose trained weights the network starts from; a packed start tells of its own."""
+    trained = recipe.network.trained
+    if trained is None or recipe.start is not None:
+        return 0, 0.0
+    return recipes.spent(path.with_name(f"{trained}.yaml"))
+
+
+def _save_weights(recipe: Recipe, model: nn.Module | None, target: Path) -> Path | None:
+    """Beside the result, where the recipe keeps them."""
+    from dovetail import zoo
+
+    if recipe.weights is None or model is None:
+        return None
+    return zoo.save_int8(model, target.with_suffix(".safetensors"))
+
+
+def _require_same_start(recipe: Recipe, path: Path, program: Program) -> None:
+    """What the network was made from must still be what its recipe names."""
+    told, began = program.metadata, recipe.network
+    if recipe.start is not None:
+        other, same = recipe.start, integers.start_of(recipe.start, path).sha256 == told["start_sha256"]
+    elif began.trained is not None:
+        other, same = began.trained, recipes.trained_sha256(began) == told.get("trained_sha256")
+    else:
+        return
+    if not same:
+        raise Failed(f"{path.stem}: {other}, from which it was made, has another result now; run it again")
 
 
 def _confirmed(label: str, program: Program, sets: Sets, threads: int | None, model: nn.Module | None = None) -> float:
@@ -165,7 +206,7 @@ def _digest(recipe: Recipe) -> str:
     for name in ("threads", "checkpoint_minutes", "device"):
         del told["settings"][name]
     (told["method"]["teacher"] or {}).pop("remember", None)
-    for part, name in ((told["data"], "size"), (told, "start")):
+    for part, name in ((told["data"], "size"), (told, "start"), (told, "weights")):
         if part[name] is None:
             del part[name]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:6]
@@ -173,7 +214,7 @@ def _digest(recipe: Recipe) -> str:
 
 def _require_comparison(recipe: Recipe, path: Path) -> None:
     """There must be something dense to compare with: before hours of training, not after."""
-    if not _is_control(recipe) and recipe.dense.weights is None and recipe.control is None:
+    if not _is_control(recipe) and recipe.dense.random and recipe.control is None:
         raise RecipeError(f"{path}: name the dense control (control: …) or give the network weights to start from")
 
 
@@ -206,7 +247,7 @@ def _dense_accuracies(
 ) -> tuple[float, ...]:
     """Of the start (or nothing), then of the dense controls with the same extra epochs: named, or this very recipe."""
     start = -math.inf
-    if recipe.dense.weights is not None:
+    if not recipe.dense.random:
         start = score.through_torch(build_network(fitted(recipe.dense, sets), root), sets.test).accuracy
     own = [statistics.fmean(accuracy)] if _is_control(recipe) else []
     named = [] if recipe.control is None else [_control_accuracy(path, recipe.control)]

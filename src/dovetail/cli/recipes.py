@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from dovetail.cli import evidence
-from dovetail.cli.schema import suggest
+from dovetail.cli.schema import Network, Recipe, read, suggest
 from dovetail.errors import RecipeError
 
 
@@ -43,3 +43,53 @@ def control_accuracy(recipe: Path, control: str) -> float | None:
     """Mean test accuracy of the dense control, or None where it has not been run."""
     path = result_path(recipe.with_name(control))
     return statistics.fmean(evidence.read(path)["accuracy"]) if path.is_file() else None
+
+
+def with_weights(recipe: Recipe, beside: Path) -> Recipe:
+    """The recipe, in which networks that others of the folder `beside` have trained know the file of their weights.
+
+    Raises:
+        RecipeError: there is no such file, or it is not the one of its result; the message says which command makes it.
+    """
+
+    def find(network: Network) -> Network:
+        return located(network, beside)
+
+    method, teacher, original = recipe.method, recipe.method.teacher, recipe.original
+    if teacher is not None:
+        taught = teacher.model_copy(update={"network": find(teacher.network)})
+        method = method.model_copy(update={"teacher": taught})
+    dense = None if original is None else find(original)
+    return recipe.model_copy(update={"network": find(recipe.network), "original": dense, "method": method})
+
+
+def located(network: Network, *folders: Path) -> Network:
+    """The network with the file of its weights, where a recipe has trained them: one in the first folder that has it.
+
+    Raises:
+        RecipeError: as `with_weights`.
+    """
+    if network.trained is None:
+        return network
+    known = [folder / f"{network.trained}.yaml" for folder in folders]
+    recipe = next((path for path in known if path.is_file()), None)
+    if recipe is None:
+        told = " or ".join(dict.fromkeys(str(folder) for folder in folders))
+        raise RecipeError(f"network {network.name!r} is trained by {network.trained}, but no such recipe is in {told}")
+    target = _result_of(recipe)
+    return network.model_copy(update={"weights": str(evidence.weights_file(evidence.read(target), target))})
+
+
+def trained_sha256(network: Network) -> str | None:
+    """Of the weights that another recipe has trained, once their file is known; None of any other network."""
+    return None if network.trained is None or network.weights is None else evidence.sha256(Path(network.weights))
+
+
+def spent(recipe: Path) -> tuple[int, float]:
+    """Epochs and hours that another recipe took."""
+    told = evidence.read(_result_of(recipe))
+    return int(told["epochs"]), float(told["hours"])
+
+
+def _result_of(recipe: Path) -> Path:
+    return result_path(recipe, read(recipe).evidence)

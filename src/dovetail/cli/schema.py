@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from dovetail.errors import RecipeError
 
@@ -46,11 +56,19 @@ class Network(Part):
     Attributes:
         options: passed to the builder.
         weights: a file name in the data folder (never a path), or none for random weights.
+        trained: instead of `weights`, a recipe that keeps its own (`weights: int8`): the network starts as that one
+            ended.
     """
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
+    trained: str | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether it starts from random weights."""
+        return self.weights is None and self.trained is None
 
     @field_validator("weights")
     @classmethod
@@ -58,6 +76,21 @@ class Network(Part):
         if value is not None and not FILE_NAME.fullmatch(value):
             raise ValueError("give a file name; the folder comes from --data or DOVETAIL_DATA")
         return value
+
+    @field_validator("trained")
+    @classmethod
+    def _one_start(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not FILE_NAME.fullmatch(value):
+            raise ValueError("give the name of a recipe in the same folder")
+        if value is not None and info.data.get("weights") is not None:
+            raise ValueError("give weights or trained, not both")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `trained` where it says nothing: as the packed networks have it that were made before it was."""
+        told: dict[str, Any] = handler(self)
+        return {key: value for key, value in told.items() if key != "trained" or value is not None}
 
 
 class Augment(Part):
@@ -134,6 +167,8 @@ class Recipe(Part):
         start: another recipe, whose committed packed network is taken for `network`: where nothing is to be trained.
         original: the dense network that ratios are against and that peers run; `network` where left out.
         control: recipe of the dense control, whose accuracy (if higher than the start's) is `dense_accuracy`.
+        weights: "int8" keeps the trained weights, too, so rounded, for networks that start from them (`trained`): of
+            the first seed, beside the result. Only where every layer stays as it was built: the method thin.
         case: `<network>/<variant>` of the benchmarks.
         runs: folder of checkpoints, per seed `<runs>/<recipe>-s<seed>`.
         evidence: file name under the results folder; `<recipe>.json` where left out.
@@ -147,6 +182,7 @@ class Recipe(Part):
     method: Method
     settings: Settings = Settings()
     control: str | None = None
+    weights: Literal["int8"] | None = None
     case: str | None = Field(None, pattern=r"^[^/]+/[^/]+$")
     runs: str = "runs"
     evidence: str | None = None
@@ -155,6 +191,17 @@ class Recipe(Part):
     def dense(self) -> Network:
         """The network that ratios are against."""
         return self.original or self.network
+
+    @field_validator("weights")
+    @classmethod
+    def _of_layers_as_built(cls, value: str | None, info: ValidationInfo) -> str | None:
+        method = info.data.get("method")
+        if value is not None and method is not None and method.name != "thin":
+            raise ValueError(
+                f"method {method.name} may leave other layers than the network was built with, and no other network "
+                "could take their weights; only thin keeps them, so leave this out"
+            )
+        return value
 
 
 def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -47,7 +47,7 @@ class Sheet(Part):
     @field_validator("network")
     @classmethod
     def _no_weights(cls, network: Network) -> Network:
-        if network.weights is not None:
+        if not network.random:
             raise ValueError("the weights of a sheet are random; race trained ones from their .dovetail file")
         return network
 

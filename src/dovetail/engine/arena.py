@@ -10,13 +10,16 @@ import mmap
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dovetail.engine.layout import ALIGN, Buffer, plan_arena, round_up
 from dovetail.engine.native import native_module
 from dovetail.errors import EngineError
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 HUGE_PAGE = 1 << 21
 LEAST_ZONE = 1 << 12  # elements
@@ -56,15 +59,21 @@ def place(buffers: Iterable[Buffer]) -> Arena:
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:
     """A C-ordered copy that begins at a cache line."""
-    raw = np.empty(array.nbytes + 64, dtype=np.uint8)
-    start = -raw.ctypes.data % 64
-    stop = start + array.nbytes
-    copy = raw[start:stop].view(array.dtype).reshape(array.shape)
+    copy = aligned_zeros(array.size, array.dtype).reshape(array.shape)
     copy[...] = array
+    return copy
+
+
+def aligned_zeros(size: int, dtype: DTypeLike) -> np.ndarray:
+    """An array that begins at a cache line."""
+    count = size * np.dtype(dtype).itemsize
+    raw = np.zeros(count + 64, dtype=np.uint8)
+    start = -raw.ctypes.data % 64
+    stop = start + count
     if watched():
         guard(raw, raw.ctypes.data, start)
         guard(raw, raw.ctypes.data + stop, raw.nbytes - stop)
-    return copy
+    return raw[start:stop].view(dtype)
 
 
 def watched() -> bool:

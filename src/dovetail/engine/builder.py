@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.engine.arena import aligned_copy
+from dovetail.engine.arena import aligned_copy, aligned_zeros
 from dovetail.engine.layout import Buffer, Planes, Shape, View, contiguous_strides, nests, planar_view, rows_view
 from dovetail.program.program import Activation
 
@@ -82,10 +82,17 @@ class Builder:
 
     def constant(self, array: np.ndarray) -> View:
         """A constant operand; float32 unless it already is a table of another type. Kept alive with the plan."""
-        aligned = aligned_copy(array)
-        self.constants.append(aligned)
-        buffer = Buffer(aligned.size, address=aligned.ctypes.data)
-        return View(buffer, aligned.shape, contiguous_strides(aligned.shape))
+        return self._kept(aligned_copy(array))
+
+    def room(self, size: int) -> tuple[View, np.ndarray]:
+        """A constant operand of float32 zeros, and its memory, to be filled: large ones are not there twice."""
+        memory = aligned_zeros(size, np.float32)
+        return self._kept(memory), memory
+
+    def _kept(self, array: np.ndarray) -> View:
+        self.constants.append(array)
+        buffer = Buffer(array.size, address=array.ctypes.data)
+        return View(buffer, array.shape, contiguous_strides(array.shape))
 
     # --- steps ----------------------------------------------------------------------------------------------------
 

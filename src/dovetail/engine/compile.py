@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.engine import codes
+from dovetail.engine import codes_emit
 from dovetail.engine.arena import Arena, place
 from dovetail.engine.builder import Builder, Step
-from dovetail.engine.codes import AnyCandidate
+from dovetail.engine.codes import CodeCall, CodeCandidate
+from dovetail.engine.codes_kernels import AnyCandidate
 from dovetail.engine.conv import Geometry
 from dovetail.engine.emit import ANY_LAYOUT_OPS, EMITTERS, IMAGE_OPS, Call
 from dovetail.engine.expanded import expansion_of
@@ -75,7 +76,7 @@ def compile_graph(
         builder.node = node.name
         if touches_codes(node, graph):
             coded = _code_call(program, graph, node, views, shapes, choices)
-            views[node.output] = codes.EMITTERS[node.op](builder, coded)
+            views[node.output] = codes_emit.EMITTERS[node.op](builder, coded)
             continue
         maker = before.get(node.name)
         call = _call(builder, program, node, views, shapes, choices, places, node.output in planar, maker)
@@ -130,12 +131,13 @@ def _halos(
         if node.op != "conv2d":
             continue
         chosen = choices.get(node.name)
-        if node.attributes["stride"] != (1, 1) or (isinstance(chosen, Candidate) and not chosen.halo):
+        reads = "phases" if chosen is None else chosen.reads
+        if reads == "pixels" or (reads == "phases" and node.attributes["stride"] != (1, 1)):
             continue
         height, width = shapes[node.inputs[0]][2:]
         kernel = program.weights[node.weight or ""].shape[2:]
         at = Geometry(*(node.attributes[name] for name in ("stride", "padding", "dilation")))
-        rows, columns = at.halo(kernel, (height, width), shapes[node.output][2:])
+        rows, columns = at.own_halo(kernel, (height, width), shapes[node.output][2:])
         old = halos.get((height, width), (0, 0))
         halos[height, width] = max(old[0], rows), max(old[1], columns)
     return halos
@@ -198,9 +200,9 @@ def _code_call(
     views: Mapping[str, View],
     shapes: Mapping[str, Shape],
     choices: Mapping[str, AnyCandidate],
-) -> codes.CodeCall:
+) -> CodeCall:
     residual, chosen = node.epilogue.residual, choices.get(node.name)
-    return codes.CodeCall(
+    return CodeCall(
         program,
         graph,
         node,
@@ -208,7 +210,7 @@ def _code_call(
         None if residual is None else views[residual],
         shapes[node.output],
         shapes,
-        chosen if isinstance(chosen, codes.CodeCandidate) else None,
+        chosen if isinstance(chosen, CodeCandidate) else None,
     )
 
 

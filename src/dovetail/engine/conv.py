@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
-from dovetail.engine.layout import Planes, View, planar_view
+from dovetail.engine.layout import Planes, View, round_up
+from dovetail.engine.phases import deal
 from dovetail.errors import EngineError
 from dovetail.program.program import Activation
 
@@ -44,6 +45,14 @@ class Geometry:
             _reach(columns // self.stride[1], out[1], -(-size[1] // self.stride[1])),
         )
 
+    def own_halo(self, kernel: Sequence[int], size: Sequence[int], out: Sequence[int]) -> tuple[int, int]:
+        """The same where the input is read as it lies, not dealt into phases."""
+        rows, columns = self.taps(kernel)
+        return (
+            _reach(rows, (out[0] - 1) * self.stride[0] + 1, size[0]),
+            _reach(columns, (out[1] - 1) * self.stride[1] + 1, size[1]),
+        )
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -61,12 +70,16 @@ class Taps:
     Attributes:
         offsets: `(R, S)`, int64.
         furthest: the largest offset within one plane.
+        rows, columns: `(R, S)`, of the taps, in units of `pitch` and `step`.
     """
 
     x: View
     pitch: int
     offsets: np.ndarray
     furthest: int
+    rows: np.ndarray
+    columns: np.ndarray
+    step: int = 1
 
     @property
     def channel(self) -> int:
@@ -143,44 +156,41 @@ def conv_kernel_basis(
 
 def prepare(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
     """`x` with the zeros that the convolution reads, dealt into phases where it is strided."""
-    kernel, size, out = weight_shape[2:], x.shape[2:], y.shape[2:]
-    halo = at.halo(kernel, size, out)
-    if x.shape[1] * (size[0] + 2 * halo[0]) * (size[1] + halo[1] + 32) * math.prod(at.stride) >= 1 << 31:
+    if at.stride == (1, 1):
+        return lying(b, x, weight_shape, y, at)
+    halo = at.halo(weight_shape[2:], x.shape[2:], y.shape[2:])
+    _check_offsets(b, x, halo, at.stride)
+    rows, columns = at.taps(weight_shape[2:])
+    dealt, offsets = deal(b, x, rows, columns, halo, at.stride, y.planes.pitch if y.planes is not None else 0)
+    pitch, rows, columns = dealt.strides[2], rows // at.stride[0], columns // at.stride[1]
+    return Taps(dealt, pitch, offsets, int((rows * pitch + columns).max()), rows, columns)
+
+
+def lying(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
+    """`x` as it lies, with the zeros that the convolution reads; the stride is left to the kernel."""
+    halo = at.own_halo(weight_shape[2:], x.shape[2:], y.shape[2:])
+    _check_offsets(b, x, halo, (1, 1))
+    x, planes = _with_halo(b, x, halo)
+    rows, columns = at.taps(weight_shape[2:])
+    offsets = rows * planes.pitch + columns
+    return Taps(x, planes.pitch, offsets, int(offsets.max()), rows, columns)
+
+
+def _check_offsets(b: Builder, x: View, halo: tuple[int, int], stride: tuple[int, int]) -> None:
+    """`EngineError` where an image, dealt by the stride, is too large for the kernels' tables."""
+    height, width = x.shape[2:]
+    if x.shape[1] * (height + 2 * halo[0]) * (width + halo[1] + 32) * math.prod(stride) >= 1 << 31:
         raise EngineError(
             f"layer {b.node!r}: an image of shape {x.shape[1:]} is beyond the 32-bit offsets of the kernels"
         )
-    rows, columns = at.taps(kernel)
-    if at.stride == (1, 1):
-        planes = x.planes
-        if planes is None or not planes.holds(*halo):
-            planes = Planes.of(size[0], size[1], *halo)
-        x = b.as_planar(x, planes)
-        offsets = rows * planes.pitch + columns
-        return Taps(x, planes.pitch, offsets, int(offsets.max()))
-    return _phases(b, x, rows, columns, halo, y, at)
 
 
-def _phases(
-    b: Builder, x: View, rows: np.ndarray, columns: np.ndarray, halo: tuple[int, int], y: View, at: Geometry
-) -> Taps:
-    """Deal `x` into one set of planes per used residue (row, column) of the stride."""
-    (images, channels, height, width), (sh, sw) = x.shape, at.stride
-    residues = sorted({(int(r) % sh, int(c) % sw) for r, c in zip(rows.ravel(), columns.ravel())})
-    pitch = y.planes.pitch if y.planes is not None else 0
-    planes = Planes.of(-(-height // sh), -(-width // sw), *halo, pitch=pitch)
-    dealt = planar_view((images, len(residues) * channels, planes.height, planes.width), planes, b.node, x.word)
-    places = np.full((sh, sw), -1, np.int32)
-    places[tuple(np.array(residues).T)] = range(len(residues))
-    b.emit(
-        "deal_f32", {"x": x, "places": b.constant(places)}, {"y": dealt}, phases=len(residues), images=images,
-        channels=channels, height=height, width=width, stride_h=sh, stride_w=sw, x_image=x.strides[0],
-        x_channel=x.strides[1], x_row=x.strides[2], x_column=x.strides[3], y_image=dealt.strides[0],
-        y_channel=planes.plane, rows=planes.height, pitch=planes.pitch, lead=planes.lead, body=planes.body, word=x.word,
-    )  # fmt: skip
-    place = np.array([residues.index((int(r) % sh, int(c) % sw)) for r, c in zip(rows.ravel(), columns.ravel())])
-    within = rows // sh * planes.pitch + columns // sw
-    offsets = place.reshape(rows.shape) * channels * planes.plane + within
-    return Taps(dealt, planes.pitch, offsets, int(within.max()))
+def _with_halo(b: Builder, x: View, halo: tuple[int, int]) -> tuple[View, Planes]:
+    """`x` itself where there are zeros enough around its planes, else a copy; and its planes."""
+    planes = x.planes
+    if planes is None or not planes.holds(*halo):
+        planes = Planes.of(x.shape[2], x.shape[3], *halo)
+    return b.as_planar(x, planes), planes
 
 
 def pack_blocks(weight: np.ndarray, groups: int, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -235,6 +245,8 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     total = sum(-(-pixels // b.lanes) for _, _, pixels in spans)
     wanted = 1 if b.threads == 1 else -(-pieces * b.threads // (y.shape[0] * blocks))
     vectors = max(1, min(vectors, -(-total // wanted)))
+    if y.shape[0] * blocks < b.threads:  # as many runs for each thread as for the others
+        vectors = -(-total // round_up(-(-total // vectors), b.threads))
     records: list[tuple[int, int, int, int]] = []
     masks: list[int] = []
     for from_, to, pixels in spans:

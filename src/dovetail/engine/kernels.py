@@ -5,13 +5,16 @@ A new format adds a row here and its kernels in native/.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from dovetail.engine.builder import Builder
+from dovetail.engine.columns import MOST_REACH, conv_sparse_columns, reach
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
 from dovetail.engine.depthwise import conv_depthwise, fits
 from dovetail.engine.expanded import Expansion, conv_expanded
@@ -29,6 +32,7 @@ from dovetail.program.counts import geometry
 from dovetail.program.program import Node
 
 Scale = np.ndarray | None
+Reads = Literal["phases", "lying", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Candidate:
         runs: whether it can take this packed weight there.
         emit: the kernel calls.
         exact: whether it adds up the products of the op itself, and so errs by rounding sums alone.
-        halo: whether it reads the padding of its input; else it leaves out what lies there.
+        reads: a strided input dealt into "phases", with zeros around each; any input as it is
+            "lying", with zeros around it; or its "pixels" alone.
         expands: whether it takes the place of the 1x1 convolution before it, too.
         factors: of the weight, each of which may run by a kernel of its own (`composed`).
     """
@@ -76,7 +81,7 @@ class Candidate:
     runs: Callable[[Packed, Place], bool]
     emit: Callable[..., None]
     exact: bool = True
-    halo: bool = True
+    reads: Reads = "phases"
     expands: bool = False
     factors: int = 0
 
@@ -216,9 +221,17 @@ def _any(packed: Packed, at: Place) -> bool:
     return True
 
 
-def _small(packed: Packed, at: Place) -> bool:
-    """Maps so small that lanes spent on the halo, or left over, cost more than turning the results around."""
-    return at.groups == 1 and at.outputs <= 256
+def is_small(packed: Packed, at: Place) -> bool:
+    """Maps so small that lanes spent on the halo, or left over, cost more than turning the results around.
+
+    Where there is a stride, the kernel also saves dealing the input into phases.
+    """
+    return at.groups == 1 and at.outputs <= 256 * math.prod(at.stride)
+
+
+def _narrow_and_sparse(packed: Packed, at: Place) -> bool:
+    """Lists of non-zeros, of few enough columns to leave lanes for pixels beside those of the neighbours."""
+    return _SPARSE(packed, at) and reach(packed.shape[3], at.stride[1], at.dilation[1]) <= MOST_REACH
 
 
 def _depthwise(packed: Packed, at: Place) -> bool:
@@ -242,14 +255,18 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
     return runs
 
 
+_SPARSE = _is("sparse", "block_sparse", "kernel_basis")
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
-    Candidate("conv2d_lanes", "conv2d", _small, _over_dense(conv_lanes)),
-    Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), halo=False),
-    Candidate("conv2d_expanded_depthwise", "conv2d", _expanded, _over_dense(conv_expanded), halo=False, expands=True),
+    Candidate("conv2d_lanes", "conv2d", is_small, _over_dense(conv_lanes), reads="lying"),
+    Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), reads="pixels"),
+    Candidate(
+        "conv2d_expanded_depthwise", "conv2d", _expanded, _over_dense(conv_expanded), reads="pixels", expands=True
+    ),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _over_dense(conv_winograd, 2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _over_dense(conv_winograd, 4), exact=False),
-    Candidate("conv2d_sparse", "conv2d", _is("sparse", "block_sparse", "kernel_basis"), _over_dense(conv_sparse)),
+    Candidate("conv2d_sparse", "conv2d", _SPARSE, _over_dense(conv_sparse)),
+    Candidate("conv2d_sparse_columns", "conv2d", _narrow_and_sparse, _over_dense(conv_sparse_columns), reads="lying"),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=3),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=2),

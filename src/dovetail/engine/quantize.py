@@ -31,8 +31,9 @@ def quantize(
 ) -> Program:
     """The network in whole numbers: int8 weights, uint8 tensors between them, no training.
 
-    Tucker and SVD layers become the convolutions (linear layers) that they are, kernel bases the weights that they
-    stand for; everything without an integer form stays in floating point, between `dequantize` and `quantize` nodes.
+    Tucker and SVD layers become the convolutions (linear layers) that they are; kernel bases stay what they are where
+    they have few coefficients, and become the weights that they stand for elsewhere. Everything without an integer form
+    stays in floating point, between `dequantize` and `quantize` nodes.
 
     Args:
         program: in floating point; one input.

@@ -15,7 +15,7 @@ import numpy as np
 
 from dovetail import files
 from dovetail.engine.cache import Times, load_times, save_times
-from dovetail.engine.codes import AnyCandidate, candidate_named, candidates_of, sparse_words
+from dovetail.engine.codes_kernels import AnyCandidate, candidate_named, candidates_of, sparse_words
 from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
 from dovetail.engine.expanded import expansion_of
 from dovetail.engine.kernels import Candidate, Place, composed, names_of_factors, place

@@ -174,6 +174,7 @@ class Session:
         except (MemoryError, OverflowError) as error:
             sizes = ", ".join(f"{name}={size}" for name, size in dims.items()) or "its sizes"
             raise EngineError(f"this network is too large for this machine at {sizes}: {error}") from None
+        require_native().trim_memory()  # weights in the layouts of kernels that were tried and not taken
         return _Ready(compiled, Schedule({name: c.name for name, c in choices.items()}))
 
     def __repr__(self) -> str:

@@ -122,7 +122,8 @@ def conv_winograd(
     vectors = _vectors(b, len(groups), places * weight.shape[1])
     groups = np.concatenate([groups, np.repeat(_idle(groups[:1]), -len(groups) % (4 * vectors))])
     sizes = [4 * n for n in evenly(-(-weight.shape[0] // 4), most_outputs(b.lanes, vectors) // 4)]
-    blocks, packed = _blocks(transformed(weight, tile), sizes)
+    packed, room = b.room(places * weight.shape[1] * sum(sizes))
+    blocks = _blocks(weight, tile, sizes, room)
     floats = places * (weight.shape[1] * vectors + 1 + sizes[0] * vectors + 1) * b.lanes
     b.scratch = max(b.scratch, floats)
     allow_reads(taps.x, int(groups["x"].max()) + (tile + 1) * taps.pitch + tile * b.lanes // 4 + tile)
@@ -130,7 +131,7 @@ def conv_winograd(
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
         "conv2d_winograd_f32",
-        {"x": taps.x, "bias": bias, "residual": epilogue.residual, "weight": b.constant(packed),
+        {"x": taps.x, "bias": bias, "residual": epilogue.residual, "weight": packed,
          "groups": b.constant(groups.view(np.int32)), "blocks": b.constant(blocks)},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **epilogue_fields(epilogue), tile=tile,
         x_row=taps.pitch, y_row=y.strides[2], channels=weight.shape[1], out_channels=weight.shape[0],
@@ -193,14 +194,19 @@ def _vectors(b: Builder, groups: int, floats: int) -> int:
     return 2 if enough and 2 * floats * b.lanes <= _SCRATCH else 1
 
 
-def _blocks(made: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Records as in `pack_blocks`, and the weights of each block, `[places][C][outputs]`."""
-    filled = np.pad(made, ((0, 0), (0, 0), (0, sum(sizes) - made.shape[2])))
-    starts = np.cumsum([0, *sizes])
-    pieces = [np.ascontiguousarray(filled[:, :, first:last]).ravel() for first, last in pairwise(starts)]
-    offsets = np.cumsum([0, *(piece.size for piece in pieces)])
-    records = [(0, first, size, offset) for first, size, offset in zip(starts, sizes, offsets)]
-    return np.array(records, dtype=np.int32), np.concatenate(pieces)
+def _blocks(weight: np.ndarray, tile: int, sizes: list[int], packed: np.ndarray) -> np.ndarray:
+    """Records as in `pack_blocks`; the weights of each block go to `packed`, `[places][C][outputs]`.
+
+    One block after another: all transformed weights in float64 would be eight times as large as the layer's.
+    """
+    each = (tile + 2) ** 2 * weight.shape[1]
+    records = []
+    for first, last in pairwise(np.cumsum([0, *sizes])):
+        made = transformed(weight[first:last], tile)
+        block = packed[each * first : each * last].reshape(-1, last - first)
+        block[:, : made.shape[2]] = made.reshape(each, -1)
+        records.append((0, first, last - first, each * first))
+    return np.array(records, dtype=np.int32)
 
 
 def _root_mean_square(a: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Magnitude pruning of whole blocks of input channels: free, n of every m, or balanced by what layers cost.
+"""Magnitude pruning of whole blocks of input channels: free, alike in all layers, n of every m, or balanced by cost.
 
 Sources: the schedule of Zhu and Gupta (2017) as in `magnitude`; n:m sparsity as in Mishra et al., "Accelerating sparse
 deep neural networks" (2021). Blocks of four input channels are what a dot product of bytes multiplies at once.
@@ -28,8 +28,11 @@ class Block(Magnitude):
     At the end the pruned layers hold the block-sparse format.
 
     Attributes:
-        density: share of the blocks of all pruned layers together that is kept; with `cost`, share of the cost.
+        density: share of the blocks of all pruned layers together that is kept; with `uniform`, of every layer's own;
+            with `cost`, share of the cost.
         block: neighbouring input channels of one output channel and tap that are kept or removed together.
+        uniform: every layer keeps the same share of its blocks. Otherwise layers with small norms lose most of theirs,
+            and how large those are means little before a batch norm.
         keep: (n, m): n of every m neighbouring blocks are kept in every layer, and `density` is not asked.
         cost: layer name or glob → what it costs when dense, say its seconds on the machine: a block of a layer costs an
             equal part of that. Blocks then go by norm over the root of their cost, so that dear layers lose more, until
@@ -40,6 +43,7 @@ class Block(Magnitude):
     name = "block"
 
     block: int = 4
+    uniform: bool = False
     keep: tuple[int, int] | None = None
     cost: Mapping[str, float] | None = None
 
@@ -49,6 +53,10 @@ class Block(Magnitude):
         self.keep = spec.keep
         if self.keep is not None and self.cost is not None:
             raise SpecError("block with keep prunes every layer alike; cost has no say in it, leave one of them out")
+        if self.uniform and (self.keep is not None or self.cost is not None):
+            raise SpecError(
+                "block with uniform prunes every layer alike; keep and cost have no say in it, leave it out"
+            )
         for name, cost in (self.cost or {}).items():
             if not 0 < cost < float("inf"):
                 raise SpecError(f"block cost of {name!r} must be a positive number, not {cost!r}")
@@ -101,6 +109,8 @@ class Block(Magnitude):
         if self.cost is not None:
             prices = [torch.full_like(n, self._costs[name] / n.numel()).flatten() for name, n in norms.items()]
             return within_budget(torch.cat([n.flatten() for n in norms.values()]), torch.cat(prices), density)
+        if self.uniform:
+            return torch.cat([densest(n.flatten(), density) for n in norms.values()])
         if self.keep is None:
             return densest(torch.cat([n.flatten() for n in norms.values()]), density)
         stay = torch.cat([n_of_m(n, *self.keep).flatten() for n in norms.values()])

@@ -34,7 +34,7 @@ from dovetail.methods.base import (
 )
 from dovetail.methods.rounding import Rounding, on_grid, reach_of
 from dovetail.program.calibrate import RULES, Rule
-from dovetail.program.quantize import Range, recomposed
+from dovetail.program.quantize import Range, recomposed, whole_form
 
 KINDS = (nn.Conv2d, nn.Linear, FormatLayer)
 NORM = nn.modules.batchnorm._BatchNorm
@@ -88,7 +88,8 @@ class Int8(SinglePhase):
         self._reset()
         fixed = {} if given is None else given.resolve(model, KINDS)
         found = {name: layer for name, layer in model.named_modules() if isinstance(layer, KINDS)}
-        self._plan = Plan({name: _chosen(name, layer, fixed.get(name)) for name, layer in found.items()})
+        trained = self.epochs > 0
+        self._plan = Plan({name: _chosen(name, layer, fixed.get(name), trained) for name, layer in found.items()})
         if not any(self._plan.specs()):
             raise SpecError("int8 finds no convolution or linear layer that may leave floating point")
         return self._plan
@@ -200,7 +201,7 @@ class Int8(SinglePhase):
             self._rounding.reaches = [(low / self._seen, high / self._seen) for low, high in self._sums]
 
 
-def _chosen(name: str, layer: nn.Module, given: Spec | Kept | None) -> Spec | Kept:
+def _chosen(name: str, layer: nn.Module, given: Spec | Kept | None, trained: bool) -> Spec | Kept:
     """What becomes of a layer; `SpecError` for another format than it has."""
     if isinstance(given, Kept):
         return given
@@ -208,7 +209,9 @@ def _chosen(name: str, layer: nn.Module, given: Spec | Kept | None) -> Spec | Ke
         if reason := unplain(layer):
             return Kept(reason)
         check(name, layer, DenseSpec())
-    spec = replace(recomposed(pack(layer)).spec, values=INT8)
+    packed = pack(layer)
+    form = recomposed(packed) if trained else whole_form(packed, getattr(layer, "groups", 1))
+    spec = replace(form.spec, values=INT8)
     if given is not None and given != spec:
         raise SpecError(f"layer {name!r}: int8 leaves formats as they are, so it takes {spec}, not {given}")
     return spec

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dovetail.errors import SpecError
 from dovetail.formats.base import Geometry
-from dovetail.formats.kernel_basis import KernelBasisSpec, PackedKernelBasis
+from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
-from dovetail.formats.kernel_basis.packed import decompose
+from dovetail.formats.kernel_basis.packed import decompose, least_macs
 from dovetail.formats.layer import numpy
 
 Init = Literal["svd", "pca_nomean", "pca_mean"]
@@ -53,7 +53,6 @@ def soften(values: Tensor, threshold: float) -> None:
 
 def basis_macs(bases: np.ndarray, coefficients: np.ndarray, at: Geometry) -> int:
     """Of a convolution with these factors, zeros and the bases that only they use left out."""
-    used = (coefficients != 0).any(axis=(0, 1))
-    used[0] |= not used.any()
-    spec = KernelBasisSpec(bases=int(used.sum()), coefficients="sparse")
-    return PackedKernelBasis.from_factors(bases[used], coefficients[:, :, used], spec).macs(at)
+    present = coefficients != 0
+    used, live = max(1, int(present.any(axis=(0, 1)).sum())), int(present.any(axis=2).sum())
+    return least_macs((*coefficients.shape[:2], *bases.shape[1:]), used, int(present.sum()), live, at)

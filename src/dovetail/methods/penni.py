@@ -357,10 +357,10 @@ class Penni(Method):
 
     def _cost(self, layer: KernelBasisConv2d) -> Any:
         """Multiply-accumulates of a layer with some channels left, in the format that it will have."""
-        bases, coefficients = numpy(layer.bases), numpy(layer.live_coefficients())
+        bases, present = numpy(layer.bases), numpy(layer.live_coefficients()) != 0
 
         def cost(site: Site, outputs: Bools, inputs: Bools) -> int:
-            kept = coefficients[outputs][:, inputs] if site.reader else coefficients
+            kept = present[outputs][:, inputs] if site.reader else present
             return self._macs(bases, kept, Geometry(*site.positions, site.groups))
 
         return cost

@@ -11,12 +11,15 @@ import json
 import sys
 import time
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dovetail.errors import DovetailError
 from dovetail.peers.peer import Images, Runner, first_line
+
+if TYPE_CHECKING:
+    from dovetail.peers.conditions import Caches
 
 Answer = dict[str, Any]
 _CACHE_LINE = 64
@@ -27,9 +30,12 @@ class Server:
 
     runner: Runner
     x: Images
+    threads: int
+    caches: Caches | None = None
 
     def load(self, module: str, arguments: dict[str, Any], threads: int, example: str) -> Answer:
         """Load the target, bind the timed input and run once."""
+        self.threads = threads
         self.runner = importlib.import_module(module).load(threads, **arguments)
         self.x = aligned(np.load(example))
         self.runner.bind(self.x)
@@ -44,8 +50,15 @@ class Server:
         self.runner.bind(self.x)
         return {}
 
-    def time(self, runs: int, warm: int, warm_seconds: float = 0.0) -> Answer:
-        """Nanoseconds of each of `runs` runs, after at least `warm` and `warm_seconds` that do not count."""
+    def time(self, runs: int, warm: int, warm_seconds: float = 0.0, cold: bool = False) -> Answer:
+        """Nanoseconds of each of `runs` runs, after at least `warm` and `warm_seconds` that do not count.
+
+        `cold`: the caches are emptied before each, outside of the time.
+        """
+        if cold and self.caches is None:
+            from dovetail.peers.conditions import Caches  # needs the engine, which other targets do without
+
+            self.caches = Caches(self.threads)
         run, clock = self.runner.run, time.perf_counter_ns
         end = time.perf_counter() + warm_seconds
         while warm > 0 or time.perf_counter() < end:
@@ -55,6 +68,8 @@ class Server:
         stamps = [clock()]
         took = []
         for _ in range(runs):
+            if cold and self.caches is not None:
+                self.caches.empty()
             stamps[0] = clock()
             run()
             took.append(clock() - stamps[0])

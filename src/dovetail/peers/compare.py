@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from dovetail.errors import PeerError
 from dovetail.peers import agreement
+from dovetail.peers.conditions import busy_neighbour
 from dovetail.peers.peer import Images, Target
 from dovetail.peers.process import Child
 from dovetail.peers.schedule import Block, Key, Pace, Report, drive, key
@@ -74,10 +75,11 @@ def compare(
     *,
     threads: Sequence[int],
     pace: Pace,
+    busy: bool = False,
     timeout: float = 300.0,
     report: Report = lambda _: None,
 ) -> Outcome:
-    """Race `targets`, the first of which is ours, each with each thread count.
+    """Race `targets`, the first of which is ours, each with each thread count; `busy`: beside a process that computes.
 
     Raises:
         PeerError: our own target failed with every thread count, or its outputs are wrong.
@@ -91,7 +93,8 @@ def compare(
         racing = contest.examine(children)
         _require(ours, racing, outcome)
         report(f"timing {len(racing)} processes, {pace.blocks} blocks each")
-        outcome.times = drive(racing, pace, contest.drop)
+        with busy_neighbour() if busy else nullcontext():
+            outcome.times = drive(racing, pace, contest.drop)
     if outcome.best(ours.name) is None:
         raise PeerError(f"our own target did not finish: {outcome.absent}")
     return outcome

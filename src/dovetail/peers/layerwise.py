@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dovetail.engine import Schedule, Session, codes
+from dovetail.engine import Schedule, Session, codes_kernels
 from dovetail.engine.kernels import place
 from dovetail.errors import PeerError
 from dovetail.peers import engine
@@ -162,10 +162,10 @@ def _weighted(program: Program) -> Node:
     return node
 
 
-def _all_kernels(program: Program, node: Node) -> Sequence[codes.AnyCandidate]:
+def _all_kernels(program: Program, node: Node) -> Sequence[codes_kernels.AnyCandidate]:
     graph = program.graph
     where = place(node, program.shapes(graph, {BATCH: 1}))
-    return codes.candidates_of(node, graph, program.weights[node.weight or ""], where)
+    return codes_kernels.candidates_of(node, graph, program.weights[node.weight or ""], where)
 
 
 def _others(

@@ -8,8 +8,10 @@ answers with a `Runner`. No pickle of a user's class ever crosses between the tw
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +89,7 @@ class Peer:
         same: also runs our own network for `vs_same`; not torch.compile, which takes longest to build and, at twice
             the time of the others on decomposed networks, would never be the best.
         extra: of Dovetail, that installs what it needs.
+        options: further arguments for `load`, JSON data: two rows may be one runtime in two settings.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Peer:
     orientation: bool = False
     same: bool = True
     extra: str = "peers"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def target(self, source: Source, folder: Path, *, suffix: str = "") -> Target:
         """Export the source's network into `folder`; `PeerError` says why this peer cannot take part."""
@@ -107,13 +111,14 @@ class Peer:
             raise
         except Exception as error:  # exporters raise anything; the race goes on without this peer
             raise PeerError(f"{self.name}: export failed: {first_line(error)}") from error
-        return Target(self.name + suffix, self.dtype, self.module, arguments, source.name)
+        return Target(self.name + suffix, self.dtype, self.module, {**arguments, **self.options}, source.name)
 
     def _load_module(self) -> ModuleType:
         return importlib.import_module(self.module)
 
 
 _OPENVINO = ("openvino",)
+_MNN = ("dovetail.peers.mnn_net", ("MNN", "onnx", "onnxscript"))
 
 PEERS: Final[dict[str, Peer]] = {
     peer.name: peer
@@ -131,10 +136,15 @@ LAYERWISE: Final[dict[str, Peer]] = {
     for peer in (
         *(PEERS[name] for name in ("onnxruntime", "openvino-f32", "openvino-int8")),
         Peer("ncnn", "f32", "dovetail.peers.ncnn_net", ("ncnn",), extra="winograd"),
-        Peer("mnn", "f32", "dovetail.peers.mnn_net", ("MNN", "onnx", "onnxscript"), extra="winograd"),
+        Peer("mnn", "f32", *_MNN, extra="winograd"),
+        Peer("mnn-winograd2", "f32", *_MNN, extra="winograd", options={"winograd": 1}),
     )
 }
-"""Those that the shape suite times on single layers: the last two for their Winograd filtering."""
+"""Those that the shape suite times on single layers: the last three for their Winograd filtering.
+
+MNN takes part twice: left alone, it uses tiles of up to 6x6 outputs, whose errors come near `F32_TOLERANCE` and on some
+layers exceed it; in tiles of 2x2 it keeps the digits of float32 everywhere, and is slower.
+"""
 
 DEFAULT: Final[Sequence[str]] = tuple(name for name, peer in PEERS.items() if not peer.orientation)
 
@@ -144,6 +154,23 @@ def peer_named(name: str) -> Peer:
     if name not in PEERS:
         raise PeerError(f"unknown peer {name!r}; known are {', '.join(PEERS)}")
     return PEERS[name]
+
+
+@contextmanager
+def expecting(package: str, tried: str) -> Iterator[None]:
+    """Where a runtime lacks what is asked of it: a `PeerError` with its version and the one that was tried."""
+    try:
+        yield
+    except (AttributeError, ImportError, TypeError) as error:
+        told = f"{package} {_version(package)} is not as expected ({first_line(error)}); tried was {tried}"
+        raise PeerError(f"{told}: pip install {package}=={tried}") from error
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "of unknown version"
 
 
 def first_line(error: BaseException, width: int = 200) -> str:

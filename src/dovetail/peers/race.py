@@ -37,6 +37,8 @@ def race(
     threads: Sequence[int] | None = None,
     batch: int = 1,
     blocks: int = 20,
+    cold: bool = False,
+    busy: bool = False,
     network: str = "network",
     variant: str = "compressed",
     bench: str | None = None,
@@ -58,6 +60,8 @@ def race(
         threads: thread counts to try; by default 1 and 2. The better one of each target counts.
         batch: images per run.
         blocks: blocks of about 20 runs per target and thread count.
+        cold: the caches are emptied before every run, outside of the time: a network that runs now and then.
+        busy: another process computes without a pause while everybody is timed.
         network: first part of the case names, such as "resnet56_cifar".
         variant: second part, such as "penni".
         bench: name of the result; by default network and variant.
@@ -76,7 +80,8 @@ def race(
     report = report or (lambda _: None)
     with tempfile.TemporaryDirectory(prefix="dovetail-export-") as folder:
         targets, absent = entry.targets(rivals, Path(folder), report)
-        outcome = compare(targets, entry.questions(), threads=counts, pace=Pace(blocks), timeout=timeout, report=report)
+        pace, asked = Pace(blocks, cold=cold), entry.questions()
+        outcome = compare(targets, asked, threads=counts, pace=pace, busy=busy, timeout=timeout, report=report)
     outcome.absent = {**absent, **outcome.absent}
     judge = Judge(outcome, f"{network}/{variant}", entry.dense_accuracy)
     packages = dict.fromkeys(("torch", *(name for peer in rivals for name in peer.needs)))
@@ -88,6 +93,7 @@ def race(
         versions=versions(packages),
         threads=counts,
         batch=batch,
+        conditions=tuple(name for name, holds in (("cold", cold), ("busy", busy)) if holds),
         rows=judge.rows(),
         ratios=judge.ratios(),
         noise=judge.noise(),

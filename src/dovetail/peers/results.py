@@ -73,6 +73,7 @@ class Race:
         threads: the thread counts tried; the better one of each target has the plain case.
         noise: the same target against itself, in the form of a ratio: what of a ratio is chance.
         absent: peers that did not take part, by name, and why.
+        conditions: "cold": caches emptied before every run; "busy": another process computed meanwhile.
         time_only: nobody's accuracy was measured, be it for want of data or because the weights are random.
     """
 
@@ -88,6 +89,7 @@ class Race:
     noise: tuple[Ratio, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
     time_only: bool = False
+    conditions: tuple[str, ...] = ()
 
     def ratio(self, name: str) -> Ratio | None:
         """The ratio called `name` ("vs_f32", …), or None where nobody was there to compare with."""
@@ -104,6 +106,7 @@ class Race:
             "versions": {**self.versions, **{name: f"not run: {why}" for name, why in self.absent.items()}},
             "threads": list(self.threads),
             "batch": self.batch,
+            **({"conditions": list(self.conditions)} if self.conditions else {}),
             "rows": [row.to_json() for row in self.rows],
             "ratios": [asdict(ratio) for ratio in self.ratios],
             "noise": [asdict(ratio) for ratio in self.noise],

@@ -27,6 +27,7 @@ class Pace:
         warm_seconds: how long they last at least: a core that has slept takes milliseconds to come back to its speed.
         gap: seconds of idleness between blocks.
         seconds: the longest block.
+        cold: the caches are emptied before every run.
     """
 
     blocks: int = 20
@@ -35,6 +36,7 @@ class Pace:
     warm_seconds: float = 0.01
     gap: float = 0.005
     seconds: float = 0.25
+    cold: bool = False
 
     def runs_of(self, seconds_per_run: float) -> int:
         """Timed runs in a block of a target of this speed."""
@@ -73,4 +75,5 @@ def drive(children: Sequence[Child], pace: Pace, drop: Callable[[Child, PeerErro
 
 def _block(child: Child, runs: int, pace: Pace) -> Block:
     time.sleep(pace.gap)
-    return np.array(child.ask("time", runs=runs, warm=pace.warm, warm_seconds=pace.warm_seconds)["ns"]) / 1e6
+    took = child.ask("time", runs=runs, warm=pace.warm, warm_seconds=pace.warm_seconds, cold=pace.cold)["ns"]
+    return np.array(took) / 1e6

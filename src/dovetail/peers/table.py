@@ -6,13 +6,17 @@ from typing import Any
 
 from dovetail.peers.results import Race, Row
 
+UNEVEN = 1.5
+"""Times its median that a target's 90th percentile may be before a race is worth repeating."""
+
 
 def table(race: Race) -> Any:
     """A `rich` table: a line per target at its better thread count; ratios, noise and absent peers beneath."""
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{race.bench}, batch {race.batch}, {race.machine.get('cpu', '')}{', time only' * race.time_only}"
+    told = [f"batch {race.batch}", *race.conditions, race.machine.get("cpu", ""), *["time only"] * race.time_only]
+    title = ", ".join([race.bench, *told])
     shown = Table(
         title=Text(title),
         caption=Text(_caption(race)),
@@ -44,4 +48,14 @@ def _cells(row: Row) -> tuple[str, ...]:
 def _caption(race: Race) -> str:
     lines = [f"{ratio.name} {ratio.value:.2f}x ({ratio.peer})" for ratio in race.ratios]
     lines += [f"noise: the same target twice, {ratio.median:.3f} (p10 {ratio.p10:.3f})" for ratio in race.noise]
+    lines += [_uneven(row) for row in race.rows if not _is_detail(row, race) and _is_uneven(row, race)]
     return "\n".join(lines + [f"not run: {name}: {why}" for name, why in race.absent.items()])
+
+
+def _is_uneven(row: Row, race: Race) -> bool:
+    return "busy" not in race.conditions and row.p90_ms > UNEVEN * row.median_ms
+
+
+def _uneven(row: Row) -> str:
+    times = f"{row.p90_ms / row.median_ms:.1f}"
+    return f"uneven: a tenth of {row.target}'s runs took {times} times the median or more; race again when it is quiet"

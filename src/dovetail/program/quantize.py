@@ -32,6 +32,9 @@ from dovetail.program.program import Epilogue, Graph, Node, Program, Tensor
 
 Range = tuple[float, float]
 LARGEST_BIAS = 1 << 30
+# What shared kernel bases cost over codes, in dot products of four pairs (measured; see docs/engine.md): four taps of a
+# channel that meet a basis, and a coefficient that combines a map.
+MEETING, COMBINING = 2.0, 2.5
 _POINT = MappingProxyType({"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1})
 
 
@@ -112,12 +115,24 @@ def _equal(a: Packed, b: Packed) -> bool:
 
 
 def recomposed(packed: Packed) -> Packed:
-    """A kernel basis as the dense or sparse weight that it stands for: products of two codes are no codes of a byte."""
+    """A kernel basis as the dense or sparse weight that it stands for; any other weight as it is."""
     if not isinstance(packed, PackedKernelBasis):
         return packed
     weight = packed.dense()
     sparse = np.count_nonzero(weight) < weight.size / 2
     return PackedSparse.from_dense(weight, SparseSpec()) if sparse else PackedDense.from_dense(weight, DenseSpec())
+
+
+def whole_form(packed: Packed, groups: int = 1) -> Packed:
+    """The form in which a weight becomes whole numbers: its own, but for kernel bases that a dense weight outruns.
+
+    Those are recomposed. Bases whose values are int8 already stay what they are.
+    """
+    if not isinstance(packed, PackedKernelBasis) or packed.spec.values == INT8:
+        return packed
+    k, c, r, s = packed.shape
+    meeting = MEETING * c * groups * packed.spec.bases * -(-r * s // 4)
+    return packed if meeting + COMBINING * packed.stored_coefficients() <= k * c * r * s / 4 else recomposed(packed)
 
 
 def _parts(
@@ -252,15 +267,16 @@ class _Rewriting:
 
     def _add_product(self, node: Node) -> bool:
         """Append a weight op over codes, the epilogue's scale taken into its weight; False where that cannot be."""
-        packed, epilogue = recomposed(self.program.weights[node.weight or ""]), node.epilogue
+        packed, epilogue = self.program.weights[node.weight or ""], node.epilogue
         multiply = None if epilogue.scale is None else self.program.arrays[epilogue.scale].astype(np.float32)
-        cast = self._without_silent(node, packed, multiply)
         made = replace(node, epilogue=replace(epilogue, scale=None))
         codes = self._plain(node) and self._useful(node)
-        if cast.integers() is None or not self._fits(made, cast, codes=codes):
-            return False
-        self._append(replace(made, weight=self._own(node, cast)), over_codes=True, codes=codes)
-        return True
+        for form in (whole_form(packed, node.attributes.get("groups", 1)), recomposed(packed)):
+            cast = self._without_silent(node, form, multiply)
+            if cast.integers() is not None and self._fits(made, cast, codes=codes):
+                self._append(replace(made, weight=self._own(node, cast)), over_codes=True, codes=codes)
+                return True
+        return False
 
     def _without_silent(self, node: Node, packed: Packed, multiply: np.ndarray | None) -> Packed:
         """In int8; outputs whose bias is beyond 32 bits in units of their sums lose their weights, next to nothing."""

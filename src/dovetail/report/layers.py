@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from dovetail.report.numbers import digits
+from dovetail.report.numbers import digits, milliseconds
 from dovetail.report.plot import log_ticks
 
 Json = Mapping[str, Any]
@@ -87,7 +87,7 @@ def marks(shape: Json, dtype: str) -> list[Mark]:
     """What is drawn of one layer and type, the bound first; each at its better number of threads."""
     rows = [row for row in shape["rows"] if row["dtype"] == dtype]
     bounds = [bound[dtype] for bound in shape["bound_ms"].values()]
-    least: dict[str, Mark] = {"roof": Mark("roof", min(bounds), f"at least {digits(min(bounds))} ms")}
+    least: dict[str, Mark] = {"roof": Mark("roof", min(bounds), f"at least {milliseconds(min(bounds))}")}
     for mark in (mark for row in rows for mark in _marks_of(row)):
         if mark.kind not in least or mark.milliseconds < least[mark.kind].milliseconds:
             least[mark.kind] = mark
@@ -103,11 +103,11 @@ def share(found: Sequence[Mark]) -> float | None:
 def _marks_of(row: Json) -> Iterator[Mark]:
     told = f"{row['target']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
     if "kernel" not in row:
-        yield Mark(row["target"].partition("-")[0], row["median_ms"], f"{told}: {digits(row['median_ms'])} ms")
+        yield Mark(row["target"].partition("-")[0], row["median_ms"], f"{told}: {milliseconds(row['median_ms'])}")
         return
-    yield Mark("ours" if row["exact"] else "winograd", row["median_ms"], f"{told}: {digits(row['median_ms'])} ms")
+    yield Mark("ours" if row["exact"] else "winograd", row["median_ms"], f"{told}: {milliseconds(row['median_ms'])}")
     if row["exact"]:
-        yield Mark("inside", row["layer_ms"], f"{told}, between other layers: {digits(row['layer_ms'])} ms")
+        yield Mark("inside", row["layer_ms"], f"{told}, between other layers: {milliseconds(row['layer_ms'])}")
 
 
 def _range(found: Sequence[Sequence[Mark]]) -> tuple[float, float]:

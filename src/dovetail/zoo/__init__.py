@@ -7,7 +7,7 @@ from dovetail.zoo import mobilenet, resnet, resnet_cifar, squeezenet, vgg  # noq
 from dovetail.zoo.normalisation import Normalisation
 from dovetail.zoo.registry import NETWORKS, Network, Weights, build, find, network
 from dovetail.zoo.root import data_root
-from dovetail.zoo.weights import load_weights, normalisation, pretrained, weights_path
+from dovetail.zoo.weights import load_weights, normalisation, pretrained, save_int8, weights_path
 
 __all__ = [
     "NETWORKS",
@@ -21,5 +21,6 @@ __all__ = [
     "network",
     "normalisation",
     "pretrained",
+    "save_int8",
     "weights_path",
 ]

@@ -1,4 +1,4 @@
-"""Finding, checking and loading weights: safetensors files and nothing else."""
+"""Finding, checking, loading and saving weights: safetensors files and nothing else."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from dovetail import files
 from dovetail.errors import DataError, RecipeError
 from dovetail.zoo.normalisation import BY_DATA, IMAGENET, Normalisation
 from dovetail.zoo.registry import NETWORKS, Weights, build, find, plain
 from dovetail.zoo.root import ADVICE, data_root, missing
 
 State = dict[str, Tensor]
+CODES = 127
+"""Int8 weights lie on both sides of zero alike."""
 
 # The published SqueezeNet counts its modules from fire2; torchvision counts pools and activations too.
 _FIRE = {2: 3, 3: 4, 4: 5, 5: 7, 6: 8, 7: 9, 8: 10, 9: 12}
@@ -37,6 +41,26 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     own = model.state_dict()
     _compare(own, state, path)
     model.load_state_dict({key: state.get(key, value) for key, value in own.items()})
+
+
+def save_int8(model: nn.Module, path: str | Path) -> Path:
+    """Write what `load_weights` reads, in a quarter of the bytes; whole or not at all.
+
+    Weights of convolutions and linear layers become int8, nearest, with a scale per output channel; all else stays
+    float32, and `num_batches_tracked` is left out.
+
+    Raises:
+        DataError: the folder is missing or not writable, or the disk is full.
+    """
+    layers = {name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    state: State = {}
+    for key, tensor in model.state_dict().items():
+        stem, _, kind = key.rpartition(".")
+        if kind == "weight" and stem in layers:
+            state[key], state[f"{stem}.scale"] = _rounded(tensor)
+        elif kind != "num_batches_tracked":
+            state[key] = tensor.float()
+    return files.write(path, save({key: tensor.contiguous() for key, tensor in state.items()}), error=DataError)
 
 
 def weights_path(name: str, root: str | Path | None = None) -> Path:
@@ -146,6 +170,18 @@ def _scale(stem: str, weight: Tensor, stored: Mapping[str, Tensor], path: Path) 
     scale = stored.get(f"{stem}.scale")
     if scale is None or scale.shape != weight.shape[:1]:
         raise DataError(f"weights {str(path)!r}: {stem}.weight is int8 and needs one {stem}.scale per output channel")
+    return _beside(scale, weight)
+
+
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes, and the scale of every output channel: 1 where all its weights are zero."""
+    scale = weight.float().flatten(1).abs().amax(dim=1) / CODES
+    scale = scale.where(scale > 0, torch.ones_like(scale))
+    return (weight.float() / _beside(scale, weight)).round().to(torch.int8), scale
+
+
+def _beside(scale: Tensor, weight: Tensor) -> Tensor:
+    """The scales in a shape that multiplies the weight's output channels."""
     return scale.view(-1, *[1] * (weight.dim() - 1))
 
 

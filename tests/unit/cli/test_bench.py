@@ -87,6 +87,7 @@ def test_what_is_not_the_plain_race_has_a_name_of_its_own(races, packed, tmp_pat
     assert variant("--batch", "4", "--threads", "1") == "magnitude_b4_t1"
     assert variant("--against", "onnxruntime") == "magnitude_some_peers"
     assert variant("--blocks", "5") == "magnitude_5blocks"
+    assert variant("--cold", "--busy") == "magnitude_cold_busy"
     assert variant("--original", "resnet8") == "magnitude"
     assert variant("--original", "resnet20") == "magnitude_vs_resnet20"
     monkeypatch.setenv("DOVETAIL_ISA", "avx2")
@@ -108,7 +109,19 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_race(races, capsy
     assert "packed/magnitude.dovetail" in capsys.readouterr().err
 
 
-FLAGS = ["--against", "onnxruntime", "--against", "openvino-f32", "--threads", "1", "--batch", "3", "--blocks", "5"]
+FLAGS = [
+    "--against",
+    "onnxruntime",
+    "--against",
+    "openvino-f32",
+    "--threads",
+    "1",
+    "--batch",
+    "3",
+    "--blocks",
+    "5",
+    "--cold",
+]
 
 
 @pytest.mark.parametrize("flags", [[], FLAGS], ids=["plain", "flags"])

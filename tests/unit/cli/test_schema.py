@@ -61,6 +61,10 @@ def test_bases_in_a_circle_are_refused(write):
         ({"network": {}}, "key 'network.name' is missing"),
         ({"data": {"name": "digits", "batch": 0}}, "data.batch: .*greater than or equal to 1 .got 0"),
         ({"network": {"name": "n", "weights": "/tmp/w.safetensors"}}, "network.weights: give a file name"),
+        ({"network": {"name": "n", "weights": "w.safetensors", "trained": "r"}}, "give weights or trained, not both"),
+        ({"network": {"name": "n", "trained": "recipes/r"}}, "network.trained: give the name of a recipe"),
+        ({"weights": "int8"}, "weights: method penni may leave other layers .*leave this out .got 'int8'"),
+        ({"method": {"name": "thin"}, "weights": "f32"}, "weights: "),
         ({"settings": {"seeds": []}}, "settings.seeds"),
         ({"settings": {"precision": "f16"}}, "settings.precision"),
         ({"case": "no-slash"}, "case: "),
@@ -99,8 +103,22 @@ def test_overrides_read_yaml_values():
     }
 
 
+def test_a_network_that_starts_from_no_other_recipe_is_told_as_it_always_was():
+    before = {"name": "resnet8", "options": {}, "weights": None}
+    assert schema.Network(name="resnet8").model_dump(mode="json") == before
+    trained = schema.Network(name="resnet8", trained="dense")
+    assert trained.model_dump(mode="json") == before | {"trained": "dense"}
+    assert schema.Network.model_validate(trained.model_dump(mode="json")) == trained
+    assert trained.model_dump(mode="json", include={"name", "options"}) == {"name": "resnet8", "options": {}}
+    assert [network.random for network in (schema.Network(name="n"), trained)] == [True, False]
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_the_house_is_valid(path):
     recipe = schema.read(path)
     assert recipe.title
     assert recipe.control is None or path.with_name(f"{recipe.control}.yaml").exists()
+    teacher = recipe.method.teacher
+    for network in (recipe.network, recipe.dense, *([] if teacher is None else [teacher.network])):
+        if network.trained is not None:
+            assert schema.read(path.with_name(f"{network.trained}.yaml")).weights == "int8"

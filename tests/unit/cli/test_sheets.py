@@ -87,6 +87,7 @@ def test_unknown_names_are_refused_with_the_nearest(name, message):
         ({"variants": {"a": {"values": "int4"}}}, "variants.a.values: .*'int8'"),
         ({"variants": {"a": {"layers": {"conv1": 3}}}}, "layer 'conv1' has 3; give a spec"),
         ({"network": {"name": "resnet8", "weights": "w.safetensors"}}, "the weights of a sheet are random"),
+        ({"network": {"name": "resnet8", "trained": "dense-resnet8"}}, "the weights of a sheet are random"),
     ],
 )
 def test_a_sheet_that_says_something_else_is_told(sheet, change, message):

@@ -15,7 +15,7 @@ from dovetail.formats import FORMATS
 from dovetail.formats.values import INT8
 from dovetail.program import reference
 from dovetail.program.program import Graph, Node, Program, Tensor
-from programs import Sketch, poisoned, random_packed
+from programs import poisoned
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 
@@ -141,17 +141,3 @@ def test_the_largest_sums_are_exact_and_larger_ones_are_refused(format_name, ker
     assert np.abs(want).max() == pytest.approx(255 * 33155, rel=1e-6)
     for isa in native_status().isas:
         assert np.array_equal(poisoned(Session(program, isa=isa, schedule=Schedule({"y": kernel})), x), want)
-
-
-def test_weights_that_are_no_bytes_are_refused():
-    sketch = Sketch(0)
-    packed = random_packed("kernel_basis", (4, 3, 3, 3), sketch.random, bases=9).cast(INT8)
-    tensors = {
-        "x": Tensor("x", ("batch", 3, 5, 5)),
-        "codes": Tensor("codes", ("batch", 3, 5, 5), "uint8", 0.1, 3),
-        "y": Tensor("y", ("batch", 4, 3, 3)),
-    }
-    nodes = (Node("quantize", "codes", ("x",), "codes"), Node("conv2d", "y", ("codes",), "y", "w"))
-    program = Program({"main": Graph(("x",), ("y",), nodes, tensors)}, {"w": packed}, {})
-    with pytest.raises(EngineError, match="the kernels multiply bytes, and its weight stands for larger numbers"):
-        Session(program)(np.zeros((1, 3, 5, 5), np.float32))

@@ -16,7 +16,14 @@ from dovetail.engine.cache import CACHE_VARIABLE, CACHE_VERSION, cache_file, cpu
 from programs import close
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
-KERNELS = {"conv2d_dense", "conv2d_lanes", "conv2d_winograd2", "conv2d_winograd4", "conv2d_sparse"}
+KERNELS = {
+    "conv2d_dense",
+    "conv2d_lanes",
+    "conv2d_winograd2",
+    "conv2d_winograd4",
+    "conv2d_sparse",
+    "conv2d_sparse_columns",
+}
 
 
 @pytest.fixture

@@ -175,6 +175,17 @@ def test_only_the_last_shapes_are_kept(sketch):
     assert len(session._compiled) <= 8
 
 
+@pytest.mark.parametrize("size", [(14, 14), (7, 7), (8, 8), (16, 16), (3, 5), (17, 31)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("isa", native_status().isas)
+def test_halos_after_sums_by_columns(sketch, size, stride, isa):
+    x = sketch.input("batch", 5, *size)
+    packed = random_packed("sparse", (6, 5, 3, 3), sketch.random, density=0.3)
+    y = sketch.add("conv2d", x, packed=packed, padding=(1, 1, 1, 1), stride=(stride, stride), biased=True)
+    program = sketch.program(conv(sketch, y, 3))
+    assert agrees(program, images(sketch), schedule=Schedule({y: "conv2d_sparse_columns"}), isa=isa)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (6, 8), (6, 4), (7, 8)])
 def test_halos_after_kernel_bases_on_small_maps(sketch, size):
     x = sketch.input("batch", 5, *size)

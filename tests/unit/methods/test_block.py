@@ -34,6 +34,17 @@ def test_the_density_is_met_to_the_nearest_block(build, data, density, block):
     assert all(layer.pack().spec == BlockSparseSpec(block=block) for layer in layers)
 
 
+def test_a_uniform_density_is_met_in_every_layer(build, data):
+    model = build()
+    with torch.no_grad():
+        model.same.weight *= 1e-3  # all of it would go first
+    compress(model, Block(density=0.3, block=2, uniform=True, epochs=3, interval=2), train=data)
+    for name in PRUNED:
+        layer = model.get_submodule(name)
+        every = math.prod(BlockSparseSpec(block=2).grid(layer.weight_shape))
+        assert kept_blocks(layer) == math.floor(0.3 * every + 0.5)
+
+
 @pytest.mark.parametrize(("shape", "block"), [((5, 7, 3, 3), 4), ((6, 9), 2), ((4, 8, 1, 1), 1), ((3, 2, 3, 3), 4)])
 def test_methods_and_the_packed_format_keep_the_same_blocks(shape, block):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -84,6 +95,8 @@ def test_a_budget_takes_the_best_norm_per_root_of_price():
         ({"block": 0}, "block must be a whole number from 1"),
         ({"keep": (3, 2)}, "1 <= n <= m"),
         ({"keep": (1, 2), "cost": {"*": 1.0}}, "cost has no say"),
+        ({"uniform": True, "keep": (1, 2)}, "keep and cost have no say"),
+        ({"uniform": True, "cost": {"*": 1.0}}, "keep and cost have no say"),
         ({"cost": {"*": 0.0}}, "must be a positive number"),
         ({"density": 0}, "block density 0 must lie above 0"),
     ],

@@ -2,14 +2,18 @@
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import fake_targets
 import numpy as np
 import pytest
 from fake_targets import fake
 
+from dovetail.engine.peaks import cache_sizes
 from dovetail.errors import PeerError
 from dovetail.peers.compare import AGAIN, Questions, compare, tolerance
+from dovetail.peers.conditions import Caches, busy_neighbour
 from dovetail.peers.judge import Judge
 from dovetail.peers.process import Child
 from dovetail.peers.schedule import Pace
@@ -54,6 +58,37 @@ def test_blocks_alternate_between_targets_and_the_direction_turns_each_round(que
     order = log.read_text().split()[-40:]  # loading and checking come first; 4 children, 2 rounds, 1 + 4 runs each
     assert "".join(order[::5]) == "abca" + "acba"
     assert all(len(set(order[i : i + 5])) == 1 for i in range(0, 40, 5))
+
+
+def test_caches_are_emptied_before_every_timed_run(questions, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        Child, "ask", lambda child, do, _ask=Child.ask, **given: asked.append((do, given)) or _ask(child, do, **given)
+    )
+    pace = replace(QUICK, blocks=1, runs=2, cold=True)
+    outcome = run([OURS], questions, pace=pace)
+    assert [given["cold"] for do, given in asked if do == "time"] == [True] * 4  # two children, round -1 and one block
+    assert {len(block) for blocks in outcome.times.values() for block in blocks} == {2}
+
+
+def test_emptying_reads_twice_of_what_the_caches_hold():
+    caches, sizes = Caches(2), cache_sizes()
+    held = sizes.get("L3", 0) + 2 * sum(size for name, size in sizes.items() if name != "L3")
+    assert abs(caches.bytes - 2 * held) < 64
+    caches.empty()
+
+
+def processor_ticks(pid):
+    return sum(int(n) for n in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
+
+
+def test_the_busy_neighbour_computes_only_while_it_is_wanted():
+    with busy_neighbour() as pid:
+        end = time.monotonic() + 20
+        while processor_ticks(pid) == 0:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_long_runs_make_short_blocks():

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -333,6 +334,31 @@ def test_a_race_about_time_only_says_so(tmp_path):
     assert "time only" in console.export_text()
     assert race(time_only=True).to_json()["time_only"] is True
     assert "time_only" not in race().to_json()
+
+
+def test_conditions_are_named_and_recorded():
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(race(conditions=("cold", "busy")).table())
+    assert "cold, busy" in console.export_text()
+    assert race(conditions=("cold",)).to_json()["conditions"] == ["cold"]
+    assert "conditions" not in race().to_json()
+
+
+def test_a_target_with_a_long_tail_is_named_unless_a_neighbour_was_wanted():
+    from rich.console import Console
+
+    def told(**changed):
+        console = Console(width=160, record=True, file=io.StringIO())
+        console.print(race(**changed).table())
+        return console.export_text()
+
+    rows = race().rows
+    long = (replace(rows[0], p90_ms=3.0 * rows[0].median_ms), *rows[1:])
+    assert "uneven" not in told()
+    assert f"uneven: a tenth of {rows[0].target}'s runs took 3.0 times the median" in told(rows=long)
+    assert "uneven" not in told(rows=long, conditions=("busy",))
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):

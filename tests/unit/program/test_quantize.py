@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from dovetail import zoo
 from dovetail.errors import InputError, ProgramError
 from dovetail.export.torch_module import to_torch
+from dovetail.formats import KernelBasisSpec, PackedKernelBasis
+from dovetail.formats.values import F32, INT8, Values
 from dovetail.program.calibrate import RULES, SAMPLES, calibrate
 from dovetail.program.check import check
 from dovetail.program.counts import count
@@ -133,6 +135,34 @@ def test_every_format_and_factors_as_layers_of_their_own() -> None:
         assert np.abs(got - want).mean() <= 0.1 * want.std()
     kept = quantized(program, x)
     assert {p.spec.format for p in kept.weights.values() if p.spec.values.name == "f32"} == {"tucker", "svd"}
+
+
+@pytest.mark.parametrize(
+    ("channels", "density", "values", "form"),
+    [
+        (64, 0.05, F32, "kernel_basis"),
+        (64, 0.30, F32, "dense"),  # more coefficients than pay
+        (8, 0.02, F32, "sparse"),  # too few outputs for the meeting of every channel with every basis
+        (8, 0.30, INT8, "kernel_basis"),  # asked for
+        (512, 0.90, INT8, "dense"),  # sums beyond 32 bits
+    ],
+)
+def test_kernel_bases_stay_where_they_pay(channels: int, density: float, values: Values, form: str) -> None:
+    sketch = Sketch(4)
+    bases = np.linalg.qr(sketch.random.normal(size=(9, 5)))[0].T.reshape(5, 3, 3)
+    kept = sketch.random.random((channels, channels, 5)) < density
+    packed = PackedKernelBasis.from_factors(
+        bases,
+        sketch.random.normal(size=kept.shape) * kept,
+        KernelBasisSpec(bases=5, coefficients="sparse", values=values),
+    )
+    x = sketch.input("batch", channels, 4, 4)
+    program = sketch.program(sketch.add("conv2d", x, packed=packed, padding=(1, 1, 1, 1), scaled=True, biased=True))
+    images = sketch.random.normal(size=(2, channels, 4, 4)).astype(np.float32)
+    made = quantized(program, images)
+    (weight,) = made.weights.values()
+    assert (weight.spec.format, weight.spec.values.name) == (form, "int8")
+    assert error(program, made, images) < 0.05
 
 
 def test_a_dead_channel_keeps_its_bias(resnet: tuple[Program, np.ndarray]) -> None:

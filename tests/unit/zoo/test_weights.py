@@ -91,6 +91,59 @@ def test_int8_weights_are_scaled_per_output_channel(tmp_path):
     assert model[0].weight.tolist() == [[-2.0, -1.5, -1.0, -0.5], [0.0, 2.0, 4.0, 6.0]]
 
 
+def learnt(model):
+    """The model as if it had been trained: every number is one of its own."""
+    generator = torch.Generator().manual_seed(1)
+    for tensor in model.state_dict().values():
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) * 2 - 0.5)
+    return model
+
+
+def test_int8_weights_come_back_to_the_nearest_code(model, tmp_path):
+    want = learnt(model).state_dict()
+    file = zoo.save_int8(model, tmp_path / "net.safetensors")
+    other = zoo.build("resnet8", in_channels=1)
+    zoo.load_weights(other, file)
+    for key, found in other.state_dict().items():
+        if key.endswith(("conv1.weight", "conv2.weight", "linear.weight")):
+            largest = want[key].abs().flatten(1).amax(dim=1).view(-1, *[1] * (found.dim() - 1))
+            assert ((found - want[key]).abs() <= largest / 127 / 2 * 1.001).all()
+            assert torch.isclose(found.abs().flatten(1).amax(dim=1), largest.flatten()).all()
+        elif not key.endswith("num_batches_tracked"):
+            assert torch.equal(found, want[key]), key
+
+
+def test_int8_weights_take_a_quarter_of_the_bytes_and_are_written_again_to_the_same(model, tmp_path):
+    file = zoo.save_int8(learnt(model), tmp_path / "net.safetensors")
+    stored, kinds = load_file(file), (torch.nn.Conv2d, torch.nn.Linear)
+    layers = {f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, kinds)}
+    assert {key for key in stored if stored[key].dtype == torch.int8} == layers
+    assert not [key for key in stored if key.endswith("num_batches_tracked")]
+    assert file.stat().st_size < 0.35 * saved(model.state_dict(), tmp_path, "whole.safetensors").stat().st_size
+    zoo.load_weights(model, file)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    zoo.load_weights(model, zoo.save_int8(model.to(memory_format=torch.channels_last), tmp_path / "again.safetensors"))
+    assert all(torch.allclose(value, before[key], rtol=1e-6, atol=0) for key, value in model.state_dict().items())
+
+
+def test_a_channel_of_zeros_has_scale_one_and_a_layer_alone_can_be_saved(tmp_path):
+    layer = torch.nn.Linear(3, 2)
+    with torch.no_grad():
+        layer.weight[:] = torch.tensor([[0.0, 0.0, 0.0], [2.54, -1.27, 0.004]])
+    file = zoo.save_int8(layer, tmp_path / "net.safetensors")
+    assert {key: value.tolist() for key, value in load_file(file).items() if key != "bias"} == {
+        "weight": [[0, 0, 0], [127, -64, 0]],
+        ".scale": [1.0, pytest.approx(0.02)],
+    }
+    zoo.load_weights(layer, file)
+    torch.testing.assert_close(layer.weight.detach(), torch.tensor([[0.0, 0.0, 0.0], [2.54, -1.28, 0.0]]))
+
+
+def test_int8_weights_are_not_written_where_there_is_no_folder(model, tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        zoo.save_int8(model, tmp_path / "nowhere/net.safetensors")
+
+
 def test_code_books_are_looked_up(tmp_path):
     code = torch.tensor([[0, 1, 2], [2, 2, 0]], dtype=torch.uint8)
     state = {"0.code": code, "0.codebook": torch.tensor([0.0, 0.25, -3.0]), "0.bias": torch.ones(2)}

@@ -95,17 +95,8 @@ class PackedKernelBasis(Packed):
         return _output_of(self._positions(), self._grid) if self.spec.coefficients == "sparse" else None
 
     def macs(self, at: Geometry) -> int:
-        """The least of three exact orders, for n stored coefficients, C channels over all groups and d bases.
-
-        conv-first: C d RS H'W' + n H'W' (each channel meets each basis, then a sparse 1x1);
-        coef-first: n HW + K d RS H'W' (a sparse 1x1, then each basis per output channel);
-        recomposed: RS H'W' per kernel that has a stored coefficient.
-        """
-        (k, c), d, (r, s) = self.shape[:2], self.spec.bases, kernel_size(self.shape)
-        n = self.stored_coefficients()
-        conv_first = (c * at.groups * d * r * s + n) * at.outputs
-        coef_first = n * at.inputs + k * d * r * s * at.outputs
-        return min(conv_first, coef_first, self.live_kernels() * r * s * at.outputs)
+        """Of the cheapest exact order: see `least_macs`."""
+        return least_macs(self.shape, self.spec.bases, self.stored_coefficients(), self.live_kernels(), at)
 
     def stored_coefficients(self) -> int:
         """How many coefficients the file holds."""
@@ -142,6 +133,19 @@ class PackedKernelBasis(Packed):
 
     def _positions(self) -> positions.Indices:
         return positions.decode("coefficients", self.arrays, math.prod(self._grid))
+
+
+def least_macs(shape: Shape, d: int, n: int, live: int, at: Geometry) -> int:
+    """The least of three exact orders, for C channels over all groups, d bases, and n coefficients in `live` kernels.
+
+    conv-first: C d RS H'W' + n H'W' (each channel meets each basis, then a sparse 1x1);
+    coef-first: n HW + K d RS H'W' (a sparse 1x1, then each basis per output channel);
+    recomposed: RS H'W' per kernel that has a stored coefficient.
+    """
+    (k, c), (r, s) = shape[:2], kernel_size(shape)
+    conv_first = (c * at.groups * d * r * s + n) * at.outputs
+    coef_first = n * at.inputs + k * d * r * s * at.outputs
+    return min(conv_first, coef_first, live * r * s * at.outputs)
 
 
 def _output_of(indices: positions.Indices, grid: Shape) -> Rows:
