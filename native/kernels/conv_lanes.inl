@@ -138,6 +138,10 @@ inline void for_lane_units(const Args& a, Worker& worker, const Finish& finish) 
 
 // Vector j of a run of a vector of outputs, of which there are `outputs`: turned around and stored.
 inline void finish_lanes(const float* sums, int64_t step, const Clamp& clamp, const float* residual, int64_t r_channel, float* y, int64_t y_channel, int outputs, int lanes, uint32_t mask) {
+  if (mask == 0) {  // nothing but zeros: there are no sums
+    for (int i = 0; i < outputs; ++i) put(y + i * y_channel, splat(0.0f), lanes);
+    return;
+  }
   Vec block[kLanes];
   each<kLanes>(DOVETAIL_LAMBDA(int i) { block[i] = load(sums + i * step); });
   transpose(block);

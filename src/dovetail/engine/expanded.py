@@ -5,6 +5,7 @@ The tensor between the two is never made: a band of its rows, for a few vectors 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +13,11 @@ import numpy as np
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Epilogue, Geometry, evenly, plane_fields
 from dovetail.engine.lanes import blocks_of, lane_blocks
-from dovetail.engine.layout import View
+from dovetail.engine.layout import Planes, View
 from dovetail.program.ops import complete
 from dovetail.program.program import Activation, Graph, Node, Program
 
-RING = 1 << 15  # elements: the rows that a band reads stay in L2, and small maps are one band
+RING = 5 << 12  # elements, 80 KB: the rows of a band, half of them in L1; maps of 14 x 14 are one band
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def conv_expanded(
     blocks = blocks_of(b, channels)
     units, most = _units(blocks, y.shape[0], out.height, b.threads), int(blocks[:, 1].max()) * b.lanes
     ring_row = max((out.width - 1) * stride + side, left + width)
-    band = max(1, min(out.height, (RING // (ring_row * most) - side) // stride + 1))
+    band = _band(min(out.height, (RING // (ring_row * most) - side) // stride + 1), out, b.lanes)
     ring_rows = min(height, (band - 1) * stride + side)
     ring = ring_rows * ring_row * most
     b.scratch = max(b.scratch, ring + (band * out.width + b.lanes) * b.lanes)
@@ -70,6 +71,12 @@ def conv_expanded(
         ring_row=ring_row, unit_count=len(units), band=band, results=ring,
         work=y.shape[0] * channels * (x.shape[1] * height * width + side**2 * out.height * out.width),
     )  # fmt: skip
+
+
+def _band(most: int, out: Planes, lanes: int) -> int:
+    """At most so many rows of the output, but for the last ones a whole number of vectors where there are no gaps."""
+    whole = lanes // math.gcd(out.width, lanes) if out.pitch == out.width else 1
+    return max(1, most - most % whole if whole < most < out.height else most)
 
 
 def _units(blocks: np.ndarray, images: int, height: int, threads: int) -> np.ndarray:

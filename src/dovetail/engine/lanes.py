@@ -30,7 +30,7 @@ def conv_lanes(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, e
     outputs = weight.shape[0]
     bias = np.zeros(outputs, np.float32) if epilogue.bias is None else epilogue.bias.astype(np.float32)
     filled = np.pad(weight.reshape(outputs, -1), ((0, -outputs % b.lanes), (0, 0))).astype(np.float32)
-    tables, fields = lane_tables(b, y, taps, at.stride, outputs, epilogue.residual)
+    tables, fields = lane_tables(b, y, taps, at.stride, outputs, epilogue.residual, turned=False)
     b.emit(
         "conv2d_lanes_f32",
         {"x": taps.x, "bias": b.constant(np.pad(bias, (0, -outputs % b.lanes))), "residual": epilogue.residual,
@@ -65,16 +65,24 @@ def _spread(total: int, most: int) -> np.ndarray:
 
 
 def lane_tables(
-    b: Builder, y: View, taps: Taps, stride: tuple[int, int], outputs: int, residual: View | None
+    b: Builder,
+    y: View,
+    taps: Taps,
+    stride: tuple[int, int],
+    outputs: int,
+    residual: View | None,
+    *,
+    turned: bool = True,
 ) -> tuple[dict[str, View], dict[str, Any]]:
-    """Pointers and numbers of DOVETAIL_LANES and DOVETAIL_RUNS."""
+    """Pointers and numbers of DOVETAIL_LANES and DOVETAIL_RUNS; `turned`: sums are turned around in more scratch."""
     allow_whole_vectors(b, residual)
     (height, width), blocks = y.shape[2:], blocks_of(b, outputs)
     pixels = np.arange(height)[:, None] * stride[0] * taps.pitch + np.arange(width) * stride[1]
     rows = _segments(height, width, y.shape[0] * len(blocks), b.threads)
     segments, runs, masks = _runs(y, rows, b.lanes)
     most, block = round_up(int(segments[:, 3].max()), b.lanes), int(blocks[:, 1].max()) * b.lanes
-    b.scratch = max(b.scratch, 2 * most * block + round_up(int(runs[:, 2].max()), b.lanes))
+    more = most * block + round_up(int(runs[:, 2].max()), b.lanes) if turned else b.lanes * block
+    b.scratch = max(b.scratch, most * block + more)
     return (
         {"runs": b.constant(runs), "masks": b.constant(masks), "pixels": b.constant(pixels.astype(np.int32).ravel()),
          "segments": b.constant(segments), "blocks": b.constant(blocks),
