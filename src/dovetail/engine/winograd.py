@@ -126,8 +126,10 @@ def conv_winograd(
     assert y.planes is not None
     groups = tile_groups(y, taps.pitch, int(taps.offsets[0, 0]), tile, b.lanes)
     allow_reads(taps.x, int(groups["x"].max()) + (tile + 1) * taps.pitch + tile * b.lanes // 4 + tile)
-    fields = {"tile": tile, "narrow": int(y.shape[3] < tile * b.lanes // 4), "x_row": taps.pitch}
-    emit_tiles(b, taps.x, transformed(weight, tile), y, groups, weight[0].size, epilogue, **fields)
+    emit_tiles(
+        b, taps.x, transformed(weight, tile), y, groups, weight[0].size, epilogue, tile=tile, x_row=taps.pitch,
+        narrow=int(y.shape[3] < tile * b.lanes // 4),
+    )  # fmt: skip
 
 
 def emit_tiles(
