@@ -58,6 +58,16 @@ CONVS = (
     Case("5x5 dilated", (4, 3, 5, 5), (16, 15), attributes={"padding": (4, 4, 4, 4), "dilation": (2, 2)}),
     Case("uneven padding", (6, 5, 3, 3), (8, 8), attributes={"padding": (0, 1, 0, 1), "stride": (2, 2)}, epilogue=FULL),
     Case("7x7 stride 2", (8, 3, 7, 7), (23, 21), attributes={"padding": (3, 3, 3, 3), "stride": (2, 2)}),
+    Case(
+        "7x7 stride 2, wide",
+        (21, 3, 7, 7),
+        (22, 83),
+        attributes={"padding": (3, 3, 3, 3), "stride": (2, 2)},
+        epilogue=FULL,
+    ),
+    Case(
+        "5x5 stride 1x2", (9, 4, 5, 5), (6, 37), attributes={"padding": (2, 2, 1, 2), "stride": (1, 2)}, epilogue=FULL
+    ),
     Case("1x3 stride 3x1", (4, 2, 1, 3), (10, 8), attributes={"stride": (3, 1), "padding": (0, 0, 1, 1)}),
     Case("groups", (6, 4, 3, 3), (7, 5), attributes={"padding": (1, 1, 1, 1), "groups": 2}, epilogue=FULL),
     Case("depthwise", (10, 1, 3, 3), (9, 9), attributes={"padding": (1, 1, 1, 1), "groups": 10}, epilogue=FULL),

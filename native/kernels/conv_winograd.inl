@@ -1,11 +1,13 @@
-// The dense 3x3 convolution of unit stride by Winograd's minimal filtering: M x M outputs from (M + 2)^2 products.
+// Dense convolutions by Winograd's minimal filtering: the 3x3 one of unit stride, M x M outputs from (M + 2)^2 products, and
+// wide ones whose columns are a stride of two apart, four outputs of a row from seven products (RowTiles).
 //
 // A tile is M x M outputs of one channel; a vector holds as many tiles as it has lanes, in four groups of neighbours
 // (4 groups x kLanes / 4 tiles), so that tiles are cut out of rows and put back by transposing 4x4 blocks in registers.
 // Loops: unit (image, vectors of tiles, block of outputs) > transform all channels (once per vectors of tiles, kept in
 // the thread's scratch) > one small matrix product per place of the tile > transform back. Scratch:
 // places x channels x vectors, and places x outputs of a block x vectors; places lie an odd number of lines apart.
-// Points: 0, 1, -1, infinity for M = 2; 0, 3/4, -3/4, 3/2, -3/2, infinity for M = 4 (engine/winograd.py has the matrices).
+// Points: 0, 1, -1, infinity for M = 2; 0, 3/4, -3/4, 3/2, -3/2, infinity for M = 4, and 1/4 after them in rows
+// (engine/winograd.py has the matrices).
 
 struct TileGroup {
   int32_t x, y;         // offsets of the first pixel read and written
@@ -194,6 +196,36 @@ void transform_out(const float* m, int64_t stride, const TileGroup* g, const Til
   });
 }
 
+// Four outputs of a row from up to four taps: the points of M = 4 and one more, so its transforms with a step before them
+// (or after), and the products of that point.
+constexpr float kSeventh = 0.25f;
+
+inline void transform_row_in(const float* x, const TileGroup* g, float* v, int64_t stride) {
+  Vec p[4], low[2], high[2], d[8], e[6], t[6];
+  each<2>(DOVETAIL_LAMBDA(int half) {
+    each<4>(DOVETAIL_LAMBDA(int i) { p[i] = load(x + g[i].x + 4 * half); });
+    each<2>(DOVETAIL_LAMBDA(int i) { low[i] = zip_low(p[2 * i], p[2 * i + 1]), high[i] = zip_high(p[2 * i], p[2 * i + 1]); });
+    d[4 * half] = join_low(low[0], low[1]), d[4 * half + 1] = join_high(low[0], low[1]);
+    d[4 * half + 2] = join_low(high[0], high[1]), d[4 * half + 3] = join_high(high[0], high[1]);
+  });
+  const Vec seventh = splat(-kSeventh);
+  each<6>(DOVETAIL_LAMBDA(int i) { e[i] = fma(seventh, d[i], d[i + 1]); });
+  winograd_in<4>(e, t);
+  each<6>(DOVETAIL_LAMBDA(int i) { store(v + i * stride, t[i]); });
+  store(v + 6 * stride, fma(splat(1.265625f), d[1], fma(splat(-2.8125f), d[3], d[5])));
+}
+
+template <bool Whole>
+void transform_row_out(const float* m, int64_t stride, const TileGroup* g, const TileOut& o) {
+  Vec d[6], y[4];
+  each<6>(DOVETAIL_LAMBDA(int i) { d[i] = load(m + i * stride); });
+  winograd_out<4>(d, y);
+  Vec last = load(m + 6 * stride);
+  y[0] = add(y[0], last);
+  each<3>(DOVETAIL_LAMBDA(int i) { y[i + 1] = add(y[i + 1], last = mul(last, splat(kSeventh))); });
+  put_row<4, Whole>(o, g, 0, y);
+}
+
 // The zeros after the rows that these groups end.
 inline void zero_gaps(float* y, int64_t y_row, const TileGroup* g) {
   for (int i = 0; i < 4; ++i) {
@@ -206,11 +238,11 @@ inline void zero_gaps(float* y, int64_t y_row, const TileGroup* g) {
   }
 }
 
-// Whether a vector of tiles stores all its pixels.
+// Whether a vector of tiles, `rows` by M, stores all its pixels.
 template <int M>
-inline bool is_whole(const TileGroup* g) {
+inline bool is_whole(const TileGroup* g, int rows) {
   bool whole = true;
-  for (int i = 0; i < 4; ++i) whole &= g[i].first == 0 && g[i].last == M && static_cast<uint32_t>(g[i].mask) == lanes_of(M);
+  for (int i = 0; i < 4; ++i) whole &= g[i].first == 0 && g[i].last == rows && static_cast<uint32_t>(g[i].mask) == lanes_of(M);
   return whole;
 }
 
@@ -247,15 +279,36 @@ inline ProductFunction winograd_product_of(int64_t outputs, int64_t vectors) {
   }
 }
 
+// A kind of tiles: how many places they have, where an input channel lies, and how it is transformed, and an output back.
 template <int M>
+struct SquareTiles {
+  static constexpr int64_t places = (M + 2) * (M + 2);
+  static int64_t channel(const ConvWinogradArgs& a, int64_t c) { return c * a.x_channel; }
+  static void in(const ConvWinogradArgs& a, const float* x, const TileGroup* g, float* v, int64_t stride) {
+    (a.narrow ? transform_in<M, true> : transform_in<M, false>)(x, a.x_row, g, v, stride);
+  }
+  static void out(const float* m, int64_t stride, const TileGroup* g, const TileOut& o) {
+    (o.clamp.exact && is_whole<M>(g, M) ? transform_out<M, true> : transform_out<M, false>)(m, stride, g, o);
+  }
+};
+
+struct RowTiles {
+  static constexpr int64_t places = 7;
+  static int64_t channel(const ConvWinogradArgs& a, int64_t c) { return a.lines[c]; }
+  static void in(const ConvWinogradArgs&, const float* x, const TileGroup* g, float* v, int64_t stride) { transform_row_in(x, g, v, stride); }
+  static void out(const float* m, int64_t stride, const TileGroup* g, const TileOut& o) {
+    (o.clamp.exact && is_whole<4>(g, 1) ? transform_row_out<true> : transform_row_out<false>)(m, stride, g, o);
+  }
+};
+
+template <class Tiles>
 void winograd(const ConvWinogradArgs& a, Worker& worker) {
-  constexpr int kPlaces = (M + 2) * (M + 2);
   const auto* blocks = reinterpret_cast<const Block*>(a.blocks);
   const auto* groups = reinterpret_cast<const TileGroup*>(a.groups);
   const int64_t vectors = a.vectors, spans = a.group_count / (4 * vectors), per_image = spans * a.block_count;
   const int64_t in_place = a.channels * vectors * kLanes + kLanes;
   float* const made = worker.scratch;
-  float* const products = made + kPlaces * in_place;
+  float* const products = made + Tiles::places * in_place;
   TileOut out;
   out.clamp = clamp_of(a.activation, a.act_a, a.act_b);
   out.kind = static_cast<Activation>(a.activation), out.a = a.act_a, out.b = a.act_b, out.y_row = a.y_row;
@@ -267,16 +320,13 @@ void winograd(const ConvWinogradArgs& a, Worker& worker) {
       if (unit / a.block_count != have) {
         have = unit / a.block_count;
         for (int64_t c = 0; c < a.channels; ++c)
-          for (int64_t t = 0; t < vectors; ++t) {
-            const float* x = a.x + image * a.x_image + c * a.x_channel;
-            float* to = made + (c * vectors + t) * kLanes;
-            (a.narrow ? transform_in<M, true> : transform_in<M, false>)(x, a.x_row, g + 4 * t, to, in_place);
-          }
+          for (int64_t t = 0; t < vectors; ++t)
+            Tiles::in(a, a.x + image * a.x_image + Tiles::channel(a, c), g + 4 * t, made + (c * vectors + t) * kLanes, in_place);
       }
       const Block& block = blocks[unit % a.block_count];
       const int64_t out_place = block.outputs * vectors * kLanes + kLanes;
       const ProductFunction product = winograd_product_of(block.outputs, vectors);
-      for (int64_t place = 0; place < kPlaces; ++place)
+      for (int64_t place = 0; place < Tiles::places; ++place)
         product(made + place * in_place, a.weight + block.weight + place * a.channels * block.outputs, a.channels, products + place * out_place);
       for (int64_t k = 0; k < block.outputs && block.first + k < a.out_channels; ++k) {
         const int64_t channel = block.first + k;
@@ -284,8 +334,7 @@ void winograd(const ConvWinogradArgs& a, Worker& worker) {
         out.residual = a.residual ? a.residual + image * a.r_image + channel * a.r_channel : nullptr;
         out.bias = splat(a.bias ? a.bias[channel] : 0.0f);
         for (int64_t t = 0; t < vectors; ++t) {
-          const auto back = out.clamp.exact && is_whole<M>(g + 4 * t) ? transform_out<M, true> : transform_out<M, false>;
-          back(products + (k * vectors + t) * kLanes, out_place, g + 4 * t, out);
+          Tiles::out(products + (k * vectors + t) * kLanes, out_place, g + 4 * t, out);
           zero_gaps(out.y, a.y_row, g + 4 * t);
         }
         if (span == 0) zero_lead(out.y, a.y_channel, a.lead, channel + 1 == a.out_channels);
@@ -296,9 +345,11 @@ void winograd(const ConvWinogradArgs& a, Worker& worker) {
 
 void conv2d_winograd_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvWinogradArgs*>(arguments);
-  if (a.tile == 2) {
-    winograd<2>(a, worker);
+  if (a.lines) {
+    winograd<RowTiles>(a, worker);
+  } else if (a.tile == 2) {
+    winograd<SquareTiles<2>>(a, worker);
   } else {
-    winograd<4>(a, worker);
+    winograd<SquareTiles<4>>(a, worker);
   }
 }

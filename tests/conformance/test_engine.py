@@ -29,6 +29,7 @@ PRODUCTS = {
     "conv2d_expanded_depthwise": {"conv2d_expanded_depthwise_f32": 1},
     "conv2d_winograd2": {"conv2d_winograd_f32": 1},
     "conv2d_winograd4": {"conv2d_winograd_f32": 1},
+    "conv2d_winograd_rows": {"conv2d_winograd_f32": 1},
     "conv2d_sparse": {"conv2d_sparse_f32": 1},
     "conv2d_sparse_columns": {"conv2d_sparse_columns_f32": 1},
     "conv2d_kernel_basis": {"conv2d_kernel_basis_f32": 1},

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from dovetail.engine import winograd_rows
 from dovetail.engine.builder import Builder
 from dovetail.engine.columns import MOST_REACH, conv_sparse_columns, reach
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
@@ -22,6 +23,7 @@ from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
 from dovetail.engine.winograd import conv_winograd, exact_enough
+from dovetail.engine.winograd_rows import conv_winograd_rows
 from dovetail.formats.base import Geometry as Positions
 from dovetail.formats.base import Packed
 from dovetail.formats.dense import DenseSpec, PackedDense
@@ -229,6 +231,13 @@ def is_small(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and at.outputs <= 256 * math.prod(at.stride)
 
 
+def _fits_rows(packed: Packed, at: Place) -> bool:
+    """Wide dense kernels whose columns are two apart, over rows of a tile at least, exact enough likewise."""
+    plain = at.groups == 1 and at.stride[1] == 2 and at.dilation == (1, 1)
+    fits = plain and packed.shape[3] in winograd_rows.KERNELS and at.size[1] >= winograd_rows.OUTPUTS
+    return fits and winograd_rows.exact_enough(packed)
+
+
 def _narrow_and_sparse(packed: Packed, at: Place) -> bool:
     """Lists of non-zeros, of few enough columns to leave lanes for pixels beside those of the neighbours."""
     return _SPARSE(packed, at) and reach(packed.shape[3], at.stride[1], at.dilation[1]) <= MOST_REACH
@@ -265,6 +274,7 @@ CANDIDATES = (
     ),
     Candidate("conv2d_winograd2", "conv2d", _fits_tiles(2), _over_dense(conv_winograd, 2), exact=False),
     Candidate("conv2d_winograd4", "conv2d", _fits_tiles(4), _over_dense(conv_winograd, 4), exact=False),
+    Candidate("conv2d_winograd_rows", "conv2d", _fits_rows, _over_dense(conv_winograd_rows), exact=False),
     Candidate("conv2d_sparse", "conv2d", _SPARSE, _over_dense(conv_sparse)),
     Candidate("conv2d_sparse_columns", "conv2d", _narrow_and_sparse, _over_dense(conv_sparse_columns), reads="lying"),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),

@@ -8,6 +8,7 @@ networks that halves the error, and their powers are exact in binary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -38,12 +39,12 @@ _SCRATCH = 1 << 17  # floats of transformed input that a unit of two vectors may
 
 @dataclass(frozen=True)
 class Matrices:
-    """F(m, 3): `output @ ((weight @ g) * (input @ d))` in one dimension.
+    """F(m, r) from n = m + r - 1 products: `output @ ((weight @ g) * (input @ d))` in one dimension.
 
     Attributes:
-        input: `(m + 2, m + 2)`.
-        weight: `(m + 2, 3)`.
-        output: `(m, m + 2)`.
+        input: `(n, n)`.
+        weight: `(n, r)`.
+        output: `(m, n)`.
     """
 
     input: np.ndarray
@@ -51,23 +52,29 @@ class Matrices:
     output: np.ndarray
 
 
-@cache
-def matrices(tile: int) -> Matrices:
-    """Those of F(tile, 3) in float64, by the Cook-Toom construction; the signs are the kernel's."""
-    points = [0.0, *(sign * p for p in _POINTS[tile] for sign in (1, -1))]
-    size = tile + 2
-    into, weight, output = np.zeros((size, size)), np.zeros((size, 3)), np.zeros((tile, size))
+def cook_toom(points: Sequence[float], outputs: int) -> Matrices:
+    """The Cook-Toom construction in float64 over these points and, as the last one, infinity."""
+    size = len(points) + 1
+    taps = size + 1 - outputs
+    into, weight, output = np.zeros((size, size)), np.zeros((size, taps)), np.zeros((outputs, size))
     for row, point in enumerate(points):
         others = [p for p in points if p != point]
         into[row, : size - 1] = np.poly(others)[::-1]
-        weight[row] = point ** np.arange(3) / math.prod(point - p for p in others)
-        output[:, row] = point ** np.arange(tile)
+        weight[row] = point ** np.arange(taps) / math.prod(point - p for p in others)
+        output[:, row] = point ** np.arange(outputs)
     into[-1, :] = np.poly(points)[::-1]
     weight[-1, -1] = output[-1, -1] = 1.0
-    if tile == 2:  # the usual signs
-        into[0], weight[0] = -into[0], -weight[0]
-        into[-1], output[-1, -1] = -into[-1], -1.0
     return Matrices(into, weight, output)
+
+
+@cache
+def matrices(tile: int) -> Matrices:
+    """Those of F(tile, 3); the signs are the kernel's."""
+    made = cook_toom([0.0, *(sign * p for p in _POINTS[tile] for sign in (1, -1))], tile)
+    if tile == 2:  # the usual signs
+        made.input[0], made.weight[0] = -made.input[0], -made.weight[0]
+        made.input[-1], made.output[-1, -1] = -made.input[-1], -1.0
+    return made
 
 
 def transformed(weight: np.ndarray, tile: int) -> np.ndarray:
@@ -108,7 +115,7 @@ def relative_error(weight: np.ndarray, tile: int, outputs: int = 16, tiles: int 
         direct += np.einsum("tijrs,krs->tkij", windows[:, c], chosen[:, c].astype(np.float32))
         products += moved[:, None, c] * made[:, c].T[None]
     found = np.einsum("ij,tkjl,nl->tkin", output, products.reshape(tiles, len(chosen), size, size), output)
-    return _root_mean_square(found - exact) / max(_root_mean_square(direct - exact), np.finfo(float).tiny)
+    return root_mean_square(found - exact) / max(root_mean_square(direct - exact), np.finfo(float).tiny)
 
 
 def conv_winograd(
@@ -118,25 +125,47 @@ def conv_winograd(
     taps = prepare(b, x, weight.shape, y, at)
     assert y.planes is not None
     groups = tile_groups(y, taps.pitch, int(taps.offsets[0, 0]), tile, b.lanes)
-    places = (tile + 2) ** 2
-    vectors = _vectors(b, len(groups), places * weight.shape[1])
-    groups = np.concatenate([groups, np.repeat(_idle(groups[:1]), -len(groups) % (4 * vectors))])
-    sizes = [4 * n for n in evenly(-(-weight.shape[0] // 4), most_outputs(b.lanes, vectors) // 4)]
-    packed, room = b.room(places * weight.shape[1] * sum(sizes))
-    blocks = _blocks(weight, tile, sizes, room)
-    floats = places * (weight.shape[1] * vectors + 1 + sizes[0] * vectors + 1) * b.lanes
-    b.scratch = max(b.scratch, floats)
     allow_reads(taps.x, int(groups["x"].max()) + (tile + 1) * taps.pitch + tile * b.lanes // 4 + tile)
+    emit_tiles(
+        b, taps.x, weight, lambda some: transformed(some, tile), y, groups, epilogue, work=weight[0].size, tile=tile,
+        x_row=taps.pitch, narrow=int(y.shape[3] < tile * b.lanes // 4),
+    )  # fmt: skip
+
+
+def emit_tiles(
+    b: Builder,
+    x: View,
+    weight: np.ndarray,
+    transform: Callable[[np.ndarray], np.ndarray],
+    y: View,
+    groups: np.ndarray,
+    epilogue: Epilogue,
+    lines: View | None = None,
+    *,
+    work: int,
+    **fields: int,
+) -> None:
+    """The kernel call; `transform` takes some outputs of `weight`, `(k, ...)`, to `(places, C, k)`.
+
+    `work`: multiply-accumulates of a pixel of one output, done directly.
+    """
+    outputs = len(weight)
+    places, channels = transform(weight[:1]).shape[:2]
+    vectors = _vectors(b, len(groups), places * channels)
+    groups = np.concatenate([groups, np.repeat(_idle(groups[:1]), -len(groups) % (4 * vectors))])
+    sizes = [4 * n for n in evenly(-(-outputs // 4), most_outputs(b.lanes, vectors) // 4)]
+    packed, room = b.room(places * channels * sum(sizes))
+    blocks = _blocks(weight, transform, sizes, room)
+    b.scratch = max(b.scratch, places * (channels * vectors + 1 + sizes[0] * vectors + 1) * b.lanes)
     allow_whole_vectors(b, epilogue.residual)
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
         "conv2d_winograd_f32",
-        {"x": taps.x, "bias": bias, "residual": epilogue.residual, "weight": packed,
-         "groups": b.constant(groups.view(np.int32)), "blocks": b.constant(blocks)},
-        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **epilogue_fields(epilogue), tile=tile,
-        x_row=taps.pitch, y_row=y.strides[2], channels=weight.shape[1], out_channels=weight.shape[0],
-        group_count=len(groups), vectors=vectors, narrow=int(y.shape[3] < tile * b.lanes // 4),
-        block_count=len(blocks), work=weight[0].size * math.prod(y.shape) // 2,
+        {"x": x, "bias": bias, "residual": epilogue.residual, "weight": packed,
+         "groups": b.constant(groups.view(np.int32)), "blocks": b.constant(blocks), "lines": lines},
+        {"y": y}, disjoint=True, **plane_fields(x, y), **epilogue_fields(epilogue), **fields,
+        y_row=y.strides[2], channels=channels, out_channels=outputs, group_count=len(groups), vectors=vectors,
+        block_count=len(blocks), work=work * math.prod(y.shape) // 2,
     )  # fmt: skip
 
 
@@ -147,26 +176,28 @@ def most_outputs(lanes: int, vectors: int) -> int:
     return 16 if lanes == 16 else 12
 
 
-def tile_groups(y: View, x_pitch: int, first_tap: int, tile: int, lanes: int) -> np.ndarray:
+def tile_groups(y: View, x_pitch: int, first_tap: int, tile: int, lanes: int, high: int = 0) -> np.ndarray:
     """The visit of an output: rows of tiles, cut into groups of `lanes / 4` tiles side by side.
+
+    Tiles are as high as they are wide, `tile`, if not told.
 
     The last row and the last group of a row move back until they end with the map; what others store already they do
     not store again. So nothing beyond the convolution's own zeros is read.
     """
     assert y.planes is not None
     height, width = y.shape[2:]
-    across = tile * lanes // 4
+    across, high = tile * lanes // 4, high or tile
     gap = y.planes.pitch - width
     rest = y.planes.body - (height - 1) * y.planes.pitch - width
     records = []
-    for row, skip_rows in _starts(height, tile):
+    for row, skip_rows in _starts(height, high):
         for column, skip in _starts(width, across):
             pixels = min(across, width - column)
             mask = (1 << pixels) - (1 << skip)
-            ends, bottom = column + pixels == width, row + tile >= height
+            ends, bottom = column + pixels == width, row + high >= height
             records.append((
                 row * x_pitch + column + first_tap, row * y.strides[2] + column, pixels + 2, skip_rows,
-                min(tile, height - row), mask, gap if ends else 0, rest if ends and bottom else 0, pixels,
+                min(high, height - row), mask, gap if ends else 0, rest if ends and bottom else 0, pixels,
             ))  # fmt: skip
     return np.array(records, dtype=GROUP)
 
@@ -194,20 +225,23 @@ def _vectors(b: Builder, groups: int, floats: int) -> int:
     return 2 if enough and 2 * floats * b.lanes <= _SCRATCH else 1
 
 
-def _blocks(weight: np.ndarray, tile: int, sizes: list[int], packed: np.ndarray) -> np.ndarray:
+def _blocks(
+    weight: np.ndarray, transform: Callable[[np.ndarray], np.ndarray], sizes: list[int], packed: np.ndarray
+) -> np.ndarray:
     """Records as in `pack_blocks`; the weights of each block go to `packed`, `[places][C][outputs]`.
 
     One block after another: all transformed weights in float64 would be eight times as large as the layer's.
     """
-    each = (tile + 2) ** 2 * weight.shape[1]
+    each = packed.size // sum(sizes)
     records = []
     for first, last in pairwise(np.cumsum([0, *sizes])):
-        made = transformed(weight[first:last], tile)
-        block = packed[each * first : each * last].reshape(-1, last - first)
+        made = transform(weight[first:last])
+        block = packed[each * first : each * last].reshape(each, last - first)
         block[:, : made.shape[2]] = made.reshape(each, -1)
         records.append((0, first, last - first, each * first))
     return np.array(records, dtype=np.int32)
 
 
-def _root_mean_square(a: np.ndarray) -> float:
+def root_mean_square(a: np.ndarray) -> float:
+    """Of all elements, in float64."""
     return float(np.sqrt(np.mean(np.square(a.astype(np.float64)))))

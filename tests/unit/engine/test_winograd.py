@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dovetail.engine import Session, native_status, winograd
+from dovetail.engine import Session, native_status, winograd, winograd_rows
 from dovetail.engine.kernels import Place, candidates
 from dovetail.engine.layout import Planes, planar_view
 from dovetail.formats import DenseSpec
@@ -15,16 +15,18 @@ from programs import Sketch, close, random_packed
 TILES = (2, 4)
 
 
-@pytest.mark.parametrize("tile", TILES)
-def test_the_matrices_filter(tile):
-    m, random = winograd.matrices(tile), np.random.default_rng(0)
-    d, g = random.standard_normal(tile + 2), random.standard_normal(3)
+MATRICES = [*(winograd.matrices(tile) for tile in TILES), winograd_rows.matrices()]
+
+
+@pytest.mark.parametrize("m", MATRICES, ids=["2", "4", "rows"])
+def test_the_matrices_filter(m):
+    random = np.random.default_rng(0)
+    d, g = random.standard_normal(len(m.input)), random.standard_normal(m.weight.shape[1])
     np.testing.assert_allclose(m.output @ ((m.weight @ g) * (m.input @ d)), np.correlate(d, g), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("tile", TILES)
-def test_every_constant_of_the_transforms_is_exact_in_float32(tile):
-    m = winograd.matrices(tile)
+@pytest.mark.parametrize("m", MATRICES, ids=["2", "4", "rows"])
+def test_every_constant_of_the_transforms_is_exact_in_float32(m):
     for matrix in (m.input, m.output):
         np.testing.assert_array_equal(matrix, matrix.astype(np.float32))
 
@@ -32,6 +34,12 @@ def test_every_constant_of_the_transforms_is_exact_in_float32(tile):
 def test_larger_tiles_err_more():
     weight = np.random.default_rng(1).standard_normal((32, 64, 3, 3)).astype(np.float32)
     assert 1 < winograd.relative_error(weight, 2) < 2 < winograd.relative_error(weight, 4) < 5
+
+
+def test_rows_err_less_than_large_tiles():
+    random = np.random.default_rng(1)
+    weight, square = random.standard_normal((32, 3, 7, 7)), random.standard_normal((32, 64, 3, 3))
+    assert 1 < winograd_rows.relative_error(weight) < winograd.relative_error(square, 4)
 
 
 def test_a_layer_that_direct_convolution_computes_exactly_does_not_get_it():
@@ -57,17 +65,37 @@ def test_only_plain_layers_get_it(place):
     assert not {c.name for c in candidates("conv2d", packed, place)} & {"conv2d_winograd2", "conv2d_winograd4"}
 
 
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize(
+    ("place", "columns", "fits"),
+    [
+        (Place(64, 16, size=(4, 4), stride=(2, 2)), 7, True),
+        (Place(64, 32, size=(8, 4), stride=(1, 2)), 5, True),
+        (Place(64, 16, size=(4, 4), stride=(2, 2)), 4, False),
+        (Place(64, 16, size=(4, 4), stride=(2, 2)), 9, False),
+        (Place(64, 64, size=(8, 8)), 7, False),
+        (Place(64, 12, size=(4, 3), stride=(2, 2)), 7, False),
+        (Place(64, 16, 2, size=(4, 4), stride=(2, 2)), 7, False),
+        (Place(64, 16, size=(4, 4), stride=(2, 2), dilation=(1, 2)), 7, False),
+    ],
+    ids=["7", "5, of every row", "4", "9", "stride", "small", "groups", "dilation"],
+)
+def test_wide_kernels_two_columns_apart_get_rows(place, columns, fits):
+    weight = np.random.default_rng(1).standard_normal((4, 2, 7, columns)).astype(np.float32)
+    names = {c.name for c in candidates("conv2d", PackedDense.from_dense(weight, DenseSpec()), place)}
+    assert ("conv2d_winograd_rows" in names) == fits
+
+
+@pytest.mark.parametrize(("tile", "high"), [(2, 2), (4, 4), (4, 1)])
 @pytest.mark.parametrize("lanes", [8, 16])
 @pytest.mark.parametrize("size", [(4, 4), (7, 9), (14, 14), (17, 33), (32, 32)])
-def test_every_pixel_is_stored_once_and_nothing_beyond_the_padding_is_read(tile, lanes, size):
+def test_every_pixel_is_stored_once_and_nothing_beyond_the_padding_is_read(tile, high, lanes, size):
     height, width = size
     y = planar_view((1, 1, height, width), Planes.of(height, width, 1, 1))
-    groups = winograd.tile_groups(y, y.planes.pitch, -y.planes.pitch - 1, tile, lanes)
+    groups = winograd.tile_groups(y, y.planes.pitch, -y.planes.pitch - 1, tile, lanes, high)
     stored = np.zeros((height, y.planes.pitch), int)
     for g in groups:
         row, column = divmod(int(g["y"]), y.planes.pitch)
-        assert row + tile <= height
+        assert row + high <= height
         assert int(g["x"]) == (row - 1) * y.planes.pitch + column - 1
         assert column + int(g["pixels"]) - 2 <= width
         for r in range(g["first"], g["last"]):
