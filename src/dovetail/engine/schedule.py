@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,7 +102,13 @@ def resolve(
 
 @dataclass
 class Tuner:
-    """Times the candidates of single nodes; remembers what it found on disk."""
+    """Times the candidates of single nodes; remembers what it found on disk.
+
+    Attributes:
+        rounds: in which every candidate has its turn; `runs`: of a turn.
+        patience: seconds for all turns of a candidate. Long runs, as of large batches, are repeated less: what disturbs
+            them is a small part of them.
+    """
 
     program: Program
     graph: Graph
@@ -111,6 +118,7 @@ class Tuner:
     exact: bool = True
     rounds: int = 5
     runs: int = 8
+    patience: float = 0.25
     known: Times = field(default_factory=load_times)
 
     def __post_init__(self) -> None:
@@ -181,9 +189,12 @@ class Tuner:
         choices = {maker.name: self.best(maker) for maker in before}
         compiled = {c.name: self._compile(graph, {**choices, node.name: c}) for c in found}
         best = dict.fromkeys(compiled, math.inf)
-        for _ in range(self.rounds):
+        began = time.monotonic()
+        for round_ in range(self.rounds):
             for name, candidate in compiled.items():
                 best[name] = min(best[name], self._least(candidate, {*choices, node.name}, slots))
+            if round_ and time.monotonic() - began > self.patience * len(compiled):
+                break
         return best
 
     def _before(self, node: Node, found: Sequence[AnyCandidate]) -> list[Node]:
@@ -195,11 +206,14 @@ class Tuner:
         return compile_graph(self.program, graph, self.dims, choices, isa=self.isa, threads=self.pool.threads)
 
     def _least(self, compiled: Compiled, nodes: Set[str], slots: Sequence[np.ndarray]) -> float:
-        addresses = [array.ctypes.data for array in slots]
-        runs = [compiled.plan.run_timed(self.pool, addresses) for _ in range(self.runs)]
-        return 1e-9 * float(
-            min(sum(t for t, step in zip(times, compiled.steps) if step.node in nodes) for times in runs)
-        )
+        addresses, began = [array.ctypes.data for array in slots], time.monotonic()
+        least = math.inf
+        for _ in range(self.runs):
+            times = compiled.plan.run_timed(self.pool, addresses)
+            least = min(least, sum(t for t, step in zip(times, compiled.steps) if step.node in nodes))
+            if time.monotonic() - began > self.patience / self.rounds:
+                break
+        return 1e-9 * least
 
     def _key(self, node: Node, found: Sequence[AnyCandidate]) -> str:
         """Of what is timed, in all that its time depends on."""
