@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dovetail.engine import Schedule, Session, native_status
+from dovetail.engine import Schedule, Session, native_status, schedule
 from dovetail.engine.cache import CACHE_VARIABLE, CACHE_VERSION, cache_file, cpu_model
 from programs import close
 
@@ -47,6 +49,24 @@ def told(cache: Path) -> dict[str, dict[str, float]]:
 
 def tell(cache: Path, times: Any) -> None:
     cache.write_text(json.dumps({"version": CACHE_VERSION, "cpus": {cpu_model(): times}}))
+
+
+@pytest.mark.parametrize(("seconds", "repeats"), [(1e-4, 40), (0.02, 15), (10.0, 2)])
+def test_long_runs_are_repeated_less(program, image, cache, monkeypatch, seconds, repeats):
+    clock, runs = [0.0], Counter[int]()
+
+    class Plan:
+        def run_timed(self, pool, addresses):
+            clock[0] += seconds
+            runs[id(self)] += 1
+            return []
+
+    plans = [Plan() for _ in KERNELS]
+    rest = iter(plans)
+    monkeypatch.setattr(schedule.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(schedule.Tuner, "_compile", lambda *args: SimpleNamespace(plan=next(rest), steps=()))
+    Session(program)(image)
+    assert [runs[id(plan)] for plan in plans] == [repeats] * len(KERNELS)
 
 
 def test_times_are_kept_and_decide(program, image, cache, notes):
