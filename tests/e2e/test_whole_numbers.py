@@ -96,6 +96,11 @@ def test_a_trained_network_has_no_float_between_its_layers(here):
     assert real == {*program.graph.inputs, *program.graph.outputs}
 
 
+def test_verify_does_not_ask_for_the_packed_start(here):
+    (here / "recipes/results/dense.dovetail").unlink()
+    assert main(["recipe", "verify", "packed"]) == 0
+
+
 def test_verify_notices_another_start(here, capsys):
     path = here / "recipes/results/dense.json"
     file = here / "recipes/results/dense.dovetail"

@@ -147,7 +147,8 @@ def _before(recipe: Recipe, path: Path) -> tuple[int, float]:
     trained = recipe.network.trained
     if trained is None or recipe.start is not None:
         return 0, 0.0
-    return recipes.spent(path.with_name(f"{trained}.yaml"))
+    told = recipes.result_of(path, trained)
+    return int(told["epochs"]), float(told["hours"])
 
 
 def _save_weights(recipe: Recipe, model: nn.Module | None, target: Path) -> Path | None:
@@ -160,10 +161,10 @@ def _save_weights(recipe: Recipe, model: nn.Module | None, target: Path) -> Path
 
 
 def _require_same_start(recipe: Recipe, path: Path, program: Program) -> None:
-    """What the network was made from must still be what its recipe names."""
+    """What the network was made from must still be what its recipe names: by its result, its file may be missing."""
     told, began = program.metadata, recipe.network
     if recipe.start is not None:
-        other, same = recipe.start, integers.start_of(recipe.start, path).sha256 == told["start_sha256"]
+        other, same = recipe.start, recipes.result_of(path, recipe.start)["program"]["sha256"] == told["start_sha256"]
     elif began.trained is not None:
         other, same = began.trained, recipes.trained_sha256(began) == told.get("trained_sha256")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 from dovetail.cli import evidence
 from dovetail.cli.schema import Network, Recipe, read, suggest
@@ -85,10 +86,9 @@ def trained_sha256(network: Network) -> str | None:
     return None if network.trained is None or network.weights is None else evidence.sha256(Path(network.weights))
 
 
-def spent(recipe: Path) -> tuple[int, float]:
-    """Epochs and hours that another recipe took."""
-    told = evidence.read(_result_of(recipe))
-    return int(told["epochs"]), float(told["hours"])
+def result_of(recipe: Path, other: str) -> dict[str, Any]:
+    """What stands in the result of the recipe `other` beside `recipe`."""
+    return evidence.read(_result_of(recipe.with_name(f"{other}.yaml")))
 
 
 def _result_of(recipe: Path) -> Path:
