@@ -25,8 +25,10 @@ from programs import close
 RECIPES = Path(dovetail.__file__).parents[2] / "recipes"
 RESULTS = sorted((RECIPES / "results").glob("*.json"))
 IGNORED = (RECIPES.parent / ".gitignore").read_text().split()  # among it networks too large to be committed
-PROGRAMS = [p for p in sorted((RECIPES / "results").glob("*.dovetail")) if f"recipes/results/{p.name}" not in IGNORED]
-WEIGHTS = sorted((RECIPES / "results").glob("*.safetensors"))
+PROGRAMS, WEIGHTS = (
+    [p for p in sorted((RECIPES / "results").glob(kind)) if f"recipes/results/{p.name}" not in IGNORED]
+    for kind in ("*.dovetail", "*.safetensors")
+)
 each_program = pytest.mark.parametrize("file", PROGRAMS, ids=lambda file: file.stem)
 
 
@@ -48,7 +50,8 @@ def test_a_result_says_what_the_design_asks(path):
 
 def test_committed_weights_are_those_of_their_results():
     results = [(evidence.read(path), path) for path in RESULTS]
-    assert [evidence.weights_file(result, path) for result, path in results if "weights" in result] == WEIGHTS
+    here = [(result, path) for result, path in results if path.with_suffix(".safetensors") in WEIGHTS]
+    assert [evidence.weights_file(result, path) for result, path in here] == WEIGHTS
 
 
 @pytest.mark.parametrize("file", PROGRAMS + WEIGHTS, ids=lambda file: file.name)
