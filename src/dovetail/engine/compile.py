@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -229,13 +228,7 @@ def _slot(shape: Shape, slot: int) -> View:
     return View(Buffer(0, slot=slot), shape, contiguous_strides(shape))
 
 
-def _finish(
-    native: Any,
-    b: Builder,
-    isa: str,
-    output_shapes: tuple[Shape, ...],
-    within: Mapping[str, str] = MappingProxyType({}),
-) -> Compiled:
+def _finish(native: Any, b: Builder, isa: str, output_shapes: tuple[Shape, ...], within: Mapping[str, str]) -> Compiled:
     """Place the buffers and hand all steps to the native side."""
     buffers = {v.buffer for step in b.steps for v in step.pointers.values()}
     in_arena = [buffer for buffer in buffers if buffer.slot is None and buffer.address is None]
