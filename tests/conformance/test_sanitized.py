@@ -37,7 +37,8 @@ x, y = b.rows((37,)), b.rows((200,))
 constant = b.constant(np.ones(37, np.float32))
 row = dict(size=[1, 1, 1, 1, 1, 37], x_stride=[0, 0, 0, 0, 0, 1], y_stride=[0, 0, 0, 0, 0, 1])
 {step}
-_finish(native, b, isa, (), {{}}).plan.run(native.Pool(1), [])
+compiled = _finish(native, b, isa, (), {{}})  # holds the tensors that the plan points to
+compiled.plan.run(native.Pool(1), [])
 print("ran to the end")
 """
 GOOD = {
