@@ -84,18 +84,19 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 
 // The same by columns of the kernel (conv_sparse_columns.inl). `tiles`: tile_count records of (x offset, first run, runs, how
 // many of them, at the end, may be longer than the first or than a vector, vectors), int32 each, of at most `most_vectors`
-// vectors; the x offset of a run is that of its sums, and `y_row` lies between two runs of a tile. A vector is a line:
-// lanes pixels in a row, `step` (1 or 2) apart, or (half_row > 0) half of them in each of two rows so far apart; two lines
-// lie `line_step` apart.
+// vectors; the x offset of a run is that of its sums, and `y_row` lies between two runs of a tile. A vector is a line: pixels
+// of `line_rows` rows (1, 2 or 4), `x_row` apart, each with its share of the lanes, `step` (1 or 2) apart.
 // `strips`: the lines that a channel needs, strip_count records of (x offset, lines more than the tile has), int32 each;
 // line_count of them in all. `starts`: where the list of each (block of channels, output, column) begins, and the last
 // one's end; entries hold offsets into a block's lines. `turns`: for each column but the last, which stays where it is,
 // the lane that each lane gets, and a mask of those that get one.
-#define DOVETAIL_CONV_COLUMNS(P, I, A, F)                                                          \
-  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
-  P(const int32_t, tiles) I(tile_count) I(most_vectors) I(y_row) I(line_step) I(half_row) I(step) P(const int32_t, strips) I(strip_count) \
-  I(line_count) P(const void, entries) P(const int32_t, starts) P(const int32_t, turns) I(column_count)  \
-  I(channels) I(block_count) I(out_channels) I(group_count)
+#define DOVETAIL_COLUMNS(P, I, A, F)                                                                      \
+  P(const int32_t, tiles) I(tile_count) I(most_vectors) I(line_rows) I(x_row) I(y_row) I(step)            \
+  P(const int32_t, strips) I(strip_count) I(line_count) P(const void, entries) P(const int32_t, starts)   \
+  P(const int32_t, turns) I(column_count) I(channels) I(block_count) I(out_channels) I(group_count)
+#define DOVETAIL_CONV_COLUMNS(P, I, A, F)                                             \
+  DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) \
+  DOVETAIL_COLUMNS(P, I, A, F)
 
 // Shared kernel bases, conv-first: every used input channel meets all bases; sparse combinations of the maps follow.
 // `bases`: [taps][base_count]; `used`: x offsets of the used channels; `entries`: (scratch offset, coefficient) pairs, where
@@ -193,6 +194,11 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
   P(const void, entries) P(const int64_t, starts) I(out_channels) I(blocks_outer)
 
+// The same by columns of the kernel; `channels` counts words.
+#define DOVETAIL_CONV_COLUMNS_CODES(P, I, A, F)                                            \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
+  DOVETAIL_COLUMNS(P, I, A, F)
+
 // Shared kernel bases over codes, conv-first: as DOVETAIL_CONV_BASIS, with maps and coefficients in whole numbers. `taps` are
 // `quad_count` times four (those missing are weighted by zero); `bases`: [quads][base_count] words of the weights of four
 // taps; `used`: x offsets of the used words of channels. The map of channel c of word u and basis b lies at
@@ -266,6 +272,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvDenseCodesArgs, conv2d_dense_int8, DOVETAIL_CONV_DENSE_CODES)  \
   K(ConvLanesCodesArgs, conv2d_lanes_int8, DOVETAIL_CONV_LANES_CODES)  \
   K(ConvSparseCodesArgs, conv2d_sparse_int8, DOVETAIL_CONV_SPARSE_CODES) \
+  K(ConvColumnsCodesArgs, conv2d_sparse_columns_int8, DOVETAIL_CONV_COLUMNS_CODES) \
   K(ConvBasisCodesArgs, conv2d_kernel_basis_int8, DOVETAIL_CONV_BASIS_CODES) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \

@@ -134,6 +134,7 @@ inline Ints byte_of(Ints a, int i) { return _mm256_and_si256(_mm256_srl_epi32(a,
 inline Ints greater_bytes(Ints a, Ints b) { return _mm256_max_epu8(a, b); }
 // Lane i is lane from[i] of a.
 inline Vec pick_lanes(Vec a, Ints from) { return _mm256_permutevar8x32_ps(a, from); }
+inline Ints pick_lanes(Ints a, Ints from) { return _mm256_permutevar8x32_epi32(a, from); }
 inline Vec to_real(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm256_cvtps_epi32(a); }
 inline int32_t sum(Ints a) {
@@ -148,6 +149,16 @@ inline void pack_bytes(uint8_t* p, Ints a) {
   alignas(32) int32_t lanes[kLanes];
   _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+}
+// Words of four codes, lane by lane: the nearest whole numbers plus `zeros` (each word two of 16 bits), bounded to bytes. NaN
+// is taken for a small number.
+inline Ints to_code_words(const Vec (&v)[4], Ints zeros) {
+  const Vec most = _mm256_set1_ps(32767.0f);
+  const auto whole = [&](int i) { return _mm256_cvtps_epi32(_mm256_min_ps(most, v[i])); };
+  const Ints low = _mm256_adds_epi16(_mm256_packs_epi32(whole(0), whole(1)), zeros);
+  const Ints high = _mm256_adds_epi16(_mm256_packs_epi32(whole(2), whole(3)), zeros);
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), _mm256_broadcastsi128_si256(order));
 }
 // Byte j of word i becomes byte i of word j, lane by lane.
 inline void transpose_bytes(Ints (&v)[4]) {

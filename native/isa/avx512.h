@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "../engine/guard.h"
 
@@ -108,11 +109,22 @@ inline Ints byte_of(Ints a, int i) { return _mm512_and_si512(_mm512_srl_epi32(a,
 inline Ints greater_bytes(Ints a, Ints b) { return _mm512_max_epu8(a, b); }
 // Lane i is lane from[i] of a.
 inline Vec pick_lanes(Vec a, Ints from) { return _mm512_permutexvar_ps(from, a); }
+inline Ints pick_lanes(Ints a, Ints from) { return _mm512_permutexvar_epi32(from, a); }
 inline Vec to_real(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm512_cvtps_epi32(a); }
 inline int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a); }
 inline Ints expand_bytes(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 inline void pack_bytes(uint8_t* p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
+// Words of four codes, lane by lane: the nearest whole numbers plus `zeros` (each word two of 16 bits), bounded to bytes. NaN
+// is taken for a small number.
+inline Ints to_code_words(const Vec (&v)[4], Ints zeros) {
+  const Vec most = _mm512_set1_ps(32767.0f);
+  const auto whole = [&](int i) { return _mm512_cvtps_epi32(_mm512_min_ps(most, v[i])); };
+  const Ints low = _mm512_adds_epi16(_mm512_packs_epi32(whole(0), whole(1)), zeros);
+  const Ints high = _mm512_adds_epi16(_mm512_packs_epi32(whole(2), whole(3)), zeros);
+  const Ints order = _mm512_set4_epi32(0x0F0B0703, 0x0E0A0602, 0x0D090501, 0x0C080400);
+  return _mm512_shuffle_epi8(_mm512_packus_epi16(low, high), order);
+}
 // Byte j of word i becomes byte i of word j, lane by lane.
 inline void transpose_bytes(Ints (&v)[4]) {
   constexpr __mmask32 halves = 0xAAAAAAAAu;

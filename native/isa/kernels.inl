@@ -23,6 +23,7 @@ namespace {
 #include "../kernels/conv_dense_codes.inl"
 #include "../kernels/conv_lanes_codes.inl"
 #include "../kernels/conv_sparse_codes.inl"
+#include "../kernels/conv_sparse_columns_codes.inl"
 #include "../kernels/conv_basis_codes.inl"
 #include "../kernels/linear_codes.inl"
 #include "../kernels/pointwise_codes.inl"

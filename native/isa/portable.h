@@ -134,11 +134,27 @@ inline Ints greater_bytes(Ints a, Ints b) {
 }
 // Lane i is lane from[i] of a.
 inline Vec pick_lanes(Vec a, Ints from) { Vec r; DOVETAIL_EACH r.v[i] = a.v[from.v[i]]; return r; }
+inline Ints pick_lanes(Ints a, Ints from) { Ints r; DOVETAIL_EACH r.v[i] = a.v[from.v[i]]; return r; }
 inline Vec to_real(Ints a) { Vec r; DOVETAIL_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
 inline Ints to_whole(Vec a) { Ints r; DOVETAIL_EACH r.v[i] = static_cast<int32_t>(std::nearbyint(a.v[i])); return r; }
 inline int32_t sum(Ints a) { int32_t total = 0; for (int32_t word : a.v) total += word; return total; }
 inline Ints expand_bytes(const uint8_t* p) { Ints a; DOVETAIL_EACH a.v[i] = p[i]; return a; }
 inline void pack_bytes(uint8_t* p, Ints a) { DOVETAIL_EACH p[i] = static_cast<uint8_t>(a.v[i]); }
+// Words of four codes, lane by lane: the nearest whole numbers plus `zeros` (each word two of 16 bits), bounded to bytes. NaN
+// is taken for a small number.
+inline Ints to_code_words(const Vec (&v)[4], Ints zeros) {
+  Ints r;
+  DOVETAIL_EACH {
+    uint32_t word = 0;
+    const float zero = static_cast<float>(zeros.v[i] & 0xFFFF);
+    for (int b = 0; b < 4; ++b) {
+      const float code = v[b].v[i] > -256.0f ? std::nearbyint(v[b].v[i] < 256.0f ? v[b].v[i] : 256.0f) + zero : 0.0f;
+      word |= static_cast<uint32_t>(code < 0.0f ? 0.0f : code > 255.0f ? 255.0f : code) << 8 * b;
+    }
+    r.v[i] = static_cast<int32_t>(word);
+  }
+  return r;
+}
 // Byte j of word i becomes byte i of word j, lane by lane.
 inline void transpose_bytes(Ints (&v)[4]) {
   const Ints from[4] = {v[0], v[1], v[2], v[3]};

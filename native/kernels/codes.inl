@@ -2,8 +2,10 @@
 
 struct Rounding {
   Vec low, high;  // limits of a code, less its zero
+  bool any;       // byte may be a code: no limits but those
   Vec ratio;      // of the residual
   Ints zero, r_zero;
+  Ints zeros;  // two of 16 bits in a word
   int32_t halo;  // four zeros in a word
   Clamp clamp;   // of float32 results
   Activation kind;
@@ -17,7 +19,9 @@ template <class Args>
 inline Rounding rounding_of(const Args& a) {
   Rounding r;
   r.low = splat(static_cast<float>(a.low - a.zero)), r.high = splat(static_cast<float>(a.high - a.zero));
+  r.any = a.low == 0 && a.high == 255;
   r.ratio = splat(a.r_ratio);
+  r.zeros = splat_word(static_cast<int32_t>(a.zero) * 0x00010001);
   r.zero = splat_word(static_cast<int32_t>(a.zero)), r.r_zero = splat_word(static_cast<int32_t>(a.r_zero));
   r.halo = a.real ? 0 : four_of(a.zero);
   r.clamp = clamp_of(a.activation, a.act_a, a.act_b);
@@ -39,11 +43,16 @@ __attribute__((always_inline)) inline void finish_words(const Ints (*acc)[P], co
     const int at = (first + j) * kLanes;
     const Ints other = residual ? load_words(residual + at) : splat_word(0);
     Ints word = splat_word(0);
+    Vec t[4];
     each<4>(DOVETAIL_LAMBDA(int i) {
-      Vec t = mul(to_real(acc[i][j]), splat(multiplier[i]));
-      if (residual) t = add(t, mul(to_real(sub(byte_of(other, i), r.r_zero)), r.ratio));
-      word = either(word, up(to_code(t, r.low, r.high, r.zero), 8 * i));
+      t[i] = mul(to_real(acc[i][j]), splat(multiplier[i]));
+      if (residual) t[i] = add(t[i], mul(to_real(sub(byte_of(other, i), r.r_zero)), r.ratio));
     });
+    if (r.any) {
+      word = to_code_words(t, r.zeros);
+    } else {
+      each<4>(DOVETAIL_LAMBDA(int i) { word = either(word, up(to_code(t[i], r.low, r.high, r.zero), 8 * i)); });
+    }
     put_words(y + at, keep(word, masks[first + j], splat_word(r.halo)), pixels - at);
   });
 }
@@ -95,6 +104,30 @@ __attribute__((always_inline)) inline void finish_four(const Ints (*acc)[P], int
     const auto* residual = p.residual ? static_cast<const float*>(p.residual) + k * p.r_channel : nullptr;
     finish_real<P>(acc[i], p.multiplier[k], r, residual, static_cast<float*>(p.y) + k * p.y_channel, p.masks, first, p.pixels);
   });
+}
+
+// Four outputs whose sums lie pixel by pixel, without gaps, `step` from one output to the next: they end by whole vectors, in
+// `room` (for twice as many vectors, and one), and go out row by row. A run's x offset is that of its sums; its y offset, and
+// the place, count from the first run.
+inline void finish_rows(const int32_t* sums, int64_t step, int64_t vectors, const CodePlace& place, const Run* runs, int64_t count, const uint32_t* masks, int32_t* room) {
+  static constexpr uint32_t all = ~0u;
+  const Rounding& r = *place.rounding;
+  const auto* residual = static_cast<const int32_t*>(place.residual);
+  int32_t* const other = room + vectors * kLanes;
+  const int64_t row = count > 1 ? runs[1].x - runs->x : vectors * kLanes;
+  for (const Run* run = runs; run != runs + count && residual; ++run)
+    for (int64_t at = 0; at < row; at += kLanes)
+      store_words(other + run->x - runs->x + at, load_words(residual + run->y - runs->y + at));
+  for (int64_t at = 0; at < vectors * kLanes; at += kLanes) {
+    Ints four[4][1];
+    each<4>(DOVETAIL_LAMBDA(int i) { four[i][0] = load_words(sums + i * step + at); });
+    finish_words<1>(four, place.multiplier, r, residual ? other + at : nullptr, room + at, &all, 0, kLanes);
+  }
+  for (const Run* run = runs; run != runs + count; ++run) {
+    auto* y = static_cast<int32_t*>(place.y) + run->y - runs->y;
+    for (int at = 0; at < run->pixels; at += kLanes)
+      put_words(y + at, keep(load_words(room + run->x - runs->x + at), masks[run->mask + at / kLanes], splat_word(r.halo)), run->pixels - at);
+  }
 }
 
 // What follows once all pieces of a run are done: dear activations of float32 results, and what lies before the planes.

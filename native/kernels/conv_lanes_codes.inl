@@ -28,7 +28,16 @@ void conv2d_lanes_int8(const void* arguments, Worker& worker) {
     float* turned = worker.scratch + a.most_pixels * vectors * kLanes;
     turn(sums, vectors, s.pixels, turned, a.most_pixels);
     const int64_t end = output + vectors * kLanes < a.out_channels ? output + vectors * kLanes : a.out_channels;
-    for (int64_t k = output; k < end; k += 4, turned += 4 * a.most_pixels)
+    const int64_t pixel_vectors = (s.pixels + kLanes - 1) / kLanes;
+    auto* const room = reinterpret_cast<int32_t*>(turned + vectors * kLanes * a.most_pixels);
+    for (int64_t k = output; k < end; k += 4, turned += 4 * a.most_pixels) {
+      const Run* const first = runs + s.first_run;
+      if (s.runs > 1 && !rounding.real) {
+        const CodePlace place = place_of(a, rounding, image, k, 4, *first);
+        finish_rows(reinterpret_cast<int32_t*>(turned), a.most_pixels, pixel_vectors, place, first, s.runs, a.masks, room);
+        end_place(a, place, *first, image, k, 4, number == 0);
+        continue;
+      }
       for (const Run* run = runs + s.first_run; run != runs + s.first_run + s.runs; ++run) {
         const CodePlace place = place_of(a, rounding, image, k, 4, *run);
         for (int j = 0; j < vectors_of(*run); ++j) {
@@ -38,5 +47,6 @@ void conv2d_lanes_int8(const void* arguments, Worker& worker) {
         }
         end_place(a, place, *run, image, k, 4, number == 0 && run == runs + s.first_run);
       }
+    }
   });
 }

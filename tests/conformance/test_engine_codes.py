@@ -58,8 +58,11 @@ def forced() -> list[Any]:
     return found
 
 
-def program_of(format_name: str, case: Case) -> tuple[Program, np.ndarray]:
-    """The op to codes, to codes with a residual of codes, and to real numbers with one of those."""
+def program_of(format_name: str, case: Case, *, signed: bool) -> tuple[Program, np.ndarray]:
+    """The op to codes, to codes with a residual of codes, and to real numbers with one of those.
+
+    Codes of `signed` numbers have a zero of their own, those of positive ones 0.
+    """
     sketch = Sketch(3)
     groups = case.attributes.get("groups", 1)
     image = len(case.weight) == 4
@@ -78,6 +81,7 @@ def program_of(format_name: str, case: Case) -> tuple[Program, np.ndarray]:
     last = add(Activation("gelu"), sums)
     program = sketch.program(sums, last)
     inputs = sketch.random.standard_normal((case.batch, *shape)).astype(np.float32)
+    inputs = inputs if signed else np.abs(inputs)
     return quantized(program, inputs), inputs
 
 
@@ -94,12 +98,14 @@ def same(session: Session, x: np.ndarray, want: Any) -> None:
         assert np.array_equal(a, b), f"{session.isa}: {np.count_nonzero(a != b)} of {a.size} differ"
 
 
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "positive"])
 @pytest.mark.parametrize(("format_name", "case", "kernel"), forced())
-def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: str) -> None:
-    program, x = program_of(format_name, case)
+def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: str, signed: bool) -> None:
+    program, x = program_of(format_name, case, signed=signed)
     specs = [(node, program.weights[node.weight].spec) for node in program.graph.nodes if node.weight is not None]
     assert {spec.values.name for _, spec in specs} == {"int8"}
     nodes = [node for node, spec in specs if spec.format == format_name]
+    assert all(bool(program.graph.tensors[node.inputs[0]].zero) == signed for node in nodes)
     # sums over two hundred channels of shared bases cannot all be proved to fit 32 bits: such layers become dense
     assert len(nodes) == len(specs) or (format_name == "kernel_basis" and case.weight[1] == 200 and nodes)
     want = reference.run(program, x)
@@ -205,6 +211,25 @@ def test_ops_over_codes(isa: str, threads: int) -> None:
         assert np.array_equal(got, expected), name
     ran = set().union(*(native_calls(session, node) for node in session.kernels()))
     assert ran >= {f"{name}__{isa}" for name in (*MOVES - {"deal_f32"}, *WITHOUT_WEIGHTS)}
+
+
+@pytest.mark.parametrize(
+    "size", [(14, 14), (7, 7), (8, 8), (4, 4), (3, 4), (2, 3), (16, 16), (3, 5), (17, 31)], ids=str
+)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("isa", ISAS)
+def test_halos_after_sums_by_columns(isa: str, stride: int, size: tuple[int, int]) -> None:
+    sketch = Sketch(7)
+    x = sketch.input("batch", 9, *size)
+    same_size = {"padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
+    sparse = random_packed("sparse", (10, 9, 3, 3), sketch.random, density=0.3)
+    y = sketch.add("conv2d", x, packed=sparse, stride=(stride, stride), biased=True, **same_size)
+    dense = random_packed("dense", (6, 10, 3, 3), sketch.random)
+    last = sketch.add("conv2d", y, packed=dense, stride=(1, 1), biased=True, **same_size)
+    images = sketch.random.standard_normal((2, 9, *size)).astype(np.float32)
+    program = quantized(sketch.program(y, last), images)
+    session = Session(program, isa=isa, schedule=Schedule({y: "conv2d_sparse_columns"}))
+    same(session, images, reference.run(program, images))
 
 
 def test_one_image_of_many_channels_and_two_shapes_in_one_session() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 
 from dovetail.engine.builder import Builder
 from dovetail.engine.codes import CodeCall, sums, words_of
-from dovetail.engine.codes_conv import WORD_ENTRY, geometry, residual_fields, run_tables
-from dovetail.engine.conv import plane_fields, prepare, runs_over
+from dovetail.engine.codes_conv import geometry, residual_fields, run_tables
+from dovetail.engine.conv import entry_lists, plane_fields, prepare, runs_over
 from dovetail.engine.layout import View
 from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.program.integer import Product
@@ -31,13 +31,13 @@ def conv_kernel_basis(b: Builder, call: CodeCall, x: View, found: Product, y: Vi
     runs = runs_over(b, y, taps, max(1, min(6 if b.lanes == 16 else 3, MOST_MAPS // (maps * b.lanes))), 1, pieces=1)
     stride = runs.longest * b.lanes
     b.scratch = max(b.scratch, maps * stride)
-    entries = np.empty(len(k), dtype=WORD_ENTRY)
-    entries["offset"], entries["word"] = ((4 * index + channel % 4) * count + basis) * stride, coefficients[k, c, basis]
+    place = ((4 * index + channel % 4) * count + basis) * stride
+    entries, starts = entry_lists(k, place, coefficients[k, c, basis], len(coefficients))
     offsets = np.pad(taps.offsets.ravel(), (0, -taps.offsets.size % 4), mode="edge")
     b.emit(
         "conv2d_kernel_basis_int8",
         {"x": taps.x, **sums(b, call, found), **run_tables(b, call, runs), "entries": b.constant(entries),
-         "starts": b.constant(np.searchsorted(k, np.arange(len(coefficients) + 1)).astype(np.int64)),
+         "starts": b.constant(starts),
          "bases": b.constant(words_of(bases.reshape(count, -1, 1, 1))[:, :, 0, 0].T),
          "used": b.constant((used * taps.channel).astype(np.int64)), "taps": b.constant(offsets.astype(np.int32))},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **residual_fields(call), **call.rounding(),

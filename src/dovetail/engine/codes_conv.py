@@ -9,10 +9,12 @@ import numpy as np
 
 from dovetail.engine.builder import Builder
 from dovetail.engine.codes import CodeCall, fill_outputs, sums, words, words_of
+from dovetail.engine.columns import column_tables
 from dovetail.engine.conv import (
     Geometry,
     Runs,
     allow_whole_vectors,
+    entry_lists,
     lying,
     pack_blocks,
     plane_fields,
@@ -23,8 +25,6 @@ from dovetail.engine.lanes import lane_blocks, lane_tables
 from dovetail.engine.layout import View, round_up
 from dovetail.program.integer import Product, product
 from dovetail.program.program import Node
-
-WORD_ENTRY = np.dtype([("offset", "<i4"), ("word", "<i4")])
 
 
 def conv2d(b: Builder, call: CodeCall) -> View:
@@ -78,9 +78,7 @@ def conv_sparse(b: Builder, call: CodeCall, x: View, found: Product, y: View) ->
     taps = prepare(b, x, found.weight.shape, y, geometry(call.node))
     weight = words_of(found.weight)
     k, c, r, s = np.nonzero(weight)
-    entries = np.empty(len(k), dtype=WORD_ENTRY)
-    entries["offset"], entries["word"] = c * taps.channel + taps.offsets[r, s], weight[k, c, r, s]
-    starts = np.searchsorted(k, np.arange(len(weight) + 1)).astype(np.int64)
+    entries, starts = entry_lists(k, c * taps.channel + taps.offsets[r, s], weight[k, c, r, s], len(weight))
     quads = words(len(weight))
     runs = runs_over(b, y, taps, 6 if b.lanes == 16 else 3, quads)
     b.emit(
@@ -90,6 +88,18 @@ def conv_sparse(b: Builder, call: CodeCall, x: View, found: Product, y: View) ->
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **residual_fields(call), **call.rounding(),
         out_channels=len(weight), blocks_outer=int(len(k) > math.prod(x.shape[1:])),
         work=2 * len(k) * math.prod(y.shape[2:]) * y.shape[0],
+    )  # fmt: skip
+
+
+def conv_sparse_columns(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
+    """The same, each column of taps by itself."""
+    taps, tables, fields = column_tables(
+        b, x, words_of(found.weight), y, geometry(call.node), together=4, zeros=not call.tensor().zero
+    )
+    allow_whole_vectors(b, call.residual)
+    b.emit(
+        "conv2d_sparse_columns_int8", {"x": taps.x, **sums(b, call, found), **tables}, {"y": y}, disjoint=True,
+        **plane_fields(taps.x, y), **residual_fields(call), **call.rounding(), **fields,
     )  # fmt: skip
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from dovetail.engine import kernels
 from dovetail.engine.codes import CodeCandidate
 from dovetail.engine.codes_basis import conv_kernel_basis
-from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse
+from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse, conv_sparse_columns
 from dovetail.engine.codes_emit import linear_dense
-from dovetail.engine.kernels import Candidate, Place, candidates, is_small
+from dovetail.engine.kernels import Candidate, Place, candidates, is_narrow, is_small
 from dovetail.errors import EngineError
 from dovetail.formats.base import Packed
 from dovetail.program.integer import is_quantized
@@ -82,10 +82,15 @@ def _sparse(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and packed.spec.format in ("sparse", "block_sparse")
 
 
+def _narrow_and_sparse(packed: Packed, at: Place) -> bool:
+    return _sparse(packed, at) and is_narrow(packed, at)
+
+
 CANDIDATES = (
     CodeCandidate("conv2d_dense", "conv2d", _dense_blocks, conv_dense),
     CodeCandidate("conv2d_lanes", "conv2d", _few_pixels, conv_lanes, reads="lying"),
     CodeCandidate("conv2d_sparse", "conv2d", _sparse, conv_sparse),
+    CodeCandidate("conv2d_sparse_columns", "conv2d", _narrow_and_sparse, conv_sparse_columns, reads="lying"),
     CodeCandidate("conv2d_grouped", "conv2d", _odd_groups, conv_grouped),
     CodeCandidate("conv2d_kernel_basis", "conv2d", _shared_bases, conv_kernel_basis),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),

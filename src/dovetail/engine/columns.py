@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,12 @@ class Lines:
     """How pixels lie in vectors, and which vectors of a channel a tile needs.
 
     Attributes:
-        rows: of a line, one or two.
+        rows: of a line: 1, 2 or 4.
         lanes: of a row.
         first_column: that the first lane of a row holds, relative to the tile's first pixel.
         width: pixels of a tile's row at most.
         vectors: lines of a tile's output at most.
+        columns: `(R, S)`, by which the sums of each tap have to be turned, or `first_column`.
         strips: (x offset of the first line, lines more than the tile has).
         line: `(R, S)`, that of each tap for the tile's first vector, among a channel's lines.
         count: lines of a channel.
@@ -48,6 +50,7 @@ class Lines:
     first_column: int
     width: int
     vectors: int
+    columns: np.ndarray
     strips: np.ndarray
     line: np.ndarray
     count: int
@@ -60,23 +63,40 @@ def reach(kernel: int, stride: int, dilation: int) -> int:
 
 def conv_sparse_columns(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
     """As `conv_sparse`, each column of taps by itself."""
-    taps = _taps(b, x, weight, y, at)
-    lines = lines_of(b.lanes, taps, y)
-    outputs, channels = weight.shape[0], weight.shape[1] * at.groups
-    blocks = min(-(-channels * lines.count * b.lanes // MOST_SCRATCH), channels)
-    tables, fields = _tiles(b, taps, lines, y)
-    groups = 1 if b.threads == 1 else min(-(-2 * b.threads // (y.shape[0] * fields["tile_count"])), outputs)
-    lists = _lists(b.lanes, weight, at, taps, lines, blocks)
-    most = -(-channels // blocks) * lines.count + -(-outputs // groups) * lines.vectors
-    b.scratch = max(b.scratch, most * b.lanes + round_up(int(tables["runs"][:, 2].max()), b.lanes))
+    taps, tables, fields = column_tables(b, x, weight.astype(np.float32), y, at)
     allow_whole_vectors(b, epilogue.residual)
     b.emit(
         "conv2d_sparse_columns_f32",
         {"x": taps.x, "bias": None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32)),
-         "residual": epilogue.residual, **{name: b.constant(table) for name, table in {**tables, **lists}.items()}},
+         "residual": epilogue.residual, **tables},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **epilogue_fields(epilogue), **fields,
-        channels=channels, block_count=blocks, column_count=len(lists["turns"]) + 1, out_channels=outputs,
-        group_count=groups, work=2 * len(lists["entries"]) * y.shape[0] * y.shape[2] * y.shape[3],
+    )  # fmt: skip
+
+
+def column_tables(
+    b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, *, together: int = 1, zeros: bool = True
+) -> tuple[Taps, dict[str, View], dict[str, Any]]:
+    """The taps, pointers and numbers of DOVETAIL_COLUMNS and DOVETAIL_RUNS, for weights in float32 or words.
+
+    A thread takes at least `together` outputs; `zeros`: whether what lies around the input adds nothing to a sum.
+    """
+    taps = _taps(b, x, weight, y, at)
+    lines = lines_of(b.lanes, taps, y, zeros=zeros)
+    outputs, channels = weight.shape[0], weight.shape[1] * at.groups
+    blocks = min(-(-channels * lines.count * b.lanes // MOST_SCRATCH), channels)
+    tiles, fields = _tiles(b, taps, lines, y)
+    groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * fields["tile_count"]))
+    groups = min(groups, -(-outputs // together))
+    lists = _lists(b.lanes, weight, at, taps, lines, blocks)
+    most = -(-channels // blocks) * lines.count + round_up(-(-outputs // groups), together) * lines.vectors
+    most += 0 if together == 1 else 2 * lines.vectors + 1
+    b.scratch = max(b.scratch, most * b.lanes + round_up(int(tiles["runs"][:, 2].max()), b.lanes))
+    return (
+        taps,
+        {name: b.constant(table) for name, table in {**tiles, **lists}.items()},
+        {**fields, "channels": channels, "block_count": blocks, "column_count": len(lists["turns"]) + 1,
+         "out_channels": outputs, "group_count": groups,
+         "work": 2 * len(lists["entries"]) * y.shape[0] * y.shape[2] * y.shape[3]},
     )  # fmt: skip
 
 
@@ -90,31 +110,36 @@ def _taps(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry) -> Tap
     return replace(taps, pitch=down * taps.pitch, rows=rows, columns=columns, step=right)
 
 
-def lines_of(lanes: int, taps: Taps, y: View) -> Lines:
+def lines_of(lanes: int, taps: Taps, y: View, *, zeros: bool = True) -> Lines:
     """The lines for tiles of an output, which are as high as the registers allow.
 
-    Where a row fits into a vector, or into half of it, its lanes are its pixels; else some hold the neighbours' pixels.
+    Where a row fits into a vector, or into half or a quarter of it, its lanes are its pixels; else some hold the
+    neighbours' pixels. A map of a line or two has lines for every column.
     """
     (height, width), columns = y.shape[2:], taps.columns
     assert taps.x.planes is not None
     furthest = max(width, min(width + int(columns.max()), -(-taps.x.planes.width // taps.step)))
-    rows = 2 if 2 * furthest <= lanes else 1
-    whole = furthest <= lanes
+    few = max(2, lanes // 4)  # rows of a line at most: 4 of 16 lanes, 2 of 8
+    copied = width <= lanes and width * height <= 2 * lanes
+    fits = width if copied else furthest
+    rows = next((n for n in (4, 2) if n <= few and n * fits <= lanes and (zeros or copied)), 1)
+    whole = copied or (furthest <= lanes and zeros)
     first_column = 0 if whole else int(columns.min())
     vectors = evenly(-(-height // rows), 14 if lanes == 16 else 6)[0]  # as kMostLines in conv_sparse_columns.inl
     places = taps.offsets - taps.rows * taps.pitch - columns * taps.step
+    shifts = columns if copied else np.full_like(columns, first_column)
     strips, line, count = [], np.zeros(taps.offsets.shape, np.int64), 0
-    for place, odd in itertools.product(np.unique(places), range(rows)):
-        here = (places == place) & (taps.rows % rows == odd)
+    for place, shift, odd in itertools.product(np.unique(places), np.unique(shifts), range(rows)):
+        here = (places == place) & (shifts == shift) & (taps.rows % rows == odd)
         if not here.any():
             continue
         top, bottom = int(taps.rows[here].min()), int(taps.rows[here].max())
         line[here] = count + (taps.rows[here] - top) // rows
-        strips.append((int(place) + top * taps.pitch + first_column * taps.step, (bottom - top) // rows))
+        strips.append((int(place) + top * taps.pitch + int(shift) * taps.step, (bottom - top) // rows))
         count += (bottom - top) // rows + vectors
     return Lines(
         rows, lanes // rows, first_column, width if whole else evenly(width, lanes - int(np.ptp(columns)))[0],
-        vectors, np.array(strips, np.int32), line, count,
+        vectors, np.zeros_like(columns) if copied else columns, np.array(strips, np.int32), line, count,
     )  # fmt: skip
 
 
@@ -149,8 +174,8 @@ def _tiles(b: Builder, taps: Taps, lines: Lines, y: View) -> tuple[dict[str, np.
         {"tiles": np.array(tiles, np.int32), "runs": np.array(runs, np.int32), "masks": np.array(masks, np.uint32),
          "strips": lines.strips},
         {"tile_count": len(tiles), "run_count": len(runs), "most_vectors": lines.vectors, "y_row": pitch,
-         "line_step": lines.rows * taps.pitch, "half_row": taps.pitch * (lines.rows - 1), "step": taps.step,
-         "strip_count": len(lines.strips), "line_count": lines.count},
+         "line_rows": lines.rows, "x_row": taps.pitch, "step": taps.step, "strip_count": len(lines.strips),
+         "line_count": lines.count},
     )  # fmt: skip
 
 
@@ -162,12 +187,15 @@ def _lists(
     channel = k // (outputs // at.groups) * weight.shape[1] + c
     firsts = weight.shape[1] * at.groups * np.arange(blocks) // blocks
     block = np.searchsorted(firsts, channel, side="right") - 1
-    columns = [*(n for n in np.unique(taps.columns).tolist() if n != lines.first_column), lines.first_column]
-    column = np.array([columns.index(n) for n in taps.columns.ravel().tolist()]).reshape(taps.columns.shape)[r, s]
+    columns = [*(n for n in np.unique(lines.columns).tolist() if n != lines.first_column), lines.first_column]
+    column = np.array([columns.index(n) for n in lines.columns.ravel().tolist()]).reshape(lines.columns.shape)[r, s]
     row = (block * outputs + k) * len(columns) + column
     order = np.argsort(row, kind="stable")
     offset = ((channel - firsts[block]) * lines.count + lines.line[r, s]) * lanes
-    entries, starts = entry_lists(row[order], offset[order], weight[k, c, r, s][order], blocks * outputs * len(columns))
+    entries, starts = entry_lists(
+        row[order], offset[order], weight[k, c, r, s][order], blocks * outputs * len(columns),
+        multiple=8 if lines.vectors == 1 else 1,  # as column_chains in conv_sparse_columns.inl
+    )  # fmt: skip
     lane = np.arange(lanes)
     turns = np.zeros((len(columns) - 1, lanes + 1), np.int32)
     for turn, n in zip(turns, columns):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from dovetail.errors import EngineError
 from dovetail.program.program import Activation
 
 ENTRY = np.dtype([("offset", "<i4"), ("weight", "<f4")])
+WORD_ENTRY = np.dtype([("offset", "<i4"), ("weight", "<i4")])
 
 
 @dataclass(frozen=True)
@@ -305,11 +307,19 @@ def _vectors_for(lanes: int, outputs: int) -> int:
     return min(max((registers - 1) // (outputs + 1), 1), 12)
 
 
-def entry_lists(row: np.ndarray, offset: np.ndarray, weight: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """(offset, weight) records of the non-zeros, whose rows rise, and where each row's begin."""
-    entries = np.empty(len(row), dtype=ENTRY)
-    entries["offset"], entries["weight"] = offset, weight
-    return entries, np.searchsorted(row, np.arange(rows + 1)).astype(np.int64)
+def entry_lists(
+    row: np.ndarray, offset: np.ndarray, weight: np.ndarray, rows: int, multiple: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """(offset, weight) records of the non-zeros, whose rows rise, and where each row's begin; weights may be words.
+
+    Every row is filled up with zeros to a `multiple` of records.
+    """
+    counts = np.bincount(row, minlength=rows)
+    starts = np.concatenate([[0], np.cumsum(-(-counts // multiple) * multiple)])
+    place = np.arange(len(row)) + np.repeat(starts[:-1] - (np.cumsum(counts) - counts), counts)
+    entries = np.zeros(starts[-1], dtype=ENTRY if weight.dtype.kind == "f" else WORD_ENTRY)
+    entries["offset"][place], entries["weight"][place] = offset, weight
+    return entries, starts.astype(np.int64)
 
 
 def allow_reads(x: View, last: int) -> None:
@@ -344,7 +354,7 @@ def allow_whole_vectors(b: Builder, residual: View | None) -> None:
         residual.buffer.allow(b.lanes - 1)
 
 
-def epilogue_fields(epilogue: Epilogue) -> dict[str, float]:
+def epilogue_fields(epilogue: Epilogue) -> dict[str, Any]:
     """The fields of DOVETAIL_EPILOGUE but for the bias and the residual's address."""
     residual = epilogue.residual
     strides = {} if residual is None else {"r_image": residual.strides[0], "r_channel": residual.strides[1]}

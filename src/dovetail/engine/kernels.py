@@ -238,9 +238,13 @@ def _fits_rows(packed: Packed, at: Place) -> bool:
     return fits and winograd_rows.exact_enough(packed)
 
 
+def is_narrow(packed: Packed, at: Place) -> bool:
+    """Kernels of few enough columns to leave lanes for pixels beside those of the neighbours."""
+    return reach(packed.shape[3], at.stride[1], at.dilation[1]) <= MOST_REACH
+
+
 def _narrow_and_sparse(packed: Packed, at: Place) -> bool:
-    """Lists of non-zeros, of few enough columns to leave lanes for pixels beside those of the neighbours."""
-    return _SPARSE(packed, at) and reach(packed.shape[3], at.stride[1], at.dilation[1]) <= MOST_REACH
+    return _SPARSE(packed, at) and is_narrow(packed, at)
 
 
 def _depthwise(packed: Packed, at: Place) -> bool:

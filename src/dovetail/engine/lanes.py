@@ -81,7 +81,8 @@ def lane_tables(
     rows = _segments(height, width, y.shape[0] * len(blocks), b.threads)
     segments, runs, masks = _runs(y, rows, b.lanes)
     most, block = round_up(int(segments[:, 3].max()), b.lanes), int(blocks[:, 1].max()) * b.lanes
-    more = most * block + round_up(int(runs[:, 2].max()), b.lanes) if turned else b.lanes * block
+    room = 2 * most + b.lanes + round_up(int(runs[:, 2].max()), b.lanes)  # where codes end
+    more = most * block + room if turned else b.lanes * block
     b.scratch = max(b.scratch, most * block + more)
     return (
         {"runs": b.constant(runs), "masks": b.constant(masks), "pixels": b.constant(pixels.astype(np.int32).ravel()),

@@ -175,7 +175,7 @@ def test_only_the_last_shapes_are_kept(sketch):
     assert len(session._compiled) <= 8
 
 
-@pytest.mark.parametrize("size", [(14, 14), (7, 7), (8, 8), (16, 16), (3, 5), (17, 31)])
+@pytest.mark.parametrize("size", [(14, 14), (7, 7), (8, 8), (4, 4), (3, 4), (2, 3), (16, 16), (3, 5), (17, 31)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("isa", native_status().isas)
 def test_halos_after_sums_by_columns(sketch, size, stride, isa):
