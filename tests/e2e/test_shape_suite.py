@@ -107,6 +107,8 @@ def test_shapes_are_collected_from_sheets_then_timed_and_drawn(here, tmp_path, c
     drawn.unlink()
     assert main(["shapes", "draw", "benchmarks/shapes/results/small.json"]) == 0
     assert drawn.read_text() == before
+    assert main(["shapes", "draw", "benchmarks/shapes/results/small.json", "--out", "pictures"]) == 0
+    assert Path("pictures/small.svg").read_text() == before
 
 
 @pytest.mark.parametrize(

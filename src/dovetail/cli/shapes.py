@@ -76,11 +76,16 @@ def run(
 
 
 @app.command
-def draw(*results: Annotated[Path, Parameter(help="Files that `dovetail shapes run` wrote.")]) -> None:
-    """Draw the pictures of results again, beside them."""
+def draw(
+    *results: Annotated[Path, Parameter(help="Files that `dovetail shapes run` wrote.")],
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="Folder of the pictures.")] = None,
+) -> None:
+    """Draw the pictures of results again, beside them by default."""
+    if out is not None:
+        files.make_folder(out, error=DataError)
     for path in results:
         try:
-            _draw(json.loads(path.read_text()), path)
+            _draw(json.loads(path.read_text()), path if out is None else out / path.name)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is no result of `dovetail shapes run` ({error!r})") from None
 
