@@ -22,8 +22,8 @@ Set = Annotated[
         help="Override a key of the recipe, e.g. --set method.parameters.bases=4. Repeatable.",
     ),
 ]
-Threads = Annotated[int | None, Parameter(help="Threads of the engine; the best by default.")]
-Out = Annotated[Path | None, Parameter(name=["--out", "-o"], help="File to write.")]
+Threads = Annotated[int | None, Parameter(help="Threads of the engine; all usable cores by default.")]
+Out = Annotated[Path | None, Parameter(name=["--out", "-o"], help="File to write; named after the network by default.")]
 Weights = Annotated[str | None, Parameter(help="A .safetensors file, or a name of the zoo such as resnet56_cifar10.")]
 Seed = Annotated[int, Parameter(help="Of weights, order and augmentation.")]
 Runs = Annotated[Path, Parameter(help="Folder of checkpoints.")]

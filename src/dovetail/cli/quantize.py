@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from dovetail.cli import integers, networks
 from dovetail.cli.console import say
-from dovetail.cli.options import DataFolder, Out, Seed, writable
+from dovetail.cli.options import DataFolder, Out, writable
 from dovetail.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def quantize(
     reestimate: Annotated[
         bool, Parameter(help="Mend mean and deviation of what each layer gives, one after another.")
     ] = False,
-    seed: Seed = 0,
+    seed: Annotated[int, Parameter(help="Of the draw of calibration images.")] = 0,
     data: DataFolder = None,
     out: Out = None,
 ) -> None:
