@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from dovetail import files
 from dovetail.cli import networks
 from dovetail.cli.console import say, table
-from dovetail.cli.options import Out, Threads, writable
+from dovetail.cli.options import Threads, writable
 from dovetail.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run(
     /,
     *,
     threads: Threads = None,
-    out: Out = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="File of the raw output, if wanted.")] = None,
 ) -> None:
     """Run a packed network on one image (or a .npy batch) and print its answer.
 
