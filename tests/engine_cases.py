@@ -42,8 +42,8 @@ class Case:
             )
         )
         positions = (math.prod(self.size), math.prod(size), given["groups"])
-        expanded = self.expansion > 0
-        return Place(*positions, size=size, stride=given["stride"], dilation=given["dilation"], expanded=expanded)
+        attributes = {name: given[name] for name in ("stride", "dilation", "padding")}
+        return Place(*positions, size=size, **attributes, expanded=self.expansion > 0)
 
 
 FULL = {"scaled": True, "biased": True, "activation": Activation("relu")}
@@ -91,6 +91,15 @@ CONVS = (
         (9, 6),
         attributes={"padding": (1, 2, 2, 1), "stride": (2, 2), "groups": 5},
     ),
+    Case("depthwise, padded far", (4, 1, 3, 3), (5, 9), attributes={"padding": (20, 1, 70, 1), "groups": 4}),
+    Case("3x3, padded far", (5, 3, 3, 3), (5, 9), attributes={"padding": (20, 1, 70, 1)}),
+    Case("5x5 stride 2, no padding", (6, 3, 5, 5), (9, 41), attributes={"stride": (2, 2)}, epilogue=FULL),
+    Case(
+        "5x6 stride 2, padded unevenly", (5, 2, 5, 6), (9, 43), attributes={"stride": (2, 2), "padding": (1, 2, 1, 0)}
+    ),
+    Case("4x8 stride 2", (5, 2, 4, 8), (7, 40), attributes={"stride": (2, 2), "padding": (1, 2, 2, 3)}),
+    Case("1x5 stride 1x2, no padding", (4, 2, 1, 5), (3, 37), attributes={"stride": (1, 2)}),
+    Case("1x5 stride 1x2, short rows", (4, 2, 1, 5), (3, 29), attributes={"stride": (1, 2)}),
     Case("depthwise, no padding", (4, 1, 3, 3), (3, 36), attributes={"groups": 4}, epilogue={"biased": True}),
     Case("one row, stride 2", (3, 2, 3, 3), (1, 5), attributes={"padding": (1, 1, 1, 1), "stride": (2, 2)}),
     Case("kernel of the whole image", (5, 6, 4, 3), (4, 3), epilogue=FULL),

@@ -115,6 +115,9 @@ def agrees(program: Program, inputs: list[np.ndarray], tolerance: float = 1e-4, 
 
     want = reference.run(program, *inputs)
     want = want if isinstance(want, tuple) else (want,)
-    got = poisoned(Session(program, **session), *inputs)
-    got = got if isinstance(got, tuple) else (got,)
-    return all(close(g, w, tolerance) for g, w in zip(got, want, strict=True))
+    engine = Session(program, **session)
+    for got in (engine(*inputs), poisoned(engine, *inputs)):
+        outputs = got if isinstance(got, tuple) else (got,)
+        if not all(close(g, w, tolerance) for g, w in zip(outputs, want, strict=True)):
+            return False
+    return True

@@ -77,8 +77,8 @@ def conv(random: Random, sketch: Sketch, x: str, *, codes: bool = False) -> str:
     """A convolution of any geometry that fits, in any format that holds its weight; sometimes with a residual."""
     _, channels, *size = sketch.tensors[x].shape
     groups = random.choice([g for g in (1, 1, 2, 3, 4, channels) if channels % g == 0])
-    kernel, dilation = pair(random, 1, 1, 2, 3, 3, 5), pair(random, 1, 1, 1, 2)
-    padding = [random.choice((0, 1, 1, 2)) for _ in range(4)]
+    kernel, dilation = pair(random, 1, 1, 2, 3, 3, 5, 7), pair(random, 1, 1, 1, 2)
+    padding = [random.choice((0, 1, 1, 2)) if random.random() < 0.97 else 40 for _ in range(4)]
     for axis in (0, 1):
         reach = dilation[axis] * (kernel[axis] - 1) + 1
         short = max(0, reach - size[axis] - padding[2 * axis] - padding[2 * axis + 1])
@@ -88,7 +88,7 @@ def conv(random: Random, sketch: Sketch, x: str, *, codes: bool = False) -> str:
     weight = (outputs, channels // groups, *kernel)
     geometry: dict[str, Any] = {
         "packed": packed_in(random, sketch, weight, groups, codes=codes),
-        "stride": random.choice([(1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (1, 3)]),
+        "stride": random.choice([(1, 1), (1, 1), (1, 1), (2, 2), (2, 1), (1, 2), (1, 3)]),
         "padding": tuple(padding), "dilation": dilation, "groups": groups, "biased": random.random() < 0.7,
     }  # fmt: skip
     acts = IN_CODES if codes else ACTIVATIONS

@@ -107,12 +107,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const float, bases) I(base_count) P(const int32_t, taps) I(tap_count)                          \
   P(const int64_t, used) I(used_count) I(map_stride) I(x_row) I(y_row) P(const void, entries) P(const int64_t, starts) I(out_channels) I(chains)
 
-// y[b, m, n] = activation(sum_c x[b, m, c] w[b, c, n] + bias[n] + residual[b, m, n]); w is blocked in `w_block` columns,
+// y[b, m, n] = activation(sum_c x[b, m, c] w[b, c, n] + bias[n] + residual[m, n], of one batch); w is blocked in `w_block` columns,
 // each block [c][w_row], or plain rows where w_block >= columns. A w_batch of 0 shares w between batches.
 #define DOVETAIL_GEMM(P, I, A, F)                                                                       \
   P(const float, x) P(const float, w) P(float, y) I(batch) I(rows) I(inner) I(columns)                  \
   I(x_batch) I(x_row) I(w_batch) I(w_row) I(w_block) I(w_block_stride) I(y_batch) I(y_row)              \
-  P(const float, bias) P(const float, residual) I(r_batch) I(r_row) I(activation) F(act_a) F(act_b)
+  P(const float, bias) P(const float, residual) I(r_row) I(activation) F(act_a) F(act_b)
 
 // y[m, k] = activation(sum over entries of k of weight * x[m, offset] + bias[k] + residual[m, k]).
 #define DOVETAIL_LINEAR_SPARSE(P, I, A, F)                                                              \
@@ -213,7 +213,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
   P(const int32_t, weight) P(const int32_t, taps) I(tap_count) I(channels) I(out_channels) I(groups)
 
-// As DOVETAIL_GEMM with one batch, over words: w is in blocks of 4 vectors of columns, each [inner][columns of the block].
+// As DOVETAIL_GEMM with one batch, over words (r_image lies between two rows of the residual): w is in blocks of 4 vectors of columns, each [inner][columns of the block].
 #define DOVETAIL_GEMM_CODES(P, I, A, F)                                                              \
   P(const int32_t, x) P(const int32_t, w) P(void, y) I(rows) I(inner) I(columns) I(x_row) I(y_row)   \
   DOVETAIL_ROUNDING(P, I, A, F)

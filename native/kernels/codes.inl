@@ -109,7 +109,7 @@ __attribute__((always_inline)) inline void finish_four(const Ints (*acc)[P], int
 // Four outputs whose sums lie pixel by pixel, without gaps, `step` from one output to the next: they end by whole vectors, in
 // `room` (for twice as many vectors, and one), and go out row by row. A run's x offset is that of its sums; its y offset, and
 // the place, count from the first run.
-inline void finish_rows(const int32_t* sums, int64_t step, int64_t vectors, const CodePlace& place, const Run* runs, int64_t count, const uint32_t* masks, int32_t* room) {
+inline void finish_gapless(const int32_t* sums, int64_t step, int64_t vectors, const CodePlace& place, const Run* runs, int64_t count, const uint32_t* masks, int32_t* room) {
   static constexpr uint32_t all = ~0u;
   const Rounding& r = *place.rounding;
   const auto* residual = static_cast<const int32_t*>(place.residual);

@@ -38,9 +38,11 @@ using CodeFunction = void (*)(const CodeTile&, const CodePlace&);
 constexpr int kCodeVectors4 = kLanes == 16 ? 6 : 2, kCodeVectors8 = kLanes == 16 ? 3 : 1;
 
 inline CodeFunction code_tile_for(int outputs, int vectors) {
-  static const CodeFunction four[] = {
-      nullptr, code_tile<4, 1>, code_tile<4, 2>, code_tile<4, 3>, code_tile<4, 4>, code_tile<4, 5>, code_tile<4, 6>};
-  static const CodeFunction eight[] = {nullptr, code_tile<8, 1>, code_tile<8, 2>, code_tile<8, 3>};
+  constexpr bool wide = kLanes == 16;  // else blocks are of four outputs
+  static const CodeFunction four[] = {nullptr, code_tile<4, 1>, code_tile<4, 2>, code_tile<4, wide ? 3 : 1>,
+                                      code_tile<4, wide ? 4 : 1>, code_tile<4, wide ? 5 : 1>, code_tile<4, wide ? 6 : 1>};
+  static const CodeFunction eight[] = {nullptr, code_tile<wide ? 8 : 4, 1>, code_tile<wide ? 8 : 4, wide ? 2 : 1>,
+                                       code_tile<wide ? 8 : 4, wide ? 3 : 1>};
   return (outputs == 4 ? four : eight)[vectors];
 }
 

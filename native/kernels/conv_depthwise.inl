@@ -3,8 +3,8 @@
 // Pixels in lanes. Loops: unit (image, channel) > V vectors of a row > rows of the input, from top to bottom. A row of
 // the input is loaded once and added to every row of the output whose window it lies in: the sums of ceil(K / S) rows are
 // in registers, in turn. A stride of two takes every second pixel while loading, where other kernels deal the input into
-// phases first. Padding is left out, not read: rows above and below are skipped, columns beside are masked, so the planes
-// need no halo. What a row's last vector writes beyond its row is written again by the rows below: so columns go from
+// phases first. Padding is left out: rows above and below are skipped, columns beside are masked once they are loaded (whatever
+// lies there, up to a width of the weights before the first plane), so the planes need no halo. What a row's last vector writes beyond its row is written again by the rows below: so columns go from
 // right to left.
 
 struct DepthwisePlane {

@@ -34,7 +34,7 @@ void conv2d_lanes_int8(const void* arguments, Worker& worker) {
       const Run* const first = runs + s.first_run;
       if (s.runs > 1 && !rounding.real) {
         const CodePlace place = place_of(a, rounding, image, k, 4, *first);
-        finish_rows(reinterpret_cast<int32_t*>(turned), a.most_pixels, pixel_vectors, place, first, s.runs, a.masks, room);
+        finish_gapless(reinterpret_cast<int32_t*>(turned), a.most_pixels, pixel_vectors, place, first, s.runs, a.masks, room);
         end_place(a, place, *first, image, k, 4, number == 0);
         continue;
       }

@@ -34,9 +34,10 @@ constexpr int kSparseCodeVectors = kLanes == 16 ? 6 : 3;
 
 template <class Op>
 inline SparseCodeFunction sparse_code_tile_for(int vectors) {
-  static const SparseCodeFunction functions[] = {nullptr,
-                                                 sparse_code_tile<Op, 1>, sparse_code_tile<Op, 2>, sparse_code_tile<Op, 3>,
-                                                 sparse_code_tile<Op, 4>, sparse_code_tile<Op, 5>, sparse_code_tile<Op, 6>};
+  constexpr bool wide = kLanes == 16;
+  static const SparseCodeFunction functions[] = {
+      nullptr, sparse_code_tile<Op, 1>, sparse_code_tile<Op, 2>, sparse_code_tile<Op, 3>,
+      sparse_code_tile<Op, wide ? 4 : 1>, sparse_code_tile<Op, wide ? 5 : 1>, sparse_code_tile<Op, wide ? 6 : 1>};
   return functions[vectors];
 }
 

@@ -37,11 +37,11 @@ struct RealColumns {
 // Where the sums of real numbers end, each vector being a row; y is null where they are kept.
 struct RowEnd {
   float* y = nullptr;
-  const float* residual;
-  int64_t y_channel, r_channel, y_row;
-  uint32_t mask;
-  int pixels;
-  Clamp clamp;
+  const float* residual = nullptr;
+  int64_t y_channel = 0, r_channel = 0, y_row = 0;
+  uint32_t mask = 0;
+  int pixels = 0;
+  Clamp clamp = {};
 };
 
 // All outputs of a unit, and the lines of one block of channels.
@@ -173,7 +173,7 @@ inline void copy_lines(const Args& a, const int32_t* x, int64_t channels, int ve
   }
 }
 
-// All sums of a unit at a time; finish(image, tile, its number, first output, sums) ends them, or what is left of them.
+// All sums of a unit at a time; finish(image, tile, first output, block) ends them, or what is left of them.
 template <class Op, class Args, class Finish>
 inline void for_column_units(const Args& a, Worker& worker, const RowEnd& row_end, const Finish& finish) {
   using Element = typename Op::Element;
@@ -231,7 +231,7 @@ inline void finish_tile(const ConvColumnsArgs& a, const Clamp& clamp, const Colu
       finish_runs(t.sums + i * t.sums_step, end - tile.runs, tile.runs, clamp, residual, plane, a.masks, a.activation, a.act_a, a.act_b);
     } else {
       for (const Run* run = end - tile.long_runs; run != end; ++run)
-        for (int i = t.end.pixels; i < run->pixels; i += kLanes) put(plane + run->y + i, splat(0.0f), run->pixels - i);
+        for (int at = t.end.pixels; at < run->pixels; at += kLanes) put(plane + run->y + at, splat(0.0f), run->pixels - at);
     }
     if (tile.first_run == 0) zero_lead(plane, a.y_channel, a.lead, k + 1 == a.out_channels);
   }

@@ -23,7 +23,7 @@ void conv2d_sparse_columns_int8(const void* arguments, Worker& worker) {
       const int32_t* sums = t.sums + k * t.sums_step;
       if (a.line_rows > 1 && !rounding.real) {
         const CodePlace place = place_of(a, rounding, image, first + k, 4, *begin);
-        finish_rows(sums, t.sums_step, tile.vectors, place, begin, tile.runs, a.masks, t.sums + (t.outputs + 3) / 4 * 4 * t.sums_step);
+        finish_gapless(sums, t.sums_step, tile.vectors, place, begin, tile.runs, a.masks, t.sums + (t.outputs + 3) / 4 * 4 * t.sums_step);
         end_place(a, place, *begin, image, first + k, 4, tile.first_run == 0);
         continue;
       }

@@ -82,7 +82,7 @@ void linear_dense_f32(const void* arguments, Worker& worker) {
       t.w = a.w + batch * a.w_batch + (a.w_block < a.columns ? block * a.w_block_stride : column);
       t.y = a.y + batch * a.y_batch + row * a.y_row + column;
       t.bias = a.bias ? a.bias + column : nullptr;
-      t.residual = a.residual ? a.residual + batch * a.r_batch + row * a.r_row + column : nullptr;
+      t.residual = a.residual ? a.residual + row * a.r_row + column : nullptr;
       t.inner = a.inner, t.x_row = a.x_row, t.w_row = a.w_row, t.y_row = a.y_row, t.r_row = a.r_row;
       t.columns = static_cast<int>(a.columns - column < width ? a.columns - column : width);
       gemm_some_rows(static_cast<int>(a.rows - row < kGemmRows ? a.rows - row : kGemmRows), t, clamp, kind, a.act_a, a.act_b);

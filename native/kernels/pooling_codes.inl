@@ -1,17 +1,17 @@
 // Pooling of codes: greatest bytes of a window as in pooling.inl, or their sums, which are rounded once.
 
 struct Window {
-  int64_t top, bottom, left, right, rows, columns;  // rows and columns: steps within
+  int64_t top, bottom, left, right;
 };
 
 inline Window window_of(const PoolCodesArgs& a, int64_t oh, int64_t ow) {
   if (a.average == 2)
     return {oh * a.height / a.out_height, ((oh + 1) * a.height + a.out_height - 1) / a.out_height,
-            ow * a.width / a.out_width, ((ow + 1) * a.width + a.out_width - 1) / a.out_width, 1, 1};
-  Window w{oh * a.stride_h - a.pad_top, 0, ow * a.stride_w - a.pad_left, 0, a.dilation_h, a.dilation_w};
-  w.bottom = w.top + (a.kernel_h - 1) * w.rows + 1, w.right = w.left + (a.kernel_w - 1) * w.columns + 1;
-  while (w.top < 0) w.top += w.rows;
-  while (w.left < 0) w.left += w.columns;
+            ow * a.width / a.out_width, ((ow + 1) * a.width + a.out_width - 1) / a.out_width};
+  Window w{oh * a.stride_h - a.pad_top, 0, ow * a.stride_w - a.pad_left, 0};
+  w.bottom = w.top + a.kernel_h, w.right = w.left + a.kernel_w;
+  if (w.top < 0) w.top = 0;
+  if (w.left < 0) w.left = 0;
   if (w.bottom > a.height) w.bottom = a.height;
   if (w.right > a.width) w.right = a.width;
   return w;

@@ -93,9 +93,9 @@ def quantized(program: Program, *inputs: np.ndarray) -> Program:
 
 def same(session: Session, x: np.ndarray, want: Any) -> None:
     """Bit for bit, from a clean and from a dirty arena."""
-    got = poisoned(session, x)
-    for a, b in zip(got if isinstance(got, tuple) else (got,), want if isinstance(want, tuple) else (want,)):
-        assert np.array_equal(a, b), f"{session.isa}: {np.count_nonzero(a != b)} of {a.size} differ"
+    for got in (session(x), poisoned(session, x)):
+        for a, b in zip(got if isinstance(got, tuple) else (got,), want if isinstance(want, tuple) else (want,)):
+            assert np.array_equal(a, b), f"{session.isa}: {np.count_nonzero(a != b)} of {a.size} differ"
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "positive"])

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -113,6 +113,16 @@ def _races(name: str, original: str | None, asked: Conditions, out: Path) -> Ite
         yield partial(_race_for_time, case, asked, out)
 
 
+def read_race(path: Path) -> dict[str, Any]:
+    """One result of `dovetail bench`; `DataError` where it is none."""
+    try:
+        race = json.loads(path.read_text())
+        race["rows"][0]["case"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path} is no race result ({error!r}); restore it or remove it and race again") from None
+    return dict(race)
+
+
 def _race_for_time(case: sheets.Case, asked: Conditions, out: Path) -> Race | None:
     """A network of random weights; not where the same case has raced with trained ones."""
     from dovetail.cli.random_networks import make
@@ -121,7 +131,7 @@ def _race_for_time(case: sheets.Case, asked: Conditions, out: Path) -> Race | No
 
     variant = case.variant + asked.suffix()
     evidence = out / f"{case.network}_{variant}.json"
-    if evidence.is_file() and not json.loads(evidence.read_text()).get("time_only"):
+    if evidence.is_file() and not read_race(evidence).get("time_only"):
         log.warning("%s is left out: %s was measured with trained weights and data", case.name, evidence)
         return None
     log.info("making %s", case.name)

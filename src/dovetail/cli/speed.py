@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,11 +9,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from dovetail import files
-from dovetail.cli.bench import RESULTS
+from dovetail.cli.bench import RESULTS, read_race
 from dovetail.cli.console import say, table
 from dovetail.cli.options import writable
 from dovetail.cli.schema import plain_data
-from dovetail.errors import DataError, RecipeError
+from dovetail.errors import RecipeError
 
 TARGETS = Path("benchmarks/targets.yaml")
 PAGE = """# Speed
@@ -50,11 +49,8 @@ def read_races(folder: Path) -> dict[str, dict[str, Any]]:
     """The races in a folder of results, by case."""
     races = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            race = json.loads(path.read_text())
-            races[race["rows"][0]["case"]] = race
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{path} is no race result ({error!r}); restore it or run `dovetail bench` again") from None
+        race = read_race(path)
+        races[race["rows"][0]["case"]] = race
     return races
 
 

@@ -104,7 +104,9 @@ def _allocate(size: int) -> tuple[mmap.mmap, int]:
     try:
         memory = mmap.mmap(-1, size + HUGE_PAGE)
     except (OSError, ValueError, OverflowError) as error:
-        raise EngineError(f"cannot get {size >> 20} MB for the tensors of this network: {error}") from None
+        raise EngineError(
+            f"cannot get {size >> 20} MB for the tensors of this network: {error}; give smaller images or batches"
+        ) from None
     if hasattr(mmap, "MADV_HUGEPAGE") and size >= HUGE_PAGE:
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory, round_up(_address(memory), HUGE_PAGE if size >= HUGE_PAGE else 4 * ALIGN)

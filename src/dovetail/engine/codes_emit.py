@@ -16,7 +16,7 @@ from dovetail.engine import emit
 from dovetail.engine.builder import Builder
 from dovetail.engine.codes import CodeCall, CodeEmitter, fill_outputs, sums, word_of, word_shape, words, words_of
 from dovetail.engine.codes_conv import conv2d
-from dovetail.engine.layout import Shape, View
+from dovetail.engine.layout import View
 from dovetail.errors import EngineError
 from dovetail.program.integer import Product, code_of, is_quantized, limits, product, ratio
 from dovetail.program.program import Epilogue, Graph, Node, Tensor
@@ -47,7 +47,7 @@ def linear_dense(b: Builder, call: CodeCall, x: View, found: Product, y: View) -
 def quantize(b: Builder, call: CodeCall) -> View:
     """Codes of real numbers in any layout."""
     x, y = call.inputs[0], call.result(b)
-    fields = _image_fields(x, y, call.shape, float_side="x")
+    fields = _image_fields(x, y, float_side="x")
     b.clear_halo(y)
     inverse = float(np.float32(1 / float(call.output.scale or 1)))
     b.emit("quantize_int8", {"x": x}, {"y": y}, disjoint=True, **fields, inverse=inverse, zero=call.output.zero)
@@ -57,7 +57,7 @@ def quantize(b: Builder, call: CodeCall) -> View:
 def dequantize(b: Builder, call: CodeCall) -> View:
     """Real numbers of codes."""
     x, y = _side_by_side(b, call.inputs[0]), call.result(b)
-    fields, source = _image_fields(y, x, call.shape, float_side="y"), call.tensor()
+    fields, source = _image_fields(y, x, float_side="y"), call.tensor()
     b.clear_halo(y)
     b.emit(
         "dequantize_int8", {"x": x}, {"y": y}, disjoint=True, **fields, scale=float(np.float32(source.scale)),
@@ -163,7 +163,7 @@ def _side_by_side(b: Builder, x: View) -> View:
     return b.as_planar(x) if len(x.shape) == 4 and x.shape[3] > 1 and x.strides[3] != 1 else x
 
 
-def _image_fields(real: View, coded: View, shape: Shape, float_side: str) -> dict[str, int]:
+def _image_fields(real: View, coded: View, float_side: str) -> dict[str, int]:
     """Sizes and strides of a tensor in real numbers and of its codes."""
     plain, packed = _as_image(real), _as_image(coded)
     other = "y" if float_side == "x" else "x"

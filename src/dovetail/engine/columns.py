@@ -87,7 +87,7 @@ def column_tables(
     tiles, fields = _tiles(b, taps, lines, y)
     groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * fields["tile_count"]))
     groups = min(groups, -(-outputs // together))
-    lists = _lists(b.lanes, weight, at, taps, lines, blocks)
+    lists = _lists(b.lanes, weight, at, lines, blocks)
     most = -(-channels // blocks) * lines.count + round_up(-(-outputs // groups), together) * lines.vectors
     most += 0 if together == 1 else 2 * lines.vectors + 1
     b.scratch = max(b.scratch, most * b.lanes + round_up(int(tiles["runs"][:, 2].max()), b.lanes))
@@ -173,15 +173,13 @@ def _tiles(b: Builder, taps: Taps, lines: Lines, y: View) -> tuple[dict[str, np.
     return (
         {"tiles": np.array(tiles, np.int32), "runs": np.array(runs, np.int32), "masks": np.array(masks, np.uint32),
          "strips": lines.strips},
-        {"tile_count": len(tiles), "run_count": len(runs), "most_vectors": lines.vectors, "y_row": pitch,
+        {"tile_count": len(tiles), "most_vectors": lines.vectors, "y_row": pitch,
          "line_rows": lines.rows, "x_row": taps.pitch, "step": taps.step, "strip_count": len(lines.strips),
          "line_count": lines.count},
     )  # fmt: skip
 
 
-def _lists(
-    lanes: int, weight: np.ndarray, at: Geometry, taps: Taps, lines: Lines, blocks: int
-) -> dict[str, np.ndarray]:
+def _lists(lanes: int, weight: np.ndarray, at: Geometry, lines: Lines, blocks: int) -> dict[str, np.ndarray]:
     """Entries of each (block of channels, output, column), where they begin, and how the columns' sums are turned."""
     outputs, (k, c, r, s) = weight.shape[0], np.nonzero(weight)
     channel = k // (outputs // at.groups) * weight.shape[1] + c

@@ -65,7 +65,7 @@ def compile_graph(
     nodes = [complete(node) for node in graph.nodes]
     builder = Builder(native.lanes(isa), threads, _halos(program, nodes, shapes, choices))
     views = _inputs(graph, shapes)
-    planar = planar_tensors(graph, nodes, shapes)
+    planar = planar_tensors(nodes, shapes)
     places = _places(builder, graph, nodes, shapes, planar)
     before = expanded(program, graph, nodes, choices)
     within = {maker.name: name for name, maker in before.items()}
@@ -101,7 +101,7 @@ def expanded(
     return found
 
 
-def planar_tensors(graph: Graph, nodes: list[Node], shapes: Mapping[str, Shape]) -> set[str]:
+def planar_tensors(nodes: list[Node], shapes: Mapping[str, Shape]) -> set[str]:
     """Images that lie in planes: made or read by an image op, and all that is combined with them elementwise."""
     images = {name for name, shape in shapes.items() if len(shape) == 4}
     planar: set[str] = set()

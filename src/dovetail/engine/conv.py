@@ -183,7 +183,8 @@ def _check_offsets(b: Builder, x: View, halo: tuple[int, int], stride: tuple[int
     height, width = x.shape[2:]
     if x.shape[1] * (height + 2 * halo[0]) * (width + halo[1] + 32) * math.prod(stride) >= 1 << 31:
         raise EngineError(
-            f"layer {b.node!r}: an image of shape {x.shape[1:]} is beyond the 32-bit offsets of the kernels"
+            f"layer {b.node!r}: an image of shape {x.shape[1:]} is beyond the 32-bit offsets of the kernels; "
+            "give smaller ones"
         )
 
 

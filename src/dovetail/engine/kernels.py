@@ -43,12 +43,14 @@ class Place(Positions):
 
     Attributes:
         size: rows and columns of a convolution's output.
+        padding: top, bottom, left, right.
         expanded: whether a 1x1 convolution makes its input, for it alone.
     """
 
     size: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     expanded: bool = False
 
 
@@ -58,7 +60,7 @@ def place(node: Node, shapes: Mapping[str, Shape], *, expanded: bool = False) ->
     if node.op != "conv2d":
         return Place(**positions)
     height, width = shapes[node.output][2:]
-    attributes = {n: node.attributes[n] for n in ("stride", "dilation")}
+    attributes = {n: node.attributes[n] for n in ("stride", "dilation", "padding")}
     return Place(**positions, size=(height, width), **attributes, expanded=expanded)
 
 
@@ -232,10 +234,10 @@ def is_small(packed: Packed, at: Place) -> bool:
 
 
 def _fits_rows(packed: Packed, at: Place) -> bool:
-    """Wide dense kernels whose columns are two apart, over rows of a tile at least, exact enough likewise."""
+    """Wide dense kernels whose columns are two apart, over rows long enough, exact enough likewise."""
     plain = at.groups == 1 and at.stride[1] == 2 and at.dilation == (1, 1)
-    fits = plain and packed.shape[3] in winograd_rows.KERNELS and at.size[1] >= winograd_rows.OUTPUTS
-    return fits and winograd_rows.exact_enough(packed)
+    plain = plain and at.size[1] >= winograd_rows.LEAST_WIDTH and winograd_rows.fits(packed.shape[3], at.padding[2])
+    return plain and winograd_rows.exact_enough(packed)
 
 
 def is_narrow(packed: Packed, at: Place) -> bool:
@@ -248,9 +250,12 @@ def _narrow_and_sparse(packed: Packed, at: Place) -> bool:
 
 
 def _depthwise(packed: Packed, at: Place) -> bool:
-    """One input and one output a group, of the sizes that the kernel has."""
+    """One input and one output a group, of the sizes that the kernel has, padded by less than the weight's width.
+
+    The kernel masks the padding after it has loaded what lies there: more of it could lie before all memory.
+    """
     alone = packed.shape[0] == at.groups and packed.shape[1] == 1
-    return alone and fits(packed.shape[2:], at.stride, at.dilation)
+    return alone and fits(packed.shape[2:], at.stride, at.dilation) and at.padding[2] < packed.shape[3]
 
 
 def _expanded(packed: Packed, at: Place) -> bool:

@@ -88,7 +88,7 @@ def lane_tables(
         {"runs": b.constant(runs), "masks": b.constant(masks), "pixels": b.constant(pixels.astype(np.int32).ravel()),
          "segments": b.constant(segments), "blocks": b.constant(blocks),
          "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
-        {"run_count": len(runs), "segment_count": len(segments), "most_pixels": most, "block_count": len(blocks),
+        {"segment_count": len(segments), "most_pixels": most, "block_count": len(blocks),
          "tap_count": taps.offsets.size},
     )  # fmt: skip
 

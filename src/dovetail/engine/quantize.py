@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.engine.native import native_status
+from dovetail.engine.native import native_module
 from dovetail.engine.schedule import Schedule
 from dovetail.engine.session import Session
 from dovetail.errors import InputError
@@ -73,7 +73,7 @@ def _images(batch: Any) -> np.ndarray:
 
 def _every_tensor(program: Program) -> Callable[[np.ndarray], Mapping[str, np.ndarray]] | None:
     """All tensors of a batch through the engine, where there is one."""
-    if not native_status().available:
+    if native_module() is None:
         return None
     graph = program.graph
     made = tuple(node.output for node in graph.nodes)
@@ -84,7 +84,7 @@ def _every_tensor(program: Program) -> Callable[[np.ndarray], Mapping[str, np.nd
 
 def _runner(program: Program) -> mend.Runner:
     """The outputs of a batch through the engine, where there is one; layers of real numbers are not tuned."""
-    if not native_status().available:
+    if native_module() is None:
         return mend.runner(program)
     real = [n for n in program.graph.nodes if n.weight is not None and not touches_codes(n, program.graph)]
     session = Session(program, schedule=Schedule({node.name: f"{node.op}_dense" for node in real}))

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Schedule:
-    """Node → name of the kernel that runs it, for the nodes where there is a choice.
+    """Node → name of the kernel that runs it, for nodes with weights; those that are not named are timed.
 
     With a given schedule results do not depend on the number of threads.
     """

@@ -124,8 +124,7 @@ class Session:
 
     def profile(self, *inputs: Any, runs: int = 20) -> list[LayerTime]:
         """Time of every node, each measured on its own between barriers; they add up to a little more than a run."""
-        if self._pool is None:
-            raise EngineError("profiles need the native engine; it is not built here")
+        require_native()
         if runs < 1:
             raise EngineError(f"a profile of {runs} runs says nothing; give at least 1")
         arrays = self._check(inputs)

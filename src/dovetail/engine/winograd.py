@@ -182,7 +182,8 @@ def tile_groups(y: View, x_pitch: int, first_tap: int, tile: int, lanes: int, hi
     Tiles are as high as they are wide, `tile`, if not told.
 
     The last row and the last group of a row move back until they end with the map; what others store already they do
-    not store again. So nothing beyond the convolution's own zeros is read.
+    not store again. So nothing beyond the convolution's own zeros is read, but where rows are shorter than a group: it
+    says how many pixels it has.
     """
     assert y.planes is not None
     height, width = y.shape[2:]

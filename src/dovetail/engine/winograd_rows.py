@@ -7,6 +7,7 @@ transforms are those of F(4, 3) with one step more.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from weakref import WeakKeyDictionary
 
@@ -27,6 +28,12 @@ from dovetail.formats.base import Packed
 
 OUTPUTS = TAPS = 4
 KERNELS = range(5, 2 * TAPS + 1)  # columns: with fewer, direct convolution takes as few products
+LEAST_WIDTH = 16  # of rows: with less, tiles reach beyond the map, and what they find there reaches all their outputs
+
+
+def fits(columns: int, left: int) -> bool:
+    """Whether a kernel of so many columns, two apart and padded by `left`, gets by with four taps in each phase."""
+    return columns in KERNELS and left % 2 + columns <= 2 * TAPS
 
 
 @cache
@@ -38,16 +45,20 @@ def matrices() -> Matrices:
 
 
 def conv_winograd_rows(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
-    """Writes activation(conv(x, weight) + bias + residual) to `y`; columns are a stride of two apart."""
-    taps = prepare(b, x, weight.shape, y, at)
+    """Writes activation(conv(x, weight) + bias + residual) to `y`; columns are a stride of two apart.
+
+    Tiles read what four taps of each phase would, so the weights are filled up to that, and with them the halo.
+    """
+    work, (top, bottom, left, right) = weight[0].size, at.padding
+    before = left % 2
+    weight = np.pad(weight, [(0, 0)] * 3 + [(before, 2 * TAPS - before - weight.shape[3])])
+    taps = prepare(b, x, weight.shape, y, replace(at, padding=(top, bottom, left + before, right)))
     starts, lines = _lines(taps, weight)
     offsets = (np.arange(weight.shape[1])[:, None] * taps.channel + starts).astype(np.int32)
     groups = tile_groups(y, taps.pitch, 0, OUTPUTS, b.lanes, high=1)
     furthest = int(taps.rows.max()) * taps.pitch + int(taps.columns.min())
     allow_reads(taps.x, int(groups["x"].max()) + furthest + OUTPUTS + b.lanes)
-    emit_tiles(
-        b, taps.x, lines, _transformed, y, groups, epilogue, b.constant(offsets.ravel()), work=weight[0].size
-    )  # fmt: skip
+    emit_tiles(b, taps.x, lines, _transformed, y, groups, epilogue, b.constant(offsets.ravel()), work=work)
 
 
 def _lines(taps: Taps, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

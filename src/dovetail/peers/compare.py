@@ -96,7 +96,7 @@ def compare(
         with busy_neighbour() if busy else nullcontext():
             outcome.times = drive(racing, pace, contest.drop)
     if outcome.best(ours.name) is None:
-        raise PeerError(f"our own target did not finish: {outcome.absent}")
+        raise PeerError(f"our own target did not finish: {_reasons(ours, outcome)}")
     return outcome
 
 
@@ -221,7 +221,9 @@ def _is_lossy(target: Target) -> bool:
 
 def _require(ours: Target, racing: Sequence[Child], outcome: Outcome) -> None:
     if not any(child.target.name == ours.name for child in racing):
-        reasons = "; ".join(
-            f"{name}: {why}" for name, why in outcome.absent.items() if name.startswith(ours.name + " (")
-        )
-        raise PeerError(f"there is no race without our own target: {reasons}")
+        raise PeerError(f"there is no race without our own target: {_reasons(ours, outcome)}")
+
+
+def _reasons(ours: Target, outcome: Outcome) -> str:
+    """Why it is absent, by number of threads."""
+    return "; ".join(f"{name}: {why}" for name, why in outcome.absent.items() if name.startswith(ours.name + " ("))

@@ -1,4 +1,4 @@
-"""Winograd's filtering: the matrices, what they cost in accuracy, and that nobody gets it unasked."""
+"""Winograd's filtering: the matrices, what they cost in accuracy, who gets it, and that `exact` leaves it out."""
 
 from __future__ import annotations
 
@@ -68,16 +68,18 @@ def test_only_plain_layers_get_it(place):
 @pytest.mark.parametrize(
     ("place", "columns", "fits"),
     [
-        (Place(64, 16, size=(4, 4), stride=(2, 2)), 7, True),
-        (Place(64, 32, size=(8, 4), stride=(1, 2)), 5, True),
-        (Place(64, 16, size=(4, 4), stride=(2, 2)), 4, False),
-        (Place(64, 16, size=(4, 4), stride=(2, 2)), 9, False),
-        (Place(64, 64, size=(8, 8)), 7, False),
-        (Place(64, 12, size=(4, 3), stride=(2, 2)), 7, False),
-        (Place(64, 16, 2, size=(4, 4), stride=(2, 2)), 7, False),
-        (Place(64, 16, size=(4, 4), stride=(2, 2), dilation=(1, 2)), 7, False),
+        (Place(512, 64, size=(4, 16), stride=(2, 2)), 7, True),
+        (Place(512, 128, size=(8, 17), stride=(1, 2)), 5, True),
+        (Place(512, 64, size=(4, 16), stride=(2, 2)), 4, False),
+        (Place(512, 64, size=(4, 16), stride=(2, 2)), 9, False),
+        (Place(512, 64, size=(4, 16), stride=(2, 2), padding=(3, 3, 2, 3)), 8, True),
+        (Place(512, 64, size=(4, 16), stride=(2, 2), padding=(3, 3, 3, 3)), 8, False),
+        (Place(512, 512, size=(8, 64)), 7, False),
+        (Place(512, 60, size=(4, 15), stride=(2, 2)), 7, False),
+        (Place(512, 64, 2, size=(4, 16), stride=(2, 2)), 7, False),
+        (Place(512, 64, size=(4, 16), stride=(2, 2), dilation=(1, 2)), 7, False),
     ],
-    ids=["7", "5, of every row", "4", "9", "stride", "small", "groups", "dilation"],
+    ids=["7", "5, of every row", "4", "9", "8", "8, padded by 3", "stride", "small", "groups", "dilation"],
 )
 def test_wide_kernels_two_columns_apart_get_rows(place, columns, fits):
     weight = np.random.default_rng(1).standard_normal((4, 2, 7, columns)).astype(np.float32)
@@ -106,6 +108,9 @@ def test_every_pixel_is_stored_once_and_nothing_beyond_the_padding_is_read(tile,
                 stored[row + r, column + int(g["end"]) : column + int(g["end"]) + zeros] += 1
     np.testing.assert_array_equal(stored, 1)
     assert sum(groups["rest"] > 0) == 1
+    if width >= tile * lanes // 4:  # rows are filtered only where they are that long: all their outputs are the map's
+        assert (groups["pixels"] == tile * lanes // 4 + 2).all()
+        assert (groups["y"] % y.planes.pitch + tile * lanes // 4 <= width).all()
 
 
 def test_nobody_pays_for_what_is_not_asked(monkeypatch):
@@ -115,7 +120,7 @@ def test_nobody_pays_for_what_is_not_asked(monkeypatch):
 
 
 @pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
-def test_sessions_are_exact_unless_asked(monkeypatch):
+def test_sessions_filter_unless_exact_is_asked(monkeypatch):
     sketch = Sketch(0)
     packed = random_packed("dense", (32, 32, 3, 3), sketch.random)
     y = sketch.add("conv2d", sketch.input("batch", 32, 16, 16), packed=packed, padding=(1, 1, 1, 1), biased=True)
