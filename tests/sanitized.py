@@ -6,6 +6,7 @@ the place of the usual one.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -40,8 +41,10 @@ def build() -> Path:
         pytest.skip(f"the sanitized build needs {' and '.join(missing)}")
     FOLDER.mkdir(parents=True, exist_ok=True)
     options = ["-DCMAKE_BUILD_TYPE=None", "-DDOVETAIL_SANITIZE=ON", f"-DPython_EXECUTABLE={sys.executable}"]
-    _tool("cmake", "-S", str(ROOT), "-B", str(FOLDER), "-G", "Ninja", *options)
-    _tool("ninja", "-C", str(FOLDER))
+    with (FOLDER / "lock").open("w") as lock:  # every worker of a test run wants it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _tool("cmake", "-S", str(ROOT), "-B", str(FOLDER), "-G", "Ninja", *options)
+        _tool("ninja", "-C", str(FOLDER))
     (module,) = FOLDER.glob("_native*.so")
     return module
 
