@@ -13,7 +13,7 @@ from dovetail.cli.bench import RESULTS, read_race
 from dovetail.cli.console import say, table
 from dovetail.cli.options import writable
 from dovetail.cli.schema import plain_data
-from dovetail.errors import RecipeError
+from dovetail.errors import DataError, RecipeError
 
 TARGETS = Path("benchmarks/targets.yaml")
 PAGE = """# Speed
@@ -50,7 +50,10 @@ def read_races(folder: Path) -> dict[str, dict[str, Any]]:
     races = {}
     for path in sorted(folder.glob("*.json")):
         race = read_race(path)
-        races[race["rows"][0]["case"]] = race
+        try:
+            races[race["rows"][0]["case"]] = race
+        except (KeyError, IndexError, TypeError) as error:
+            raise DataError(f"{path} is no race result ({error!r}); restore it or remove it and race again") from None
     return races
 
 

@@ -212,6 +212,15 @@ def test_random_weights_never_replace_what_trained_ones_measured(races, sheet, t
     assert "small/dense is left out" in capsys.readouterr().err
 
 
+def test_damaged_evidence_fails_its_race_and_no_other(races, sheet, tmp_path, capsys):
+    damaged = tmp_path / "benchmarks/results/small_dense.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('{"rows": [')
+    assert main(["bench", "small"]) == 1
+    assert "small_dense.json is no race result" in " ".join(capsys.readouterr().err.split())
+    assert (damaged.parent / "small_sparse90.json").is_file()
+
+
 @pytest.mark.parametrize("flags", [["--original", "resnet8"], ["--weights", "w.safetensors"]])
 def test_a_sheet_takes_no_other_network(races, sheet, capsys, flags):
     assert main(["bench", "small", *flags]) == 2
