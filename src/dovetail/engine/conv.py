@@ -285,9 +285,10 @@ def out_pitch(y: View) -> int:
 
 
 def lane_masks(start: int, pixels: int, pitch: int, height: int, width: int, lanes: int) -> list[int]:
-    """One word per vector: bit i is set where lane i is a pixel and not a zero beside it."""
-    at = start + np.arange(-(-pixels // lanes) * lanes)
-    real = (at % pitch < width) & (at // pitch < height)
+    """One word per vector: bit i is set where lane i is a pixel of the run and not a zero beside it, or beyond it."""
+    lane = np.arange(-(-pixels // lanes) * lanes)
+    at = start + lane
+    real = (lane < pixels) & (at % pitch < width) & (at // pitch < height)
     return [int(word) for word in real.reshape(-1, lanes) @ (1 << np.arange(lanes))]
 
 
