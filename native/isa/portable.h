@@ -90,10 +90,10 @@ struct Mask {
 };
 inline Mask mask_of(uint32_t bits) { return {bits}; }
 inline Vec keep(Vec a, Mask mask) { return keep(a, mask.bits); }
-// 2^n for integral n in [-126, 127].
+// 2^n for integral n in [-126, 127]; of NaN, which is no whole number, any power.
 inline Vec exp2_integral(Vec n) {
   DOVETAIL_EACH {
-    const int32_t word = (static_cast<int32_t>(n.v[i]) + 127) << 23;
+    const int32_t word = (static_cast<int32_t>(n.v[i] > -127.0f ? n.v[i] : -126.0f) + 127) << 23;
     std::memcpy(&n.v[i], &word, sizeof word);
   }
   return n;
