@@ -91,7 +91,7 @@ def quantized(program: Program, *inputs: np.ndarray) -> Program:
     return quantize(program, {name: (0.9 * low, 0.9 * high) for name, (low, high) in ranges.items()})
 
 
-def same(session: Session, x: np.ndarray, want: Any) -> None:
+def assert_same(session: Session, x: np.ndarray, want: Any) -> None:
     """Bit for bit, from a clean and from a dirty arena."""
     for got in (session(x), poisoned(session, x)):
         for a, b in zip(got if isinstance(got, tuple) else (got,), want if isinstance(want, tuple) else (want,)):
@@ -151,7 +151,7 @@ def test_maxima_of_any_step(isa: str, window: dict[str, Any]) -> None:
     program = quantized(sketch.program(*made), images)
     pools = [node for node in program.graph.nodes if node.op == "max_pool2d"]
     assert [program.graph.tensors[node.output].dtype for node in pools] == ["uint8", "uint8"]
-    same(Session(program, isa=isa), images, reference.run(program, images))
+    assert_same(Session(program, isa=isa), images, reference.run(program, images))
 
 
 def every_move(sketch: Sketch) -> dict[str, str]:
@@ -229,7 +229,7 @@ def test_halos_after_sums_by_columns(isa: str, stride: int, size: tuple[int, int
     images = sketch.random.standard_normal((2, 9, *size)).astype(np.float32)
     program = quantized(sketch.program(y, last), images)
     session = Session(program, isa=isa, schedule=Schedule({y: "conv2d_sparse_columns"}))
-    same(session, images, reference.run(program, images))
+    assert_same(session, images, reference.run(program, images))
 
 
 def test_one_image_of_many_channels_and_two_shapes_in_one_session() -> None:
@@ -243,4 +243,4 @@ def test_one_image_of_many_channels_and_two_shapes_in_one_session() -> None:
     program = quantized(sketch.program(y), images)
     session = Session(program)
     for batch in (3, 1):
-        same(session, images[:batch], reference.run(program, images[:batch]))
+        assert_same(session, images[:batch], reference.run(program, images[:batch]))

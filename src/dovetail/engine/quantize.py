@@ -51,6 +51,7 @@ def quantize(
         InputError: there are no images, or one of them is no number; an unknown rule; several inputs.
         ProgramError: `keep` names no weight layer, the program is quantised already or has several graphs, or a mended
             bias is beyond what 32 bits hold.
+        EngineError: the ISA that `DOVETAIL_ISA` names cannot run here.
     """
     if rule not in RULES:
         raise InputError(f"unknown rule {rule!r} for the reach of codes; known are {', '.join(RULES)}")

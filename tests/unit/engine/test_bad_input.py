@@ -40,10 +40,12 @@ def test_an_isa_that_this_cpu_lacks(program, monkeypatch):
         Session(program)
 
 
-def test_a_forced_isa_that_nobody_knows_is_no_reason_to_run_another(program, monkeypatch):
+def test_a_forced_isa_that_nobody_knows_is_no_reason_to_run_another(program, image, monkeypatch):
     monkeypatch.setenv("DOVETAIL_ISA", "avx1024")
     with pytest.raises(EngineError, match="ISA 'avx1024' cannot run here"):
         Session(program)
+    with pytest.raises(EngineError, match="ISA 'avx1024' cannot run here"):
+        quantize(program, [image])
     assert not native_status().available
 
 
