@@ -62,7 +62,6 @@ ERRORS = {
     "too many entries": "entries; its density allows",
     "too many blocks": "blocks; its .* does not allow them",
     "weights beyond": "has weights beyond its last input channel",
-    "arrays that contradict": "its arrays do not fit its spec",
     # the whole
     "no main graph": "the program has no graph 'main'",
     "type of a constant": "constants are float32",

@@ -44,6 +44,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [*made, ROOT / "recipes" / "results" / "penni-resnet56-cifar10.dovetail"]
 
 
+def usual(memory: list[int]) -> int:
+    """What stays in use while other sessions come and go: their peaks, which depend on who meets whom, lie above it."""
+    return sorted(memory)[len(memory) // 10]
+
+
 def test_memory_and_outputs_are_constant(files: list[Path]) -> None:
     command = [sys.executable, str(CHILD), str(SECONDS), *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10 * SECONDS + 900, check=False)
@@ -53,6 +58,6 @@ def test_memory_and_outputs_are_constant(files: list[Path]) -> None:
     assert seen["wrong"] == []
     assert set(seen["runs"]) == {"one thread", "two threads", "fresh"}
     third = len(seen["memory"]) // 3
-    before, after = max(seen["memory"][third : 2 * third]), max(seen["memory"][2 * third :])
+    before, after = usual(seen["memory"][third : 2 * third]), usual(seen["memory"][2 * third :])
     print(f"{before >> 20} MB, then {after >> 20} MB")
     assert after - before <= GROWTH, f"{before >> 10} KB in use, then {after >> 10} KB, after {seen['runs']} runs"

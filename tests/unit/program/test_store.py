@@ -245,3 +245,13 @@ def test_metadata_must_be_plain(tmp_path):
         with pytest.raises(ProgramError, match="metadata"):
             save(Program(program.graphs, program.weights, program.arrays, {"a": value}), tmp_path / "x.dovetail")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_format_that_trips_over_its_arrays_is_named(file, monkeypatch):
+    """Formats of others may meet arrays that they did not think of; no foreign exception leaves the loader."""
+
+    def trips(packed):
+        raise IndexError("axis 4 is out of bounds")
+
+    monkeypatch.setattr(PackedDense, "validate_arrays", trips)
+    assert "its arrays do not fit its spec DenseSpec" in message(file)
