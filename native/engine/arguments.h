@@ -208,6 +208,21 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const int32_t, bases) I(base_count) P(const int32_t, taps) I(quad_count)               \
   P(const int64_t, used) I(used_count) I(map_stride) P(const void, entries) P(const int64_t, starts) I(out_channels)
 
+// The same, coefficients first, where those are -1, 0 and 1 (conv_coefficients.inl). `tiles`: tile_count records of (x offset,
+// first run, runs, vectors of 16-bit numbers that an input channel needs, vectors of sums), int32 each, at most
+// `most_halves` and `most_vectors` of them; the x offset of a run is that of its sums. A row is `row_lanes` pixels, `step` (1 or 2)
+// apart, rows are `x_row` apart; `phases`: x offsets of phase_count such planes. `places`: word offsets of input channels' lines, for
+// each output and basis (an even number) those of the coefficients 1 and of the coefficients -1; `starts`: where each of these lists begins, and the
+// last one's end. `entries`: per column of the kernel (offset into the pairs of sums, word of two weights); `basis_starts`, of
+// these lists; `turns`: for each column but the last the lane that each lane gets, and four masks of those that get one: in
+// even and odd vectors from their own, from even vectors in odd ones and the reverse (rows of two vectors).
+#define DOVETAIL_CONV_COEFFICIENTS(P, I, A, F)                                             \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
+  P(const int32_t, tiles) I(tile_count) I(most_halves) I(most_vectors) I(row_lanes) I(x_row) I(step) \
+  P(const int32_t, phases) I(phase_count) P(const int32_t, places) P(const int32_t, starts) I(base_count) \
+  P(const void, entries) P(const int32_t, basis_starts) P(const int32_t, turns) I(column_count) \
+  I(channels) I(out_channels) I(group_count)
+
 // Groups of any size: `weight` is [out_channels][C/groups][taps], whole numbers.
 #define DOVETAIL_CONV_GROUPED_CODES(P, I, A, F)                                            \
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
@@ -274,6 +289,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvSparseCodesArgs, conv2d_sparse_int8, DOVETAIL_CONV_SPARSE_CODES) \
   K(ConvColumnsCodesArgs, conv2d_sparse_columns_int8, DOVETAIL_CONV_COLUMNS_CODES) \
   K(ConvBasisCodesArgs, conv2d_kernel_basis_int8, DOVETAIL_CONV_BASIS_CODES) \
+  K(ConvCoefficientsArgs, conv2d_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
   K(QuantizeArgs, quantize_int8, DOVETAIL_QUANTIZE)                    \

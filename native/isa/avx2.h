@@ -129,6 +129,7 @@ inline Ints keep(Ints a, uint32_t bits, Ints other) {
   const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit), bit);
   return _mm256_blendv_epi8(other, a, set);
 }
+inline Ints add_where(Ints a, uint32_t bits, Ints b) { return add(a, keep(b, bits, splat_word(0))); }
 inline Ints up(Ints a, int bits) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
 inline Ints byte_of(Ints a, int i) { return _mm256_and_si256(_mm256_srl_epi32(a, _mm_cvtsi32_si128(8 * i)), _mm256_set1_epi32(255)); }
 inline Ints greater_bytes(Ints a, Ints b) { return _mm256_max_epu8(a, b); }
@@ -172,6 +173,15 @@ inline void transpose_bytes(Ints (&v)[4]) {
   v[2] = _mm256_blendv_epi8(c, _mm256_slli_epi16(d, 8), odd);
   v[3] = _mm256_blendv_epi8(_mm256_srli_epi16(c, 8), d, odd);
 }
+// Two numbers of 16 bits in a word: `join_halves` takes them from two words of small numbers, where only the other two know;
+// those give word by word the lower, and the higher, ones of a and of b.
+inline Ints join_halves(Ints low, Ints high) { return _mm256_packus_epi32(low, high); }
+inline Ints low_halves(Ints a, Ints b) { return _mm256_unpacklo_epi16(a, b); }
+inline Ints high_halves(Ints a, Ints b) { return _mm256_unpackhi_epi16(a, b); }
+inline Ints add_halves(Ints a, Ints b) { return _mm256_add_epi16(a, b); }
+inline Ints sub_halves(Ints a, Ints b) { return _mm256_sub_epi16(a, b); }
+// acc + the two products of the halves of each word.
+inline Ints dot_halves(Ints acc, Ints a, Ints b) { return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
 // acc + the four products of unsigned codes and signed weights of each word; exact, as `maddubs` (which saturates) is not.
 inline Ints dot(Ints acc, Ints codes, Ints weights) {
   const Ints low = _mm256_set1_epi16(255);

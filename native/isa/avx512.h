@@ -104,6 +104,7 @@ inline Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 inline Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 inline Ints either(Ints a, Ints b) { return _mm512_or_si512(a, b); }
 inline Ints keep(Ints a, uint32_t bits, Ints other) { return _mm512_mask_mov_epi32(other, static_cast<__mmask16>(bits), a); }
+inline Ints add_where(Ints a, uint32_t bits, Ints b) { return _mm512_mask_add_epi32(a, static_cast<__mmask16>(bits), a, b); }
 inline Ints up(Ints a, int bits) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits)); }
 inline Ints byte_of(Ints a, int i) { return _mm512_and_si512(_mm512_srl_epi32(a, _mm_cvtsi32_si128(8 * i)), _mm512_set1_epi32(255)); }
 inline Ints greater_bytes(Ints a, Ints b) { return _mm512_max_epu8(a, b); }
@@ -137,6 +138,21 @@ inline void transpose_bytes(Ints (&v)[4]) {
   v[1] = _mm512_mask_blend_epi8(bytes, _mm512_srli_epi16(a, 8), b);
   v[2] = _mm512_mask_blend_epi8(bytes, c, _mm512_slli_epi16(d, 8));
   v[3] = _mm512_mask_blend_epi8(bytes, _mm512_srli_epi16(c, 8), d);
+}
+// Two numbers of 16 bits in a word: `join_halves` takes them from two words of small numbers, where only the other two know;
+// those give word by word the lower, and the higher, ones of a and of b.
+inline Ints join_halves(Ints low, Ints high) { return _mm512_packus_epi32(low, high); }
+inline Ints low_halves(Ints a, Ints b) { return _mm512_unpacklo_epi16(a, b); }
+inline Ints high_halves(Ints a, Ints b) { return _mm512_unpackhi_epi16(a, b); }
+inline Ints add_halves(Ints a, Ints b) { return _mm512_add_epi16(a, b); }
+inline Ints sub_halves(Ints a, Ints b) { return _mm512_sub_epi16(a, b); }
+// acc + the two products of the halves of each word.
+inline Ints dot_halves(Ints acc, Ints a, Ints b) {
+#ifdef DOVETAIL_VNNI
+  return _mm512_dpwssd_epi32(acc, a, b);
+#else
+  return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+#endif
 }
 // acc + the four products of unsigned codes and signed weights of each word, exactly.
 inline Ints dot(Ints acc, Ints codes, Ints weights) {

@@ -25,6 +25,7 @@ namespace {
 #include "../kernels/conv_sparse_codes.inl"
 #include "../kernels/conv_sparse_columns_codes.inl"
 #include "../kernels/conv_basis_codes.inl"
+#include "../kernels/conv_coefficients.inl"
 #include "../kernels/linear_codes.inl"
 #include "../kernels/pointwise_codes.inl"
 #include "../kernels/pooling_codes.inl"

@@ -121,6 +121,8 @@ inline Ints mul(Ints a, Ints b) { DOVETAIL_EACH a.v[i] = static_cast<int32_t>(bi
 inline Ints either(Ints a, Ints b) { DOVETAIL_EACH a.v[i] |= b.v[i]; return a; }
 // Lanes whose bit is clear become those of `other`.
 inline Ints keep(Ints a, uint32_t bits, Ints other) { DOVETAIL_EACH a.v[i] = bits >> i & 1 ? a.v[i] : other.v[i]; return a; }
+// b is added where its bit is set.
+inline Ints add_where(Ints a, uint32_t bits, Ints b) { return add(a, keep(b, bits, splat_word(0))); }
 inline Ints up(Ints a, int bits) { DOVETAIL_EACH a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << bits); return a; }
 inline int32_t byte_of_word(int32_t word, int i) { return static_cast<int32_t>(static_cast<uint32_t>(word) >> 8 * i & 255u); }
 inline Ints byte_of(Ints a, int i) { for (int32_t& word : a.v) word = byte_of_word(word, i); return a; }
@@ -164,6 +166,27 @@ inline void transpose_bytes(Ints (&v)[4]) {
       for (int b = 0; b < 4; ++b) word |= bits(byte_of_word(from[b].v[i], j)) << 8 * b;
       v[j].v[i] = static_cast<int32_t>(word);
     }
+}
+// Two numbers of 16 bits in a word: `join_halves` takes them from two words of small numbers, where only the other two know;
+// those give word by word the lower, and the higher, ones of a and of b.
+inline int32_t word_of_halves(uint32_t low, uint32_t high) { return static_cast<int32_t>((low & 0xFFFFu) | high << 16); }
+inline Ints join_halves(Ints low, Ints high) { DOVETAIL_EACH low.v[i] = word_of_halves(bits(low.v[i]), bits(high.v[i])); return low; }
+inline Ints low_halves(Ints a, Ints b) { return join_halves(a, b); }
+inline Ints high_halves(Ints a, Ints b) { DOVETAIL_EACH a.v[i] = word_of_halves(bits(a.v[i]) >> 16, bits(b.v[i]) >> 16); return a; }
+inline Ints add_halves(Ints a, Ints b) {
+  DOVETAIL_EACH a.v[i] = word_of_halves(bits(a.v[i]) + bits(b.v[i]), (bits(a.v[i]) >> 16) + (bits(b.v[i]) >> 16));
+  return a;
+}
+inline Ints sub_halves(Ints a, Ints b) {
+  DOVETAIL_EACH a.v[i] = word_of_halves(bits(a.v[i]) - bits(b.v[i]), (bits(a.v[i]) >> 16) - (bits(b.v[i]) >> 16));
+  return a;
+}
+inline int32_t half_of_word(int32_t word, int i) { return static_cast<int16_t>(bits(word) >> 16 * i & 0xFFFFu); }
+// acc + the two products of the halves of each word.
+inline Ints dot_halves(Ints acc, Ints a, Ints b) {
+  DOVETAIL_EACH
+    for (int h = 0; h < 2; ++h) acc.v[i] += half_of_word(a.v[i], h) * half_of_word(b.v[i], h);
+  return acc;
 }
 // acc + the four products of unsigned codes and signed weights of each word, exactly.
 inline Ints dot(Ints acc, Ints codes, Ints weights) {

@@ -14,28 +14,38 @@ struct CodeColumns {
   static Ints turned(Ints v, Ints from, uint32_t bits) { return keep(pick_lanes(v, from), bits, splat_word(0)); }
 };
 
+// Ends four outputs, from `k`, of a tile; their sums lie `step` apart, and a run's x offset is that of its sums. `gapless`: rows
+// are parts of vectors. In `room` there is place for twice the tile's vectors, and one.
+template <class Args>
+inline void finish_code_tile(const Args& a, const Rounding& rounding, int64_t image, int64_t k, const Run* begin, int64_t runs, bool leads, const int32_t* sums, int64_t step, int64_t vectors, bool gapless, int32_t* room) {
+  if (gapless && !rounding.real) {
+    const CodePlace place = place_of(a, rounding, image, k, 4, *begin);
+    finish_gapless(sums, step, vectors, place, begin, runs, a.masks, room);
+    end_place(a, place, *begin, image, k, 4, leads);
+    return;
+  }
+  for (const Run* run = begin; run != begin + runs; ++run) {
+    const CodePlace place = place_of(a, rounding, image, k, 4, *run);
+    for (int j = 0; j < vectors_of(*run); ++j) {
+      if (!place.masks[j] && !rounding.real) {  // zeros behind a row that fills its vectors
+        put_words(static_cast<int32_t*>(place.y) + j * kLanes, splat_word(rounding.halo), place.pixels - j * kLanes);
+        continue;
+      }
+      Ints four[4][1];
+      each<4>(DOVETAIL_LAMBDA(int i) { four[i][0] = load_words(sums + i * step + run->x + j * kLanes); });
+      finish_four<1>(four, 0, place, j);
+    }
+    end_place(a, place, *run, image, k, 4, leads && run == begin);
+  }
+}
+
 void conv2d_sparse_columns_int8(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvColumnsCodesArgs*>(arguments);
   const Rounding rounding = rounding_of(a);
   for_column_units<CodeColumns>(a, worker, RowEnd(), [&](int64_t image, const ColumnTile& tile, int64_t first, const ColumnBlock<CodeColumns>& t) {
     const Run* const begin = runs_of(a.runs) + tile.first_run;
-    for (int64_t k = 0; k < t.outputs; k += 4) {
-      const int32_t* sums = t.sums + k * t.sums_step;
-      if (a.line_rows > 1 && !rounding.real) {
-        const CodePlace place = place_of(a, rounding, image, first + k, 4, *begin);
-        finish_gapless(sums, t.sums_step, tile.vectors, place, begin, tile.runs, a.masks, t.sums + (t.outputs + 3) / 4 * 4 * t.sums_step);
-        end_place(a, place, *begin, image, first + k, 4, tile.first_run == 0);
-        continue;
-      }
-      for (const Run* run = begin; run != begin + tile.runs; ++run) {
-        const CodePlace place = place_of(a, rounding, image, first + k, 4, *run);
-        for (int j = 0; j < vectors_of(*run); ++j) {
-          Ints four[4][1];
-          each<4>(DOVETAIL_LAMBDA(int i) { four[i][0] = load_words(sums + i * t.sums_step + run->x + j * kLanes); });
-          finish_four<1>(four, 0, place, j);
-        }
-        end_place(a, place, *run, image, first + k, 4, tile.first_run == 0 && run == begin);
-      }
-    }
+    int32_t* const room = t.sums + (t.outputs + 3) / 4 * 4 * t.sums_step;
+    for (int64_t k = 0; k < t.outputs; k += 4)
+      finish_code_tile(a, rounding, image, first + k, begin, tile.runs, tile.first_run == 0, t.sums + k * t.sums_step, t.sums_step, tile.vectors, a.line_rows > 1, room);
   });
 }

@@ -7,8 +7,10 @@ import numpy as np
 from dovetail.engine import kernels
 from dovetail.engine.codes import CodeCandidate
 from dovetail.engine.codes_basis import conv_kernel_basis
+from dovetail.engine.codes_coefficients import MOST_REACH, adds_up, conv_coefficients
 from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse, conv_sparse_columns
 from dovetail.engine.codes_emit import linear_dense
+from dovetail.engine.columns import reach
 from dovetail.engine.kernels import Candidate, Place, candidates, is_narrow, is_small
 from dovetail.errors import EngineError
 from dovetail.formats.base import Packed
@@ -78,6 +80,11 @@ def _shared_bases(packed: Packed, at: Place) -> bool:
     return not _bytes(packed)
 
 
+def _ternary(packed: Packed, at: Place) -> bool:
+    low = reach(packed.shape[2], at.stride[0], at.dilation[0]) <= MOST_REACH
+    return at.groups == 1 and adds_up(packed) and is_narrow(packed, at) and low
+
+
 def _sparse(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and packed.spec.format in ("sparse", "block_sparse")
 
@@ -93,5 +100,6 @@ CANDIDATES = (
     CodeCandidate("conv2d_sparse_columns", "conv2d", _narrow_and_sparse, conv_sparse_columns, reads="lying"),
     CodeCandidate("conv2d_grouped", "conv2d", _odd_groups, conv_grouped),
     CodeCandidate("conv2d_kernel_basis", "conv2d", _shared_bases, conv_kernel_basis),
+    CodeCandidate("conv2d_coefficients", "conv2d", _ternary, conv_coefficients, reads="lying"),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,7 +81,7 @@ def column_tables(
 
     A thread takes at least `together` outputs; `zeros`: whether what lies around the input adds nothing to a sum.
     """
-    taps = _taps(b, x, weight, y, at)
+    taps = strided_taps(b, x, weight.shape, y, at)
     lines = lines_of(b.lanes, taps, y, zeros=zeros)
     outputs, channels = weight.shape[0], weight.shape[1] * at.groups
     blocks = min(-(-channels * lines.count * b.lanes // MOST_SCRATCH), channels)
@@ -100,12 +101,12 @@ def column_tables(
     )  # fmt: skip
 
 
-def _taps(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry) -> Taps:
+def strided_taps(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
     """The phases of a stride of up to two columns are taken from `x` as it lies, while its lines are copied."""
     down, right = at.stride
     if at.stride == (1, 1) or right > 2:
-        return prepare(b, x, weight.shape, y, at)
-    taps = lying(b, x, weight.shape, y, at)
+        return prepare(b, x, weight_shape, y, at)
+    taps = lying(b, x, weight_shape, y, at)
     rows, columns = taps.rows // down, taps.columns // right
     return replace(taps, pitch=down * taps.pitch, rows=rows, columns=columns, step=right)
 

@@ -1,0 +1,212 @@
+// Shared kernel bases over codes, coefficients first, where these are -1, 0 and 1: for each output and basis the codes of some
+// channels are added up and those of others taken away, in 16 bits; then the bases meet these sums, two of them in a word, by
+// dot products of 16-bit numbers. Nothing is rounded in between.
+//
+// A unit is a tile of rows of one image and a group of outputs. All channels' codes are widened into lines in scratch: a vector
+// holds twice kLanes pixels, word i of it the pixels i and kLanes + i. So one addition serves twice the pixels, and the sums
+// of two bases, joined, lie pixel by pixel, row by row. A tap then is a shift by rows of that, and a turn of the columns'
+// sums, as in conv_sparse_columns.inl.
+
+struct CoefficientTile {
+  int32_t x, first_run, runs, halves, vectors;
+};
+
+constexpr int kMostHalves = kLanes == 16 ? 20 : 10;  // as in engine/codes_coefficients.py
+
+// Entries of a list that go in one turn of its loop; few vectors make long lists' loops dear. Lists are as long as a multiple.
+constexpr int coefficient_turn(int vectors) { return vectors <= 4 ? 4 : 1; }
+
+template <bool Plus>
+inline Ints with_halves(Ints sum, Ints codes) { return Plus ? add_halves(sum, codes) : sub_halves(sum, codes); }
+
+template <int P, bool Plus>
+__attribute__((always_inline)) inline void add_lines(const int32_t* lines, const int32_t* e, const int32_t* end, Ints (&acc)[P]) {
+  constexpr int turn = coefficient_turn(P);
+  for (; e != end; e += turn)
+    each<turn>(DOVETAIL_LAMBDA(int i) {
+      const int32_t* p = lines + e[i];
+      each<P>(DOVETAIL_LAMBDA(int j) { acc[j] = with_halves<Plus>(acc[j], load_words(p + j * kLanes)); });
+    });
+}
+
+// The sums of `pairs` pairs of bases, joined word by word; `room` holds those of one basis. `starts` has the lists of every basis.
+template <int P>
+void coefficient_sums(const int32_t* lines, const int32_t* places, const int32_t* starts, int64_t pairs, int64_t pair, int32_t* room, int32_t* to) {
+  for (int64_t b = 0; b < 2 * pairs; ++b, starts += 2) {
+    Ints acc[P];
+    each<P>(DOVETAIL_LAMBDA(int j) { acc[j] = splat_word(0); });
+    add_lines<P, true>(lines, places + starts[0], places + starts[1], acc);
+    add_lines<P, false>(lines, places + starts[1], places + starts[2], acc);
+    if (b % 2 == 0) {
+      each<P>(DOVETAIL_LAMBDA(int j) { store_words(room + j * kLanes, acc[j]); });
+      continue;
+    }
+    each<P>(DOVETAIL_LAMBDA(int j) {
+      const Ints before = load_words(room + j * kLanes);
+      store_words(to + 2 * j * kLanes, low_halves(before, acc[j]));
+      store_words(to + (2 * j + 1) * kLanes, high_halves(before, acc[j]));
+    });
+    to += pair;
+  }
+}
+
+using CoefficientFunction = void (*)(const int32_t*, const int32_t*, const int32_t*, int64_t, int64_t, int32_t*, int32_t*);
+
+inline CoefficientFunction coefficient_sums_for(int vectors) {
+  switch (vectors) {
+#define DOVETAIL_CASE(P) case P: return coefficient_sums<(P <= kMostHalves ? P : 1)>;
+    DOVETAIL_CASE(1) DOVETAIL_CASE(2) DOVETAIL_CASE(3) DOVETAIL_CASE(4) DOVETAIL_CASE(5) DOVETAIL_CASE(6) DOVETAIL_CASE(7)
+    DOVETAIL_CASE(8) DOVETAIL_CASE(9) DOVETAIL_CASE(10) DOVETAIL_CASE(11) DOVETAIL_CASE(12) DOVETAIL_CASE(13)
+    DOVETAIL_CASE(14) DOVETAIL_CASE(15) DOVETAIL_CASE(16) DOVETAIL_CASE(17) DOVETAIL_CASE(18) DOVETAIL_CASE(19) DOVETAIL_CASE(20)
+#undef DOVETAIL_CASE
+  }
+  return nullptr;
+}
+
+struct PairColumns : CodeColumns {
+  static Ints product(Ints sum, Ints pairs, Ints weights) { return dot_halves(sum, pairs, weights); }
+};
+
+struct BasisLists {
+  const CodeEntry* entries;
+  const int32_t *starts, *turns;
+  int64_t columns;
+};
+
+// Adds a column's sums to the total, each where it belongs; with `Wide`, rows of two vectors.
+template <int P, bool Wide>
+__attribute__((always_inline)) inline void add_turned(const Ints (&acc)[P], const int32_t* turn, Ints (&total)[P]) {
+  const Ints from = load_words(turn);
+  each<P>(DOVETAIL_LAMBDA(int j) {
+    const Ints turned = pick_lanes(acc[j], from);
+    total[j] = add_where(total[j], static_cast<uint32_t>(turn[kLanes + (Wide ? j % 2 : 0)]), turned);
+    if constexpr (Wide) total[j ^ 1] = add_where(total[j ^ 1], static_cast<uint32_t>(turn[kLanes + 2 + j % 2]), turned);
+  });
+}
+
+// The bases' sums over `P` vectors of pixels.
+template <int P, bool Wide>
+void basis_sums(const BasisLists& t, const int32_t* pairs, int32_t bias, int32_t* to) {
+  Ints total[P];
+  each<P>(DOVETAIL_LAMBDA(int j) { total[j] = splat_word(bias); });
+  const int32_t *start = t.starts, *turn = t.turns;
+  for (int64_t c = 1; c < t.columns; ++c, ++start, turn += kLanes + 4) {
+    Ints acc[P];
+    each<P>(DOVETAIL_LAMBDA(int j) { acc[j] = splat_word(0); });
+    add_entries<PairColumns, P>(pairs, t.entries + start[0], t.entries + start[1], acc);
+    add_turned<P, Wide>(acc, turn, total);
+  }
+  add_entries<PairColumns, P>(pairs, t.entries + start[0], t.entries + start[1], total);
+  each<P>(DOVETAIL_LAMBDA(int j) { store_words(to + j * kLanes, total[j]); });
+}
+
+// The same where there are three columns, and each has an entry where the others have one: pairs are loaded once for all. Few
+// vectors have two or three sums each, so that additions need not wait.
+template <int P, bool Wide>
+void three_basis_sums(const BasisLists& t, const int32_t* pairs, int32_t bias, int32_t* to) {
+  constexpr int chains = P == 1 ? 3 : P == 2 ? 2 : 1;
+  Ints acc[3][chains][P];
+  each<3>(DOVETAIL_LAMBDA(int c) { each<chains>(DOVETAIL_LAMBDA(int i) { each<P>(DOVETAIL_LAMBDA(int j) { acc[c][i][j] = splat_word(0); }); }); });
+  const CodeEntry *e = t.entries + t.starts[0], *f = t.entries + t.starts[1], *g = t.entries + t.starts[2];
+  const auto add_one = DOVETAIL_LAMBDA(int i, int chain) {
+    const int32_t* p = pairs + e[i].offset;
+    const Ints w[3] = {splat_word(e[i].word), splat_word(f[i].word), splat_word(g[i].word)};
+    each<P>(DOVETAIL_LAMBDA(int j) {
+      const Ints pixels = load_words(p + j * kLanes);
+      each<3>(DOVETAIL_LAMBDA(int c) { acc[c][chain][j] = dot_halves(acc[c][chain][j], pixels, w[c]); });
+    });
+  };
+  int count = t.starts[1] - t.starts[0];
+  for (; count >= chains; count -= chains, e += chains, f += chains, g += chains) each<chains>(DOVETAIL_LAMBDA(int i) { add_one(i, i); });
+  for (int i = 0; i < count; ++i) add_one(i, 0);
+  Ints sum[3][P], total[P];
+  each<3>(DOVETAIL_LAMBDA(int c) {
+    each<P>(DOVETAIL_LAMBDA(int j) {
+      sum[c][j] = acc[c][0][j];
+      each<chains - 1>(DOVETAIL_LAMBDA(int i) { sum[c][j] = add(sum[c][j], acc[c][i + 1][j]); });
+    });
+  });
+  each<P>(DOVETAIL_LAMBDA(int j) { total[j] = add(sum[2][j], splat_word(bias)); });
+  add_turned<P, Wide>(sum[0], t.turns, total);
+  add_turned<P, Wide>(sum[1], t.turns + kLanes + 4, total);
+  each<P>(DOVETAIL_LAMBDA(int j) { store_words(to + j * kLanes, total[j]); });
+}
+
+using BasisSumFunction = void (*)(const BasisLists&, const int32_t*, int32_t, int32_t*);
+
+constexpr int kMostThree = kLanes == 16 ? 6 : 2;  // vectors whose three columns are in registers
+
+template <bool Wide>
+inline BasisSumFunction basis_sums_for(int vectors, bool three) {
+  switch (vectors) {
+#define DOVETAIL_FITS(P, most) (P <= most && !(Wide && P % 2) ? P : 2)
+#define DOVETAIL_CASE(P) \
+  case P: return three ? three_basis_sums<DOVETAIL_FITS(P, kMostThree), Wide> : basis_sums<DOVETAIL_FITS(P, kMostLines), Wide>;
+    DOVETAIL_CASE(1) DOVETAIL_CASE(2) DOVETAIL_CASE(3) DOVETAIL_CASE(4) DOVETAIL_CASE(5) DOVETAIL_CASE(6) DOVETAIL_CASE(7)
+    DOVETAIL_CASE(8) DOVETAIL_CASE(9) DOVETAIL_CASE(10) DOVETAIL_CASE(11) DOVETAIL_CASE(12) DOVETAIL_CASE(13) DOVETAIL_CASE(14)
+#undef DOVETAIL_CASE
+#undef DOVETAIL_FITS
+  }
+  return nullptr;
+}
+
+// The lines of all channels of a tile in one phase. `room`: for a channel's words.
+template <int Rows>
+inline void widen_lines(const ConvCoefficientsArgs& a, const int32_t* x, int halves, int32_t* room, int32_t* to) {
+  const int64_t line = a.most_halves * kLanes;
+  const bool wide = a.row_lanes > kLanes;
+  for (int64_t c = 0; c < a.channels; ++c, x += a.x_channel, to += 4 * line) {
+    const int32_t* p = x;
+    for (int i = 0; i < 2 * halves; ++i) {
+      copy_line<Rows>(p + (wide && i % 2 ? kLanes * a.step : 0), a.x_row, a.step, room + i * kLanes);
+      if (!wide || i % 2) p += Rows * a.x_row;
+    }
+    for (int j = 0; j < halves; ++j) {
+      const Ints low = load_words(room + 2 * j * kLanes), high = load_words(room + (2 * j + 1) * kLanes);
+      each<4>(DOVETAIL_LAMBDA(int i) { store_words(to + i * line + j * kLanes, join_halves(byte_of(low, i), byte_of(high, i))); });
+    }
+  }
+}
+
+void conv2d_coefficients_int8(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const ConvCoefficientsArgs*>(arguments);
+  const auto* tiles = reinterpret_cast<const CoefficientTile*>(a.tiles);
+  const Rounding rounding = rounding_of(a);
+  const BasisLists lists = {static_cast<const CodeEntry*>(a.entries), a.basis_starts, a.turns, a.column_count};
+  const bool wide = a.row_lanes > kLanes;
+  const bool three = a.column_count == 3 && a.phase_count == 1;
+  const int unit_vectors = wide ? 2 : 1;
+  const int64_t line = a.most_halves * kLanes, phase = (4 * a.channels + 1) * line, step = a.most_vectors * kLanes;
+  const int64_t pair_count = a.base_count / 2, per_image = a.tile_count * a.group_count, quads = (a.out_channels + 3) / 4;
+  auto* const lines = reinterpret_cast<int32_t*>(worker.scratch);
+  int32_t* const before = lines + a.phase_count * phase;
+  int32_t* const pairs = before + line;
+  int32_t* const sums = pairs + a.phase_count * pair_count * 2 * line;
+  int32_t* const room = sums + 4 * step;
+  for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t f = 0; f < a.phase_count; ++f) fill_words(lines + (f + 1) * phase - line, 0, line, 0);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t image = unit / per_image, group = unit % a.group_count;
+      const CoefficientTile& tile = tiles[unit % per_image / a.group_count];
+      const int64_t rows_of_vector = a.row_lanes < kLanes ? kLanes / a.row_lanes : 1;
+      for (int64_t f = 0; f < a.phase_count; ++f)
+        (rows_of_vector == 1 ? widen_lines<1> : rows_of_vector == 2 ? widen_lines<2> : widen_lines<4>)(
+            a, a.x + image * a.x_image + tile.x + a.phases[f], tile.halves, pairs, lines + f * phase);
+      const CoefficientFunction add_up = coefficient_sums_for(tile.halves);
+      const Run* const runs = runs_of(a.runs) + tile.first_run;
+      for (int64_t k = 4 * (quads * group / a.group_count); k < 4 * (quads * (group + 1) / a.group_count); k += 4) {
+        for (int i = 0; i < 4 && k + i < a.out_channels; ++i) {
+          const int32_t* starts = a.starts + (k + i) * a.base_count * 2;
+          for (int64_t f = 0; f < a.phase_count; ++f)
+            add_up(lines + f * phase, a.places, starts, pair_count, 2 * line, before, pairs + f * pair_count * 2 * line);
+          even_pieces(tile.vectors / unit_vectors, (three ? kMostThree : kMostLines) / unit_vectors, [&](int first, int count) {
+            const int64_t at = static_cast<int64_t>(first) * unit_vectors * kLanes;
+            const int vectors = count * unit_vectors;
+            (wide ? basis_sums_for<true> : basis_sums_for<false>)(vectors, three)(lists, pairs + at, a.bias[k + i], sums + i * step + at);
+          });
+        }
+        finish_code_tile(a, rounding, image, k, runs, tile.runs, tile.first_run == 0, sums, step, tile.vectors, rows_of_vector > 1, room);
+      }
+    }
+  });
+}

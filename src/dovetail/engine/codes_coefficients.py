@@ -1,0 +1,217 @@
+"""Shared kernel bases over codes, coefficients first: tiles of rows, lists of channels, and the bases by columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine.builder import Builder
+from dovetail.engine.codes import CodeCall, sums, words
+from dovetail.engine.codes_conv import geometry, residual_fields
+from dovetail.engine.columns import strided_taps
+from dovetail.engine.conv import Taps, allow_reads, allow_whole_vectors, entry_lists, evenly, lane_masks, plane_fields
+from dovetail.engine.layout import View, round_up
+from dovetail.formats.base import Packed
+from dovetail.formats.kernel_basis import PackedKernelBasis
+from dovetail.formats.values import INT8
+from dovetail.program.integer import Product
+
+MOST_REACH = 8  # rows of the kernel: vectors of sums beyond those of a tile
+SURPRISE = 4.0  # cycles that a wrongly predicted branch costs beyond those in which other work goes on
+MOST_TERMS = 128  # codes of up to 255 that a number of 16 bits can be the sum of
+
+
+def adds_up(packed: Packed) -> bool:
+    """Whether the coefficients are -1, 0 and 1, and few enough of one sign at an output and basis for 16 bits."""
+    if not isinstance(packed, PackedKernelBasis) or packed.spec.values != INT8:
+        return False
+    coefficients = packed.codes()[1]
+    terms = max(int((coefficients == sign).sum(axis=1).max()) for sign in (1, -1))
+    return int(np.abs(coefficients).max()) <= 1 and terms <= MOST_TERMS
+
+
+def conv_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
+    """Sums of channels for each output and basis, which then meet the bases."""
+    packed = call.program.weights[call.node.weight or ""]
+    assert isinstance(packed, PackedKernelBasis)
+    bases, coefficients = (np.pad(part, pad) for part, pad in zip(packed.codes(), _even(packed.spec.bases)))
+    taps = strided_taps(b, x, packed.shape, y, geometry(call.node))
+    rows = rows_of(b.lanes, taps, y, zeros=not call.tensor().zero)
+    tiles, fields = _tiles(b, taps, rows, y)
+    outputs, channels = len(coefficients), words(coefficients.shape[1])
+    line = fields["most_halves"] * b.lanes
+    places = _places(coefficients, line, 4 * channels * line, int(tiles["tiles"][:, 3].min()))
+    lists = {**places, **_basis_lists(b.lanes, bases, rows, fields)}
+    groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * fields["tile_count"]))
+    _reserve(b, rows, fields, channels, len(bases), int(tiles["runs"][:, 2].max()))
+    allow_whole_vectors(b, call.residual)
+    b.emit(
+        "conv2d_coefficients_int8",
+        {"x": taps.x, **sums(b, call, found),
+         **{name: b.constant(table) for name, table in {**tiles, **lists, "phases": rows.phases}.items()}},
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **residual_fields(call), **call.rounding(), **fields,
+        phase_count=len(rows.phases), base_count=len(bases), column_count=len(lists["turns"]) + 1,
+        channels=channels, out_channels=outputs, group_count=min(groups, words(outputs)),
+        work=(len(lists["places"]) // 2 + outputs * len(lists["entries"])) * y.shape[0] * y.shape[2] * y.shape[3],
+    )  # fmt: skip
+
+
+def _even(bases: int) -> tuple[Any, Any]:
+    """How to pad bases `(d, R, S)` and coefficients `(K, C, d)` to an even d."""
+    more = bases % 2
+    return ((0, more), (0, 0), (0, 0)), ((0, 0), (0, 0), (0, more))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How pixels lie in the sums of channels.
+
+    Attributes:
+        lanes: of a row, those of a vector of words or twice, a half or a quarter as many.
+        first_column: that the first lane of a row holds, relative to a tile's first pixel.
+        width: pixels of a tile's row at most.
+        reach: rows that a tile needs beyond its own.
+        phases: x offset of the first row of each phase of the input.
+        phase, row, column: `(R, S)`: where each tap finds its pixels, from there and from `first_column`.
+    """
+
+    lanes: int
+    first_column: int
+    width: int
+    reach: int
+    phases: np.ndarray
+    phase: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+
+
+def rows_of(lanes: int, taps: Taps, y: View, *, zeros: bool) -> Rows:
+    """Whole rows where one fits into two vectors of words, else as many pixels as leave lanes for their neighbours."""
+    assert taps.x.planes is not None
+    width, columns = y.shape[3], taps.columns
+    furthest = max(width, min(width + int(columns.max()), -(-taps.x.planes.width // taps.step)))
+    fitting = [n for n in (lanes // 4, lanes // 2, lanes, 2 * lanes) if furthest <= n] if zeros else []
+    first_column = 0 if fitting else int(columns.min())
+    row_lanes = fitting[0] if fitting else 2 * lanes
+    places, phase = np.unique(taps.offsets - taps.rows * taps.pitch - columns * taps.step, return_inverse=True)
+    phase = phase.reshape(columns.shape)
+    first = np.array([taps.rows[phase == i].min() for i in range(len(places))])
+    row = taps.rows - first[phase]
+    return Rows(
+        row_lanes, first_column, width if fitting else evenly(width, row_lanes - int(np.ptp(columns)))[0],
+        int(row.max()), (places + first * taps.pitch).astype(np.int32), phase, row, columns - first_column,
+    )  # fmt: skip
+
+
+def _tiles(b: Builder, taps: Taps, rows: Rows, y: View) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Tables of the tiles and of their rows, and numbers."""
+    assert y.planes is not None
+    (height, width), pitch = y.shape[2:], y.planes.pitch
+    most = ((40 if b.lanes == 16 else 20) * b.lanes - round_up(rows.reach * rows.lanes, b.lanes)) // rows.lanes
+    tiles: list[tuple[int, ...]] = []
+    runs: list[tuple[int, int, int, int]] = []
+    masks: list[int] = []
+    top = 0
+    for high in evenly(height, most):
+        left = 0
+        for wide in evenly(width, rows.width):
+            first = len(runs)
+            for row in range(top, top + high):
+                end = row * pitch + left + wide
+                if left + wide == width:  # with the zeros behind
+                    end = (row + 1) * pitch if row + 1 < height else y.planes.body
+                to = row * pitch + left
+                runs.append(((row - top) * rows.lanes, to, end - to, len(masks)))
+                masks += lane_masks(to, end - to, pitch, height, width, b.lanes)
+            vectors = round_up(high * rows.lanes, max(b.lanes, rows.lanes)) // b.lanes
+            halves = -(-(rows.reach * rows.lanes + vectors * b.lanes) // (2 * b.lanes))
+            start = top * taps.pitch + (left + rows.first_column) * taps.step
+            tiles.append((start, first, high, halves, vectors))
+            left += wide
+        top += high
+    halves, vectors = (max(tile[i] for tile in tiles) for i in (3, 4))
+    read = 2 * halves * b.lanes // rows.lanes * taps.pitch + rows.lanes * taps.step + b.lanes
+    allow_reads(taps.x, max(tile[0] for tile in tiles) + taps.furthest + read)
+    return (
+        {"tiles": np.array(tiles, np.int32), "runs": np.array(runs, np.int32), "masks": np.array(masks, np.uint32)},
+        {"tile_count": len(tiles), "most_halves": halves, "most_vectors": vectors, "row_lanes": rows.lanes,
+         "x_row": taps.pitch, "step": taps.step},
+    )  # fmt: skip
+
+
+def _places(coefficients: np.ndarray, line: int, zeros: int, vectors: int) -> dict[str, np.ndarray]:
+    """Lines of the channels that are added, then of those taken away, for each output and basis.
+
+    Lists are filled up with a line of `zeros`, where `vectors` are so few that the ends of loops are dear.
+    """
+    flat = coefficients.transpose(0, 2, 1)  # (K, d, C)
+    signs = np.stack([flat == 1, flat == -1], axis=2).reshape(-1, flat.shape[2])
+    row, channel = np.nonzero(signs)
+    counts = signs.sum(axis=1)
+    multiple = _multiple(counts, vectors)
+    starts = np.concatenate([[0], np.cumsum(-(-counts // multiple) * multiple)])
+    places = np.full(starts[-1], zeros, np.int32)
+    places[np.arange(len(row)) + np.repeat(starts[:-1] - (np.cumsum(counts) - counts), counts)] = channel * line
+    return {"places": places, "starts": starts.astype(np.int32)}
+
+
+def _multiple(counts: np.ndarray, vectors: int) -> int:
+    """To what lists of these lengths are best filled up: additions, two in a cycle, against loops whose end surprises."""
+    if vectors > 4:  # as coefficient_turn in conv_coefficients.inl
+        return 1
+
+    def cycles(multiple: int) -> float:
+        turns = -(-counts // multiple)
+        return float(turns.sum()) * multiple * vectors / 2 + SURPRISE * (len(turns) - np.bincount(turns).max())
+
+    return min((4, 8, 16), key=cycles)
+
+
+def _basis_lists(lanes: int, bases: np.ndarray, rows: Rows, fields: dict[str, int]) -> dict[str, np.ndarray]:
+    """For each column, the places in the pairs of sums and their two weights; and how a column's sums are turned."""
+    pair = bases.astype(np.int16).reshape(len(bases) // 2, 2, *bases.shape[1:]).transpose(0, 2, 3, 1)
+    word = np.ascontiguousarray(pair).view(np.int32)[..., 0]  # (pairs, R, S)
+    columns = [*(n for n in np.unique(rows.column).tolist() if n != 0), 0]
+    column = np.array([columns.index(n) for n in rows.column.ravel().tolist()]).reshape(rows.column.shape)
+    p, r, s = (axis.ravel() for axis in np.indices(word.shape))
+    order = np.argsort(column[r, s], kind="stable")
+    p, r, s = p[order], r[order], s[order]
+    line = 2 * fields["most_halves"] * lanes
+    offset = (rows.phase[r, s] * len(word) + p) * line + rows.row[r, s] * rows.lanes
+    entries, starts = entry_lists(
+        column[r, s],
+        offset,
+        word[p, r, s],
+        len(columns),
+        multiple=8 if fields["most_vectors"] == 1 and (len(columns) != 3 or len(rows.phases) > 1) else 1,
+    )
+    turns = np.array([_turn(lanes, rows.lanes, n) for n in columns[:-1]], np.int32).reshape(-1, lanes + 4)
+    return {"entries": entries, "basis_starts": starts.astype(np.int32), "turns": turns}
+
+
+def _turn(lanes: int, row_lanes: int, column: int) -> list[int]:
+    """The lane that each lane gets, and masks: of own lanes in even and odd vectors, of the other vector's."""
+    lane = np.arange(max(lanes, row_lanes))
+    within = lane % row_lanes + column
+    real = (within >= 0) & (within < row_lanes)
+    source = lane - lane % row_lanes + within
+    own = real & (source // lanes == lane // lanes)
+    if row_lanes <= lanes:
+        return [*np.where(real, source, 0).tolist(), _bits(own), 0, 0, 0]
+    other = real & ~own
+    masks = (_bits(part) for part in (own[:lanes], own[lanes:], other[lanes:], other[:lanes]))
+    return [*(source[:lanes] % lanes).tolist(), *masks]
+
+
+def _bits(lanes: np.ndarray) -> int:
+    return int(np.sum(1 << np.arange(len(lanes))[lanes]))
+
+
+def _reserve(b: Builder, rows: Rows, fields: dict[str, int], channels: int, bases: int, longest: int) -> None:
+    """Scratch: lines of all channels, a basis' sums, the pairs, and the sums of four outputs with room to end them."""
+    line, vectors = fields["most_halves"] * b.lanes, fields["most_vectors"] * b.lanes
+    phases = len(rows.phases)
+    need = phases * (4 * channels + 1) * line + line + phases * bases * line + 6 * vectors + b.lanes
+    b.scratch = max(b.scratch, need + round_up(longest, b.lanes))
