@@ -214,7 +214,8 @@ class Ternary(Whole):
         """-1 or 1 for each number of `rows`."""
         signs, count = _stored(name, arrays, np.uint8).view(np.uint8), 0 if rows is None else rows.index.size
         if signs.shape != ((count + 7) // 8,):
-            raise ProgramError(f"stored array {name!r} has {signs.shape} bytes; {count} signs have {(count + 7) // 8}")
+            want = f"{count} signs have {(count + 7) // 8} bytes"
+            raise ProgramError(f"stored array {name!r} has shape {signs.shape}; {want}")
         bits = np.unpackbits(signs, bitorder="little")
         if bits[count:].any():
             raise ProgramError(f"stored array {name!r} has a sign after the last of {count}; the file is damaged")
