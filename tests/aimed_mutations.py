@@ -109,7 +109,8 @@ def ternary(part: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
         return array("kernel_basis", f"coefficients.{part}", lambda a: np.concatenate([a[:1], change(a[1:])]))
 
     def apply(file: Stored) -> None:
-        file.change(next(k for k, a in file.arrays.items() if k.endswith("/coefficients") and a.dtype == np.uint8), change)
+        key = next(k for k, a in file.arrays.items() if k.endswith("/coefficients") and a.dtype == np.uint8)
+        file.change(key, change)
 
     return apply
 

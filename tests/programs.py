@@ -84,7 +84,7 @@ def random_packed(format_name: str, shape: tuple[int, ...], random: np.random.Ge
     return packed
 
 
-# Which coefficients are there, by the output, basis and channel, for each encoding of their positions to be the smallest.
+# Which coefficients are there, by output, basis and channel, so that each encoding of positions is the smallest.
 POSITIONS: dict[str, Callable[[np.random.Generator, tuple[int, int, int]], np.ndarray]] = {
     "bitmap": lambda random, grid: random.random(grid) < 0.5,
     "gaps": lambda random, grid: np.arange(np.prod(grid)).reshape(grid) == 3,

@@ -209,4 +209,4 @@ def _require_within(name: str, indices: Indices, size: int) -> None:
 def _require_end(name: str, bits: Bytes, used: int) -> None:
     """Less than a byte may follow, and no bit of it be set."""
     if len(bits) - used >= 8 or bits[used:].any():
-        raise ProgramError(f"positions {name!r} go on after their end, at bit {used} of {len(bits)}; the file is damaged")
+        raise ProgramError(f"positions {name!r} go on after their end, at bit {used}; the file is damaged")

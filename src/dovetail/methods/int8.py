@@ -211,7 +211,7 @@ def _chosen(name: str, layer: nn.Module, given: Spec | Kept | None, trained: boo
         check(name, layer, DenseSpec())
     packed = pack(layer)
     if trained and is_ternary(packed):
-        raise SpecError(f"layer {name!r}: int8 trains no ternary numbers; take epochs: 0, which leaves them as they are")
+        raise SpecError(f"layer {name!r}: int8 trains no ternary numbers; take epochs: 0, which leaves them")
     form = recomposed(packed) if trained else whole_form(packed, getattr(layer, "groups", 1))
     spec = replace(form.spec, values=whole_values(form))
     if given is not None and given != spec:

@@ -293,7 +293,7 @@ class _Rewriting:
         return False
 
     def _without_silent(self, node: Node, packed: Packed, multiply: np.ndarray | None) -> Packed:
-        """In whole numbers; outputs whose bias is beyond 32 bits in units of their sums lose their weights, next to nothing."""
+        """In whole numbers; outputs whose bias is beyond 32 bits in units of their sums lose their tiny weights."""
         values = whole_values(packed)
         cast = packed.cast(values, multiply)
         found = cast.integers()

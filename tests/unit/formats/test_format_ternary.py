@@ -63,7 +63,7 @@ def test_a_layer_by_hand() -> None:
 def test_a_layer_without_coefficients_is_stored() -> None:
     packed = PackedKernelBasis.from_factors(bases(), np.zeros((6, 500, 4)), SPEC)
     packed.validate()
-    # A bit for each of 24 rows; the 12000 absent places in counts of 12 bits would take 3 counts, 6 bytes with the first.
+    # A bit for each of 24 rows; the absent places would take 3 counts of 12 bits, 6 bytes with the first.
     assert packed.arrays["coefficients.rows"].tolist() == [0, 0, 0]
     assert packed.arrays["coefficients.bitmap"].tolist() == []
     assert packed.bits() == 8 * 3 + 6 * 16 + 36 * 8 + 32
@@ -156,7 +156,7 @@ def test_casting_keeps_signs_and_takes_factors_into_the_scales() -> None:
     wanted = np.sign(multiply) * (np.abs(multiply) > 1e-8)
     assert np.array_equal(cast.codes()[1], given * wanted[:, None, None])
     assert cast.arrays["coefficients.scale"].tolist() == [1, 2, 1, np.float16(0.3), 1]
-    with pytest.raises(SpecError, match="row 0 have the scale 1e.05, which 16 bits do not hold"):
+    with pytest.raises(SpecError, match=r"row 0 have the scale 1e.05, which 16 bits do not hold"):
         packed.cast(INT8, multiply * np.float32(1e5))
 
 
@@ -262,5 +262,5 @@ def test_signs_that_are_no_list_are_refused() -> None:
 def test_what_is_too_small_for_a_scale_becomes_zero() -> None:
     array = np.array([[1e-9, -1e-9], [1, 0.04], [2e5, 0]], np.float32)
     assert TERNARY.round(array[:2]).tolist() == [[0, 0], [1, 0]]
-    with pytest.raises(SpecError, match="row 2 have the scale 2e.05"):
+    with pytest.raises(SpecError, match=r"row 2 have the scale 2e.05"):
         TERNARY.round(array)

@@ -50,7 +50,7 @@ class PackedKernelBasis(Packed):
         """From `bases` (d, R, S) and `coefficients` (K, C/groups, d), zeros included.
 
         Raises:
-            SpecError: ternary coefficients of an output have more than one magnitude, or one that float16 does not hold.
+            SpecError: ternary coefficients of an output have several magnitudes, or one that float16 does not hold.
         """
         bases, stored = as_weight(bases), as_weight(coefficients)
         arrays, rows = spec.values.encode("bases", bases, ONE_ROW), None
