@@ -114,7 +114,7 @@ def test_bits_per_coefficient_are_those_of_the_formula(density: float) -> None:
     p = np.count_nonzero(given) / given.size
     expected = min(p * b / (1 - (1 - p) ** (2**b - 1)) + p for b in range(2, 13))
     others = 8 * d * 9 + 32 + 16 * k
-    assert "coefficients.runs" in packed.arrays
+    assert {"coefficients.runs", "coefficients.gaps"} & set(packed.arrays)  # gaps are of 8 bits, which is best at 1 %
     assert (packed.bits() - others) / given.size == pytest.approx(expected, rel=0.02)
 
 
