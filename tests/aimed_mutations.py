@@ -115,6 +115,12 @@ def ternary(part: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
     return apply
 
 
+def empty_the_first_row(file: Stored) -> None:
+    """Of a set of which a mask says that there are no empty ones, six places each."""
+    rows = file.key("kernel_basis", "coefficients.rows")
+    file.change(rows.replace(".rows", ".bitmap"), lambda a: np.append(a[:1] & np.uint8(0b11000000), a[1:]))
+
+
 def operand(op: str, place: int, name: str) -> Change:
     return lambda file: file.node(op)["inputs"].__setitem__(place, name)
 
@@ -190,7 +196,7 @@ AIMED: dict[str, Change] = {
     "size of groups": ternary("groups", lambda a: a[:-1]),
     "end of positions": ternary("runs", lambda a: np.append(a, np.uint8(0))),
     "empty group": ternary("groups", lambda a: np.append(a[:-9], np.zeros(9, np.uint8))),
-    "empty row": ternary("rows", lambda a: a),
+    "empty row": empty_the_first_row,
     "number of signs": ternary("", lambda a: a[:-1]),
     "last signs": ternary("", lambda a: np.append(a[:-1], np.uint8(255))),
     "NaN in a weight": lambda file: file.put(file.key("tucker", "core"), np.nan),

@@ -54,7 +54,7 @@ ERRORS = {
     "size of a bitmap": "a bitmap of",
     "last bits of a bitmap": "have a bit set past the last",
     "width of positions": r"have (groups|counts) of \d+ .*; they may have",
-    "size of groups": "groups take",
+    "size of groups": r"of \d+ groups take \d",
     "end of positions": "go on after their end",
     "empty group": "have a group of none",
     "empty row": "have a row of none",
