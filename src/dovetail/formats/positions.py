@@ -38,7 +38,7 @@ def encode(name: str, present: NDArray[np.bool_], row: int | None = None) -> dic
     indices = np.flatnonzero(flat)
     if row is None:
         return _smallest(name, indices, flat.size, PLAIN)
-    some: NDArray[np.bool_] = flat.reshape(-1, row).any(axis=1)
+    some = np.bincount(indices // row, minlength=flat.size // row) > 0
     rows = {f"{name}.{ROWS}": _BITMAP.write(np.flatnonzero(some), some.size)}
     whole = _smallest(name, indices, flat.size, ENCODINGS)
     kept = rows | _smallest(name, _without(indices, some, row), int(some.sum()) * row, ENCODINGS)
