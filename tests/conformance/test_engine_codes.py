@@ -12,6 +12,7 @@ from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.codes_emit import EMITTERS
 from dovetail.engine.codes_kernels import CANDIDATES
 from dovetail.engine.native import cores, require_native
+from dovetail.formats import KernelBasisSpec, PackedKernelBasis, PackedSparse, SparseSpec
 from dovetail.formats.values import INT8, TERNARY
 from dovetail.program import integer, reference
 from dovetail.program.calibrate import calibrate
@@ -133,6 +134,30 @@ def test_forced_kernel_equals_reference(name: str, case: Case, kernel: str, sign
             for node in nodes:
                 calls, moves = native_calls(session, node.name), {f"{name}__{isa}" for name in MOVES}
                 assert {name: n for name, n in calls.items() if name not in moves} == {f"{kernel}_int8__{isa}": 1}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_layers_without_ternary_numbers_give_their_biases(isa: str) -> None:
+    sketch = Sketch(4)
+    x = sketch.input("batch", 6, 7, 9)
+    bases = PackedKernelBasis.from_factors(
+        sketch.random.standard_normal((4, 3, 3)),
+        np.zeros((8, 6, 4)),
+        KernelBasisSpec(bases=4, coefficients="ternary", values=INT8),
+    )
+    weight = PackedSparse.from_dense(np.zeros((8, 8, 3, 3), np.float32), SparseSpec(values=TERNARY))
+    first = sketch.add("conv2d", x, packed=bases, biased=True)
+    last = sketch.add("conv2d", first, packed=weight, biased=True)
+    images = sketch.random.standard_normal((2, 6, 7, 9)).astype(np.float32)
+    program = quantized(sketch.program(first, last), images)
+    assert [packed.nonzeros() for packed in program.weights.values()] == [np.count_nonzero(bases.decode("bases")), 0]
+    schedule = Schedule({first: "conv2d_kernel_basis", last: "conv2d_sparse"})
+    session = Session(program, isa=isa, schedule=schedule)
+    assert_same(session, images, reference.run(program, images))
+    for name, kernel in schedule.choices.items():
+        assert native_calls(session, name)[f"{kernel}_int8__{isa}"] == 1
+    spread = [np.ptp(made, axis=(0, 2, 3)).max() for made in session(images)]
+    assert spread == [0, 0]
 
 
 def test_every_kernel_is_forced_somewhere() -> None:
