@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from dovetail.formats.values import TERNARY
 from dovetail.program.program import Activation, Program
 from mutations import Data, Stored
-from programs import Sketch, random_packed
+from programs import Sketch, random_packed, ternary_basis
 
 Change = Callable[[Stored], Any]
 
@@ -40,6 +41,9 @@ def everything() -> Program:
             "conv2d", y, packed=packed, residual=None if y == x else y, scaled=True, biased=True,
             activation=Activation("clamp", (-1.0, 6.0)), padding=(1, 1, 1, 1),
         )  # fmt: skip
+    for kind in ("groups", "runs", "rows"):
+        y = sketch.add("conv2d", y, packed=ternary_basis(kind, (6, 6, 3, 3)), padding=(1, 1, 1, 1))
+    y = sketch.add("conv2d", y, packed=random_packed("sparse", (6, 6, 1, 1), sketch.random, values=TERNARY))
     y = sketch.add("conv2d", y, packed=random_packed("svd", (6, 6, 1, 1), sketch.random, rank=3))
     gate = sketch.add("mean", y, axes=(2, 3), keepdims=True)
     y = sketch.add("mul", sketch.add("affine", y, axis=1, scaled=True), gate)
@@ -97,6 +101,24 @@ def spec(format_name: str, **values: Any) -> Change:
 
 def array(format_name: str, part: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
     return lambda file: file.change(file.key(format_name, part), change)
+
+
+def ternary(part: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Of the positions of ternary coefficients, without their first byte; or of their signs."""
+    if part:
+        return array("kernel_basis", f"coefficients.{part}", lambda a: np.concatenate([a[:1], change(a[1:])]))
+
+    def apply(file: Stored) -> None:
+        key = next(k for k, a in file.arrays.items() if k.endswith("/coefficients") and a.dtype == np.uint8)
+        file.change(key, change)
+
+    return apply
+
+
+def empty_the_first_row(file: Stored) -> None:
+    """Of a set of which a mask says that there are no empty ones, six places each."""
+    rows = file.key("kernel_basis", "coefficients.rows")
+    file.change(rows.replace(".rows", ".bitmap"), lambda a: np.append(a[:1] & np.uint8(0b11000000), a[1:]))
 
 
 def operand(op: str, place: int, name: str) -> Change:
@@ -163,12 +185,20 @@ AIMED: dict[str, Change] = {
     "keep": spec("block_sparse", keep=[3, 2], density=None),
     "density and keep": spec("block_sparse", keep=[1, 2], density=0.5),
     "dimensions of a weight": lambda file: file.entry("tucker").update(shape=[6, 4, 9]),
+    "value type of a format": spec("dense", values="ternary"),
     "kind of positions": forget_the_bitmap,
     "type of positions": array("sparse", "weight.bitmap", lambda a: a.astype(np.int16)),
     "open gap": array("sparse", "weight.gaps", lambda a: np.append(a, np.uint8(255))),
     "sum of gaps": array("sparse", "weight.gaps", lambda a: np.append(np.uint8(255), a)),
     "size of a bitmap": array("sparse", "weight.bitmap", lambda a: a[:-1]),
     "last bits of a bitmap": array("block_sparse", "weight.bitmap", lambda a: np.append(a[:-1], np.uint8(255))),
+    "width of positions": array("kernel_basis", "coefficients.runs", lambda a: np.append(np.uint8(1), a[1:])),
+    "size of groups": ternary("groups", lambda a: a[:-1]),
+    "end of positions": ternary("runs", lambda a: np.append(a, np.uint8(0))),
+    "empty group": ternary("groups", lambda a: np.append(a[:-9], np.zeros(9, np.uint8))),
+    "empty row": empty_the_first_row,
+    "number of signs": ternary("", lambda a: a[:-1]),
+    "last signs": ternary("", lambda a: np.append(a[:-1], np.uint8(255))),
     "NaN in a weight": lambda file: file.put(file.key("tucker", "core"), np.nan),
     "shape of an array": array("tucker", "core", lambda a: a[None]),
     "too many entries": spec("sparse", density=0.0001),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dovetail.formats import FORMATS
+from dovetail.formats import FORMATS, KernelBasisSpec, PackedKernelBasis
 from dovetail.formats.base import Packed
+from dovetail.formats.values import F32, Values
 from dovetail.program.ops import check_node, complete
 from dovetail.program.program import Activation, Epilogue, Graph, Node, Program, Tensor
 
@@ -75,10 +77,32 @@ def random_packed(format_name: str, shape: tuple[int, ...], random: np.random.Ge
     spec = row.spec(**fields)
     weight = random.standard_normal(shape).astype(np.float32)
     packed = row.packed.from_dense(weight, spec)
-    if format_name == "kernel_basis" and fields.get("coefficients") == "sparse":
+    if format_name == "kernel_basis" and fields.get("coefficients") in ("sparse", "ternary"):
         bases, coefficients = packed.factors()
         keep = random.random(coefficients.shape) < 0.3
         packed = row.packed.from_factors(bases, coefficients * keep, spec)
+    return packed
+
+
+# Which coefficients are there, by output, basis and channel, so that each encoding of positions is the smallest.
+POSITIONS: dict[str, Callable[[np.random.Generator, tuple[int, int, int]], np.ndarray]] = {
+    "bitmap": lambda random, grid: random.random(grid) < 0.5,
+    "gaps": lambda random, grid: np.arange(np.prod(grid)).reshape(grid) == 3,
+    "groups": lambda random, grid: (np.arange(np.prod(grid)).reshape(grid) // 8 % 4 == 1) & (random.random(grid) < 0.7),
+    "runs": lambda random, grid: np.arange(np.prod(grid)).reshape(grid) % 9 == 2,
+    "rows": lambda random, grid: (random.random(grid[:2]) < 0.15)[:, :, None] & np.ones(grid, bool),
+}
+
+
+def ternary_basis(kind: str, shape: tuple[int, int, int, int], values: Values = F32) -> Packed:
+    """A kernel basis of as many bases as there can be, its ternary coefficients where `POSITIONS` has them."""
+    random, (k, c, r, s) = np.random.default_rng(5), shape
+    there = POSITIONS[kind](random, (k, r * s, c)).transpose(0, 2, 1)
+    signs = np.where(random.random(there.shape) < 0.5, -1, 1) * there
+    spec = KernelBasisSpec(bases=r * s, coefficients="ternary", values=values)
+    scales = random.uniform(0.5, 2, (k, 1, 1)).astype(np.float16)
+    packed = PackedKernelBasis.from_factors(random.standard_normal((r * s, r, s)), signs * scales, spec)
+    assert f"coefficients.{kind}" in packed.arrays
     return packed
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dovetail.formats.values import F32, INT8
+from dovetail.formats.values import F32, INT8, TERNARY
 from dovetail.program.calibrate import calibrate
 from dovetail.program.integer import MOVES, touches_codes
 from dovetail.program.program import Activation, Program
@@ -111,6 +111,10 @@ def packed_in(random: Random, sketch: Sketch, weight: tuple[int, ...], groups: i
         values = INT8 if codes else F32  # bases in int8 stay bases
         fields = {"bases": random.randint(1, min(6, area)), "coefficients": "sparse", "values": values}
         formats.append(("kernel_basis", fields))
+    if kernel:
+        fields = {"bases": random.randint(1, min(9, area)), "coefficients": "ternary", "values": INT8 if codes else F32}
+        formats.append(("kernel_basis", fields))
+    formats.append(("sparse", {"density": random.choice((0.05, 0.4)), "values": TERNARY}))
     if area > 1:
         formats.append(("kernel_basis", {"bases": random.randint(1, area), "coefficients": "dense"}))
     if area == 1 and groups == 1 and not codes:

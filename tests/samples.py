@@ -27,7 +27,7 @@ from dovetail.formats import (
     TuckerSpec,
 )
 from dovetail.formats import layer as layers
-from dovetail.formats.values import F32
+from dovetail.formats.values import TERNARY
 
 Shape = tuple[int, ...]
 
@@ -80,6 +80,8 @@ SAMPLES = {
             lambda s: KernelBasisSpec(bases=some(area(s))),
             lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="sparse"),
             lambda s: KernelBasisSpec(bases=area(s), coefficients="sparse"),
+            lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary"),
+            lambda s: KernelBasisSpec(bases=area(s), coefficients="ternary"),
         ),
         linear=False,
     ),
@@ -92,7 +94,15 @@ SAMPLES = {
             lambda s: BlockSparseSpec(block=3, keep=(1, 2)),
         ),
     ),
-    "sparse": Sample(lambda s: SparseSpec(), (lambda s: SparseSpec(density=0.3), lambda s: SparseSpec(density=0.02))),
+    "sparse": Sample(
+        lambda s: SparseSpec(),
+        (
+            lambda s: SparseSpec(density=0.3),
+            lambda s: SparseSpec(density=0.02),
+            lambda s: SparseSpec(values=TERNARY),
+            lambda s: SparseSpec(values=TERNARY, density=0.05),
+        ),
+    ),
 }
 
 
@@ -169,10 +179,29 @@ def make(name: str, case: Case, number: int, dtype: torch.dtype = torch.float32)
     return dense.to(dtype), layers.from_dense(dense.to(dtype), SAMPLES[name].specs(case.shape)[number])
 
 
-def packed(name: str, case: Case, number: int, values: Any = F32) -> Packed:
-    spec = replace(SAMPLES[name].specs(case.shape)[number], values=values)
+def packed(name: str, case: Case, number: int, values: Any = None) -> Packed:
+    """In the value type of the sample unless another is given."""
+    spec = SAMPLES[name].specs(case.shape)[number]
+    spec = spec if values is None else replace(spec, values=values)
     weight = np.random.default_rng(3).standard_normal(case.shape).astype(np.float32)
     return FORMATS[name].packed.from_dense(weight, spec)
+
+
+def is_ternary(spec: Spec) -> bool:
+    """Whether numbers of the weight are signs, which gradients leave."""
+    return spec.values == TERNARY or getattr(spec, "coefficients", "") == "ternary"
+
+
+def each_held(rows: list[Any]) -> Any:
+    """Every row with every value type that its format holds."""
+    return pytest.mark.parametrize(
+        "name, case, number, values",
+        [
+            pytest.param(*row.values, values, id=f"{row.id}-{values.name}")
+            for row in rows
+            for values in FORMATS[row.values[0]].spec.holds
+        ],
+    )
 
 
 def worst(got: Any, want: Any) -> float:

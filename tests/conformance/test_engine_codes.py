@@ -12,7 +12,8 @@ from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.codes_emit import EMITTERS
 from dovetail.engine.codes_kernels import CANDIDATES
 from dovetail.engine.native import cores, require_native
-from dovetail.formats.values import INT8
+from dovetail.formats import KernelBasisSpec, PackedKernelBasis, PackedSparse, SparseSpec
+from dovetail.formats.values import INT8, TERNARY
 from dovetail.program import integer, reference
 from dovetail.program.calibrate import calibrate
 from dovetail.program.program import Activation, Program
@@ -26,15 +27,28 @@ THREADS = (1, 2) if cores() > 1 else (1,)
 MOVES = {"copy_f32", "halo_f32", "fill_f32", "deal_f32", "quantize_int8", "dequantize_int8"}
 WITHOUT_WEIGHTS = {"add_int8", "pool2d_int8"}
 MEASURES = {"peak_int8"}  # of the machine, for no network: tests/unit/engine/test_peaks.py
-FORMATS = ("dense", "sparse", "block_sparse", "kernel_basis")  # of those that stay what they are in whole numbers
+# What stays what it is in whole numbers, and its format.
+FORMATS = {
+    "dense": "dense",
+    "sparse": "sparse",
+    "block_sparse": "block_sparse",
+    "kernel_basis": "kernel_basis",
+    "ternary": "sparse",
+    "ternary_basis": "kernel_basis",
+}
 
 
-def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
+def spec_fields(name: str, case: Case) -> dict[str, Any] | None:
     """Parameters of the format for this weight; None where it cannot hold it."""
     taps = math.prod(case.weight[2:])
-    match format_name:
+    match name:
         case "sparse" | "block_sparse":
             return {"density": 0.2}
+        case "ternary":
+            return {"density": 0.2, "values": TERNARY}
+        case "ternary_basis":  # among them as many bases as a kernel has places
+            fields = {"bases": taps if taps <= 9 else 6, "coefficients": "ternary", "values": INT8}
+            return fields if len(case.weight) == 4 else None
         case "kernel_basis":  # which stays one because its values are int8
             return {"bases": min(6, taps), "coefficients": "sparse", "values": INT8} if taps > 1 else None
     return {}
@@ -43,22 +57,22 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
 def forced() -> list[Any]:
     """Every (format, case, kernel) that the registries allow."""
     found = []
-    for format_name in FORMATS:
+    for name, format_name in FORMATS.items():
         for case in (*CONVS, *LINEARS):
-            fields = spec_fields(format_name, case)
+            fields = spec_fields(name, case)
             if fields is None:
                 continue
             packed = random_packed(format_name, case.weight, np.random.default_rng(1), **fields)
             op = "conv2d" if len(case.weight) == 4 else "linear"
             found += [
-                pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
+                pytest.param(name, case, c.name, id=f"{name}-{case}-{c.name}")
                 for c in CANDIDATES
                 if c.op == op and c.runs(packed, case.place)
             ]
     return found
 
 
-def program_of(format_name: str, case: Case, *, signed: bool) -> tuple[Program, np.ndarray]:
+def program_of(name: str, case: Case, *, signed: bool) -> tuple[Program, np.ndarray]:
     """The op to codes, to codes with a residual of codes, and to real numbers with one of those.
 
     Codes of `signed` numbers have a zero of their own, those of positive ones 0.
@@ -70,7 +84,7 @@ def program_of(format_name: str, case: Case, *, signed: bool) -> tuple[Program, 
     x, op = sketch.input("batch", *shape), "conv2d" if image else "linear"
 
     def add(activation: Activation | None, residual: str | None = None) -> str:
-        packed = random_packed(format_name, case.weight, sketch.random, **(spec_fields(format_name, case) or {}))
+        packed = random_packed(FORMATS[name], case.weight, sketch.random, **(spec_fields(name, case) or {}))
         options = {"biased": True, "scaled": residual is None, "residual": residual, "activation": activation}
         return sketch.add(op, x, packed=packed, **case.attributes, **options)
 
@@ -99,15 +113,16 @@ def assert_same(session: Session, x: np.ndarray, want: Any) -> None:
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "positive"])
-@pytest.mark.parametrize(("format_name", "case", "kernel"), forced())
-def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: str, signed: bool) -> None:
-    program, x = program_of(format_name, case, signed=signed)
+@pytest.mark.parametrize(("name", "case", "kernel"), forced())
+def test_forced_kernel_equals_reference(name: str, case: Case, kernel: str, signed: bool) -> None:
+    program, x = program_of(name, case, signed=signed)
     specs = [(node, program.weights[node.weight].spec) for node in program.graph.nodes if node.weight is not None]
-    assert {spec.values.name for _, spec in specs} == {"int8"}
-    nodes = [node for node, spec in specs if spec.format == format_name]
+    assert {spec.values.name for _, spec in specs} == {"ternary" if name == "ternary" else "int8"}
+    nodes = [node for node, spec in specs if spec.format == FORMATS[name]]
+    assert name != "ternary_basis" or {program.weights[n.weight].spec.coefficients for n in nodes} == {"ternary"}
     assert all(bool(program.graph.tensors[node.inputs[0]].zero) == signed for node in nodes)
     # sums over two hundred channels of shared bases cannot all be proved to fit 32 bits: such layers become dense
-    assert len(nodes) == len(specs) or (format_name == "kernel_basis" and case.weight[1] == 200 and nodes)
+    assert len(nodes) == len(specs) or (name == "kernel_basis" and case.weight[1] == 200 and nodes)
     want = reference.run(program, x)
     schedule = Schedule({node.name: kernel for node in nodes})
     for isa in ISAS:
@@ -119,6 +134,30 @@ def test_forced_kernel_equals_reference(format_name: str, case: Case, kernel: st
             for node in nodes:
                 calls, moves = native_calls(session, node.name), {f"{name}__{isa}" for name in MOVES}
                 assert {name: n for name, n in calls.items() if name not in moves} == {f"{kernel}_int8__{isa}": 1}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_layers_without_ternary_numbers_give_their_biases(isa: str) -> None:
+    sketch = Sketch(4)
+    x = sketch.input("batch", 6, 7, 9)
+    bases = PackedKernelBasis.from_factors(
+        sketch.random.standard_normal((4, 3, 3)),
+        np.zeros((8, 6, 4)),
+        KernelBasisSpec(bases=4, coefficients="ternary", values=INT8),
+    )
+    weight = PackedSparse.from_dense(np.zeros((8, 8, 3, 3), np.float32), SparseSpec(values=TERNARY))
+    first = sketch.add("conv2d", x, packed=bases, biased=True)
+    last = sketch.add("conv2d", first, packed=weight, biased=True)
+    images = sketch.random.standard_normal((2, 6, 7, 9)).astype(np.float32)
+    program = quantized(sketch.program(first, last), images)
+    assert [packed.nonzeros() for packed in program.weights.values()] == [np.count_nonzero(bases.decode("bases")), 0]
+    schedule = Schedule({first: "conv2d_kernel_basis", last: "conv2d_sparse"})
+    session = Session(program, isa=isa, schedule=schedule)
+    assert_same(session, images, reference.run(program, images))
+    for name, kernel in schedule.choices.items():
+        assert native_calls(session, name)[f"{kernel}_int8__{isa}"] == 1
+    spread = [np.ptp(made, axis=(0, 2, 3)).max() for made in session(images)]
+    assert spread == [0, 0]
 
 
 def test_every_kernel_is_forced_somewhere() -> None:

@@ -12,7 +12,6 @@ import dovetail as dt
 from dovetail.export.onnx import export_onnx
 from dovetail.export.torch_module import to_torch
 from dovetail.formats import FORMATS
-from dovetail.formats.values import VALUES
 from dovetail.program.integer import is_quantized
 from dovetail.program.program import Activation, Program
 from dovetail.program.reference import run
@@ -26,12 +25,13 @@ pytest.importorskip("onnxscript")
 
 
 def program_of(name: str) -> Program:
-    """Layers in the format: one with a whole epilogue for each type of values, a strided and a linear one."""
+    """Layers in the format: with a whole epilogue each type of values and each sample; a strided and a linear one."""
     sample, sketch, lossy = SAMPLES[name], Sketch(1), min(1, len(SAMPLES[name].lossy))
+    held, samples = FORMATS[name].spec.holds, 1 + len(sample.lossy)
     x = sketch.input("batch", 6, 9, 8)
     kernel, padding = ((1, 1), (0,) * 4) if sample.pointwise_only else ((3, 3), (1,) * 4)
-    for number, values in enumerate(VALUES.values()):
-        weight = packed(name, Case((6, 6, *kernel)), number % (1 + len(sample.lossy)), values)
+    for number in range(max(len(held), samples)):
+        weight = packed(name, Case((6, 6, *kernel)), number % samples, held[number % len(held)])
         before = {"residual": x, "activation": Activation("hardswish")}
         x = sketch.add("conv2d", x, packed=weight, padding=padding, scaled=True, biased=True, **before)
     x = sketch.add("conv2d", x, packed=packed(name, Case((5, 6, *kernel)), lossy), stride=(2, 2), padding=padding)

@@ -19,7 +19,7 @@ from dovetail.engine import Session, native_status
 from dovetail.program.counts import count
 from dovetail.program.program import Program
 from dovetail.program.reference import run
-from dovetail.program.store import load
+from dovetail.program.store import load, save
 from programs import close
 
 RECIPES = Path(dovetail.__file__).parents[2] / "recipes"
@@ -65,6 +65,11 @@ def test_a_committed_network_is_the_one_of_its_result(file):
     result = evidence.read(path)
     assert evidence.program_file(result, path) == file
     assert load(file).metadata["recipe"] == result["recipe"]
+
+
+@each_program
+def test_a_committed_network_is_saved_again_byte_for_byte(file, tmp_path):
+    assert save(load(file), tmp_path / file.name).read_bytes() == file.read_bytes()
 
 
 @each_program

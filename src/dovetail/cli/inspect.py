@@ -34,9 +34,9 @@ def inspect(
     columns = [*named, "params", "bits", "size", "MACs", *(["time", "share"] if time else [])]
     table(str(program), columns, [_cells(row, total, timed=time) for row in rows], left=len(named))
     counts = count(loaded)
-    figures = (
-        f"{numbers.count(counts.params)} parameters, {numbers.count(counts.macs)} MACs, {numbers.size(counts.bits / 8)}"
-    )
+    work = f"{numbers.count(counts.macs)} MACs"
+    work += f" and {numbers.count(counts.additions)} additions" if counts.additions else ""
+    figures = f"{numbers.count(counts.params)} parameters, {work}, {numbers.size(counts.bits / 8)}"
     say(f"all in all: {figures}" + (f", {numbers.milliseconds(total * 1e3)} per image" if time else ""))
     if any(row.format == "kernel_basis" for row in counts.rows):
         paper = paper_counts(loaded)

@@ -50,6 +50,6 @@ def quantize(
 
 def _described(program: Program) -> str:
     layers = {n.name: program.weights[n.weight].spec.values.name for n in program.graph.nodes if n.weight is not None}
-    left = [name for name, values in layers.items() if values != "int8"]
+    left = [name for name, values in layers.items() if values not in ("int8", "ternary")]
     told = f"{len(layers) - len(left)} of {len(layers)} weight layers in int8"
     return told + (f", {', '.join(left)} in floating point" if left else "")

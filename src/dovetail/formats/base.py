@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import ProgramError, SpecError
-from dovetail.formats.values import F32, Array, FloatArray, Rows, Values, values_named
+from dovetail.formats.values import BF16, F32, INT8, Array, FloatArray, Rows, Values, values_named
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -44,7 +44,13 @@ class Spec:
 
     format: ClassVar[str]
     version: ClassVar[int] = 1
+    holds: ClassVar[tuple[Values, ...]] = (F32, BF16, INT8)
     values: Values = F32
+
+    def __post_init__(self) -> None:
+        if self.values not in self.holds:
+            known = ", ".join(values.name for values in self.holds)
+            raise SpecError(f"format {self.format!r} holds no {self.values.name} values; it holds {known}")
 
     def check(self, shape: Shape, name: str = "") -> None:
         """Raise `SpecError` where a weight of `shape` cannot take this spec; `name` is the layer's, for the message."""
@@ -148,7 +154,11 @@ class Packed(ABC):
 
     def decode(self, name: str) -> FloatArray:
         """The float32 array whose values are stored under `name`."""
-        return self.spec.values.decode(name, self.arrays, self.rows(name))
+        return self.values_of(name).decode(name, self.arrays, self.rows(name))
+
+    def values_of(self, name: str) -> Values:
+        """What the values stored under `name` are: those of the spec, unless the format has others of its own."""
+        return self.spec.values
 
     def rows(self, name: str) -> Rows | None:
         """Which of the values stored under `name` share a scale; None: those of an index of the first axis."""
@@ -165,7 +175,7 @@ class Packed(ABC):
 
     def require_only(self, *names: str, besides: tuple[str, ...] = ()) -> None:
         """`ProgramError` unless exactly the values called `names` and the index arrays `besides` are stored."""
-        known = {part for name in names for part in self.spec.values.stored(name)} | set(besides)
+        known = {part for name in names for part in self.values_of(name).stored(name)} | set(besides)
         if wrong := known ^ set(self.arrays):
             have, want = ", ".join(sorted(self.arrays)) or "none", ", ".join(sorted(known))
             raise ProgramError(

@@ -32,6 +32,7 @@ class Rows:
 
 
 ONE_ROW: Final = Rows(np.zeros((), dtype=np.int64), 1)
+THRESHOLD: Final = 0.05  # of the largest magnitude; up to it numbers become the zero of ternary ones
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,41 @@ class BFloat16(Values):
 
 
 @dataclass(frozen=True)
-class Integer8(Values):
-    """Whole numbers from -127 to 127, times a positive float32 scale per row: `x = scale[row] * code`.
+class Whole(Values):
+    """Whole numbers of a byte, times a positive scale per row: `x = scale[row] * code`."""
+
+    scales: ClassVar[type[np.floating]] = np.float32
+
+    def codes(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> NDArray[np.int8]:
+        """The whole numbers that `encode` stored under `name`, with the same `rows`."""
+        raise SpecError(f"value type {type(self).__name__} does not say how to read its codes")
+
+    def decode(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
+        """Codes times scales, in float32."""
+        codes, scale = self.codes(name, arrays, rows), self.scale(name, arrays, rows)
+        index = (rows or _first_axis(codes)).index
+        if index.ndim and (index.ndim != codes.ndim or index.shape[0] != codes.shape[0]):
+            raise ProgramError(f"stored array {name!r} has shape {codes.shape}, expected {index.shape[0]} rows")
+        return (codes.astype(np.float32) * scale[index]).astype(np.float32)
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Codes and scales."""
+        return (name, f"{name}.scale")
+
+    def scale(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
+        """One positive number per row."""
+        scale = _stored(f"{name}.scale", arrays, self.scales)
+        count = (rows or _first_axis(arrays[name])).count
+        if scale.shape != (count,):
+            raise ProgramError(f"stored array {name + '.scale'!r} has shape {scale.shape}, expected ({count},)")
+        if not (np.isfinite(scale.view(self.scales)) & (scale.view(self.scales) > 0)).all():
+            raise ProgramError(f"stored array {name + '.scale'!r} has a scale that is not positive and finite")
+        return scale.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Integer8(Whole):
+    """Whole numbers from -127 to 127, times a positive float32 scale per row.
 
     The scale of a row is its largest magnitude over 127. A row of zeros takes the median scale of the others, so that
     what is added to it later (a bias in units of the scale) is about as fine there.
@@ -117,45 +151,82 @@ class Integer8(Values):
         index = np.broadcast_to(rows.index, array.shape)
         most = np.zeros(rows.count, dtype=np.float32)
         np.maximum.at(most, index, np.abs(array))
-        scale = (most / np.float32(127)).astype(np.float32)
-        scale[scale == 0] = np.median(scale[scale > 0]) if scale.any() else 1
+        scale = _filled((most / np.float32(127)).astype(np.float32))
         codes = np.clip(np.rint(array / scale[index]), -127, 127).astype(np.int8)
         return {name: codes, f"{name}.scale": scale}
 
-    def decode(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
-        """Codes times scales, in float32."""
-        codes, scale = self.codes(name, arrays), self.scale(name, arrays, rows)
-        index = (rows or _first_axis(codes)).index
-        if index.ndim and (index.ndim != codes.ndim or index.shape[0] != codes.shape[0]):
-            raise ProgramError(f"stored array {name!r} has shape {codes.shape}, expected {index.shape[0]} rows")
-        return (codes.astype(np.float32) * scale[index]).astype(np.float32)
-
-    def stored(self, name: str) -> tuple[str, ...]:
-        """Codes and scales."""
-        return (name, f"{name}.scale")
-
-    def codes(self, name: str, arrays: Mapping[str, Array]) -> NDArray[np.int8]:
+    def codes(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> NDArray[np.int8]:
         """The whole numbers; `ProgramError` where one is -128, which has no opposite."""
         codes = _stored(name, arrays, np.int8).view(np.int8)
         if codes.size and codes.min() < -127:
             raise ProgramError(f"stored array {name!r} holds -128; codes go from -127 to 127")
         return codes
 
-    def scale(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
-        """One positive number per row."""
-        scale = _stored(f"{name}.scale", arrays, np.float32).view(np.float32)
-        count = (rows or _first_axis(arrays[name])).count
-        if scale.shape != (count,):
-            raise ProgramError(f"stored array {name + '.scale'!r} has shape {scale.shape}, expected ({count},)")
-        if not (np.isfinite(scale) & (scale > 0)).all():
-            raise ProgramError(f"stored array {name + '.scale'!r} has a scale that is not positive and finite")
-        return scale
+
+@dataclass(frozen=True)
+class Ternary(Whole):
+    """Signs of numbers that are not zero, times a positive float16 scale per row: with the zeros, -1, 0 and 1.
+
+    Only lists of non-zeros are stored; `round` says which numbers of an array those are. The scale of a row is the mean
+    of its magnitudes, which errs least. A row without non-zeros takes the median scale of the others, as in int8.
+    """
+
+    name: ClassVar[str] = "ternary"
+    bits: ClassVar[int] = 1
+    scales: ClassVar[type[np.floating]] = np.float16
+
+    def encode(self, name: str, array: FloatArray, rows: Rows | None = None) -> dict[str, Array]:
+        """A bit per number, set for negative ones, from the lowest of each byte on; and `name + ".scale"`, float16.
+
+        Raises:
+            SpecError: a number is zero, or the scale of a row is beyond float16: above 65504, or not above 0.
+        """
+        if rows is None or rows.index.shape != array.shape or array.ndim != 1 or not array.all():
+            raise SpecError(f"ternary values are a list of numbers that are not zero, not an array of {array.shape}")
+        means, counts = _row_means(array, rows)
+        scale = _halves(means)
+        if (wrong := (counts > 0) & ~(np.isfinite(scale) & (scale > 0))).any():
+            row = int(np.argmax(wrong))
+            raise SpecError(
+                f"the ternary values of row {row} have the scale {means[row]:.3g}, which 16 bits do not hold; give "
+                f"that factor to the layer's batch norm, or take another value type"
+            )
+        signs = np.packbits(array < 0, bitorder="little")
+        return {name: signs, f"{name}.scale": _filled(scale)}
+
+    def round(self, array: FloatArray, rows: Rows | None = None) -> FloatArray:
+        """Zero where a magnitude is at most `THRESHOLD` of its row's largest, else the sign times the row's scale.
+
+        What is ternary already stays as it is, but for its scales, which become float16; those too small for it zero.
+        """
+        rows = rows or _first_axis(array)
+        index = np.broadcast_to(rows.index, array.shape)
+        most = np.zeros(rows.count, dtype=np.float32)
+        np.maximum.at(most, index, np.abs(array))
+        kept = np.abs(array) > np.float32(THRESHOLD) * most[index]
+        kept &= (_halves(_row_means(array[kept], Rows(index[kept], rows.count))[0]) > 0)[index]
+        listed = Rows(index[kept], rows.count)
+        made = np.zeros_like(array)
+        made[kept] = self.decode("x", self.encode("x", array[kept], listed), listed)
+        return made
+
+    def codes(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> NDArray[np.int8]:
+        """-1 or 1 for each number of `rows`."""
+        signs, count = _stored(name, arrays, np.uint8).view(np.uint8), 0 if rows is None else rows.index.size
+        if signs.shape != ((count + 7) // 8,):
+            want = f"{count} signs have {(count + 7) // 8} bytes"
+            raise ProgramError(f"stored array {name!r} has shape {signs.shape}; {want}")
+        bits = np.unpackbits(signs, bitorder="little")
+        if bits[count:].any():
+            raise ProgramError(f"stored array {name!r} has a sign after the last of {count}; the file is damaged")
+        return (1 - 2 * bits[:count].astype(np.int8)).astype(np.int8)
 
 
 F32: Final = Float32()
 BF16: Final = BFloat16()
 INT8: Final = Integer8()
-VALUES: Final[dict[str, Values]] = {values.name: values for values in (F32, BF16, INT8)}
+TERNARY: Final = Ternary()
+VALUES: Final[dict[str, Values]] = {values.name: values for values in (F32, BF16, INT8, TERNARY)}
 
 
 def values_named(name: str) -> Values:
@@ -169,6 +240,25 @@ def _first_axis(array: Array) -> Rows:
     if array.ndim == 0:
         raise ProgramError("a single number has no rows")
     return Rows(np.arange(array.shape[0]).reshape(-1, *(1,) * (array.ndim - 1)), array.shape[0])
+
+
+def _filled(scale: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Rows of zeros take the median scale of the others."""
+    scale[scale == 0] = np.median(scale[scale > 0]) if scale.any() else 1
+    return scale
+
+
+def _row_means(array: FloatArray, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean magnitude of the numbers in each row, 0 where there are none; and how many there are."""
+    counts = np.bincount(rows.index, minlength=rows.count)
+    sums = np.bincount(rows.index, np.abs(array), minlength=rows.count)
+    return sums / np.maximum(counts, 1), counts
+
+
+def _halves(numbers: NDArray[np.floating]) -> NDArray[np.float16]:
+    """The nearest of 16 bits, infinite beyond the largest."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float16)
 
 
 def _stored(name: str, arrays: Mapping[str, Array], dtype: type[np.generic]) -> Array:

@@ -34,7 +34,7 @@ from dovetail.methods.base import (
 )
 from dovetail.methods.rounding import Rounding, on_grid, reach_of
 from dovetail.program.calibrate import RULES, Rule
-from dovetail.program.quantize import Range, recomposed, whole_form
+from dovetail.program.quantize import Range, is_ternary, recomposed, whole_form, whole_values
 
 KINDS = (nn.Conv2d, nn.Linear, FormatLayer)
 NORM = nn.modules.batchnorm._BatchNorm
@@ -210,8 +210,10 @@ def _chosen(name: str, layer: nn.Module, given: Spec | Kept | None, trained: boo
             return Kept(reason)
         check(name, layer, DenseSpec())
     packed = pack(layer)
+    if trained and is_ternary(packed):
+        raise SpecError(f"layer {name!r}: int8 trains no ternary numbers; take epochs: 0, which leaves them")
     form = recomposed(packed) if trained else whole_form(packed, getattr(layer, "groups", 1))
-    spec = replace(form.spec, values=INT8)
+    spec = replace(form.spec, values=whole_values(form))
     if given is not None and given != spec:
         raise SpecError(f"layer {name!r}: int8 leaves formats as they are, so it takes {spec}, not {given}")
     return spec

@@ -133,8 +133,8 @@ class Penni(Method):
         self._require_names(model)
         self._plan = complete(model, given, lambda name, layer: self._choose(name, layer, name in first))
         for name, spec in self._plan.specs():
-            if not isinstance(spec, KernelBasisSpec):
-                raise SpecError(f"layer {name!r}: penni trains the format kernel_basis, not {spec.format}")
+            if not isinstance(spec, KernelBasisSpec) or spec.coefficients == "ternary":
+                raise SpecError(f"layer {name!r}: penni trains the format kernel_basis, not ternary: {spec}")
         if not any(self._plan.specs()):
             raise SpecError("penni finds no convolution larger than 1x1 to decompose (pointwise=True takes 1x1, too)")
         if self._removes:

@@ -11,14 +11,13 @@ import numpy as np
 
 from dovetail.errors import InputError
 from dovetail.formats.base import Packed
-from dovetail.formats.values import INT8
 from dovetail.program.calibrate import Statistics, pieces
 from dovetail.program.check import check
 from dovetail.program.fuse import remove_dead
 from dovetail.program.integer import touches_codes
 from dovetail.program.ops import channel_axis, complete
 from dovetail.program.program import Node, Program, Tensor
-from dovetail.program.quantize import fresh, names_of
+from dovetail.program.quantize import fresh, names_of, whole_values
 from dovetail.program.reference import run
 
 Array = np.ndarray
@@ -171,7 +170,7 @@ def _gain(wanted: Array, found: Array) -> Array:
 
 def _scaled(packed: Packed, gain: Array) -> Packed:
     """The same codes with other scales."""
-    return packed if (gain == 1).all() else packed.cast(INT8, gain.astype(np.float32))
+    return packed if (gain == 1).all() else packed.cast(whole_values(packed), gain.astype(np.float32))
 
 
 def _pairs(program: Program, quantized: Program) -> list[tuple[Node, Node]]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from dovetail.errors import ProgramError
+from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import (
     DenseSpec,
     PackedDense,
@@ -24,7 +24,7 @@ from dovetail.formats import (
     SparseSpec,
 )
 from dovetail.formats.base import Packed
-from dovetail.formats.values import F32, INT8
+from dovetail.formats.values import F32, INT8, TERNARY, Values
 from dovetail.program.check import LEAST_SCALE, check
 from dovetail.program.integer import CODES, MEANS, MOVES, PRODUCTS, cannot_take_codes, is_quantized, product
 from dovetail.program.ops import complete
@@ -126,13 +126,24 @@ def recomposed(packed: Packed) -> Packed:
 def whole_form(packed: Packed, groups: int = 1) -> Packed:
     """The form in which a weight becomes whole numbers: its own, but for kernel bases that a dense weight outruns.
 
-    Those are recomposed. Bases whose values are int8 already stay what they are.
+    Those are recomposed. Bases whose values are int8 already, or whose coefficients are ternary, stay what they are.
     """
-    if not isinstance(packed, PackedKernelBasis) or packed.spec.values == INT8:
+    if not isinstance(packed, PackedKernelBasis) or packed.spec.values == INT8 or is_ternary(packed):
         return packed
     k, c, r, s = packed.shape
     meeting = MEETING * c * groups * packed.spec.bases * -(-r * s // 4)
     return packed if meeting + COMBINING * packed.stored_coefficients() <= k * c * r * s / 4 else recomposed(packed)
+
+
+def is_ternary(packed: Packed) -> bool:
+    """Whether the weight is of -1, 0 and 1, or combines kernel bases by those."""
+    basis = isinstance(packed, PackedKernelBasis) and packed.spec.coefficients == "ternary"
+    return basis or packed.spec.values == TERNARY
+
+
+def whole_values(packed: Packed) -> Values:
+    """The value type in which a weight becomes whole numbers: int8, but for ternary ones, which are some already."""
+    return TERNARY if packed.spec.values == TERNARY else INT8
 
 
 def _parts(
@@ -272,15 +283,19 @@ class _Rewriting:
         made = replace(node, epilogue=replace(epilogue, scale=None))
         codes = self._plain(node) and self._useful(node)
         for form in (whole_form(packed, node.attributes.get("groups", 1)), recomposed(packed)):
-            cast = self._without_silent(node, form, multiply)
+            try:
+                cast = self._without_silent(node, form, multiply)
+            except SpecError:  # a scale beyond the 16 bits of ternary values
+                continue
             if cast.integers() is not None and self._fits(made, cast, codes=codes):
                 self._append(replace(made, weight=self._own(node, cast)), over_codes=True, codes=codes)
                 return True
         return False
 
     def _without_silent(self, node: Node, packed: Packed, multiply: np.ndarray | None) -> Packed:
-        """In int8; outputs whose bias is beyond 32 bits in units of their sums lose their weights, next to nothing."""
-        cast = packed.cast(INT8, multiply)
+        """In whole numbers; outputs whose bias is beyond 32 bits in units of their sums lose their tiny weights."""
+        values = whole_values(packed)
+        cast = packed.cast(values, multiply)
         found = cast.integers()
         if node.epilogue.bias is None or found is None:
             return cast
@@ -289,7 +304,7 @@ class _Rewriting:
         if not silent.any():
             return cast
         factors = np.ones(len(unit), np.float32) if multiply is None else multiply
-        return packed.cast(INT8, np.where(silent, np.float32(0), factors))
+        return packed.cast(values, np.where(silent, np.float32(0), factors))
 
     def _fits(self, node: Node, packed: Packed, *, codes: bool) -> bool:
         """Whether no sum of the node can overflow."""

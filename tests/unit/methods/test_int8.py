@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dovetail.api import compress, quantize
 from dovetail.errors import SpecError
 from dovetail.formats import DenseSpec, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
 from dovetail.formats.layer import FormatLayer, from_dense, pack, swap
-from dovetail.formats.values import INT8
+from dovetail.formats.values import INT8, TERNARY
 from dovetail.methods import Distill, Int8, Kept, Plan
 from dovetail.methods.base import Quantization
 from dovetail.program.lower import lower
@@ -59,6 +60,18 @@ def test_every_layer_keeps_its_format(build, compressed, example):
     assert plan.layers["same"] == SparseSpec(values=INT8)
     assert plan.layers["stem"] == DenseSpec(values=INT8)  # what its shared kernels stand for
     assert plan.layers["fc"] == Kept("last")
+
+
+def test_ternary_layers_stay_what_they_are_and_are_not_trained(build, example):
+    model = build()
+    specs = {"same": SparseSpec(values=TERNARY), "stem": KernelBasisSpec(bases=4, coefficients="ternary")}
+    for name, spec in specs.items():
+        swap(model, name, from_dense(model.get_submodule(name), spec, name))
+    plan = Int8(epochs=0).plan(model, example)
+    assert plan.layers["same"] == specs["same"]
+    assert plan.layers["stem"] == replace(specs["stem"], values=INT8)
+    with pytest.raises(SpecError, match="int8 trains no ternary numbers"):
+        Int8().plan(model, example)
 
 
 @pytest.mark.parametrize(

@@ -441,12 +441,14 @@ def test_a_target_that_is_hardly_in_reach_is_told_in_plan(net, batch, coupling, 
 
 
 def test_impossible_plans(net, batch):
-    from dovetail.formats.sparse import SparseSpec
+    from dovetail.formats import KernelBasisSpec, SparseSpec
 
     with pytest.raises(SpecError, match="no layer is called 'nothing'"):
         Penni(bases={"nothing": 3}).plan(net, batch[0])
     with pytest.raises(SpecError, match="trains the format kernel_basis"):
         Penni().plan(net, batch[0], Plan({"one": SparseSpec()}))
+    with pytest.raises(SpecError, match="not ternary"):
+        Penni().plan(net, batch[0], Plan({"one": KernelBasisSpec(bases=2, coefficients="ternary")}))
     for final in ("dense", "kernel_basis", "auto"):
         with pytest.raises(SpecError, match="out of reach"):
             Penni(macs_target=0.001, finish=final).plan(net, batch[0])

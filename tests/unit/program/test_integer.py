@@ -10,8 +10,18 @@ import numpy as np
 import pytest
 
 from dovetail.errors import ProgramError
-from dovetail.formats import DenseSpec, KernelBasisSpec, PackedDense, PackedKernelBasis, PackedSvd, SvdSpec
-from dovetail.formats.values import INT8
+from dovetail.formats import (
+    DenseSpec,
+    KernelBasisSpec,
+    PackedDense,
+    PackedKernelBasis,
+    PackedSparse,
+    PackedSvd,
+    SparseSpec,
+    SvdSpec,
+)
+from dovetail.formats.values import INT8, TERNARY
+from dovetail.program import functions as f
 from dovetail.program.check import check
 from dovetail.program.integer import code_of, product
 from dovetail.program.program import Activation, Epilogue, Graph, Node, Program, Tensor
@@ -101,10 +111,11 @@ def test_conv2d(activation: Activation | None, residual: bool, real: bool) -> No
             assert found["y"][n, k, h, w] == min(max(round(Fraction(float(t))) + 3, ends[0]), ends[1])
 
 
-def test_linear_of_a_shared_basis_is_exact_in_any_order() -> None:
+@pytest.mark.parametrize("coefficients", ["dense", "sparse", "ternary"])
+def test_linear_of_a_shared_basis_is_exact_in_any_order(coefficients: Any) -> None:
     packed = PackedKernelBasis.from_dense(
         RANDOM.normal(size=(3, 5, 3, 3)).astype(np.float32),
-        KernelBasisSpec(bases=4, coefficients="sparse", values=INT8),
+        KernelBasisSpec(bases=4, coefficients=coefficients, values=INT8),
     )
     program = network("conv2d", [(1, 5, 4, 4)], (1, 3, 2, 2), weight=packed, **CONV)
     found = values(program, (1, 5, 4, 4))
@@ -117,6 +128,26 @@ def test_linear_of_a_shared_basis_is_exact_in_any_order() -> None:
     for k in range(3):
         t = sums[k].astype(np.float32) * np.float32(0.02 * float(scale[k]) / 0.05)
         np.testing.assert_array_equal(found["y"][0, k], np.clip(np.rint(t) + 3, 0, 255))
+
+
+@pytest.mark.parametrize("form", ["bases", "weight"])
+def test_ternary_layers_in_codes_are_those_of_real_numbers_to_one_step(form: str) -> None:
+    """Of the codes of the result: the real layer reads what the codes stand for, and is rounded once in the end."""
+    dense = RANDOM.normal(size=(6, 5, 3, 3)).astype(np.float32)
+    packed = (
+        PackedKernelBasis.from_dense(dense, KernelBasisSpec(bases=6, coefficients="ternary", values=INT8))
+        if form == "bases"
+        else PackedSparse.from_dense(dense, SparseSpec(values=TERNARY))
+    )
+    bias = RANDOM.normal(size=6).astype(np.float32)
+    program = network("conv2d", [(2, 5, 6, 6)], (2, 6, 4, 4), result=(0.2, 100), weight=packed, bias=bias, **CONV)
+    found = values(program, (2, 5, 6, 6))
+    x = (found["x0.codes"].astype(np.float64) - 9) * 0.02
+    real = f.conv2d(x, packed.dense().astype(np.float64), **CONV) + bias[:, None, None]
+    codes = np.clip(np.rint(real / 0.2) + 100, 0, 255)
+    assert np.count_nonzero((codes > 0) & (codes < 255)) > codes.size / 2
+    assert np.abs(found["y"] - codes).max() <= 1
+    assert np.mean(found["y"] == codes) > 0.95
 
 
 def test_add() -> None:

@@ -15,7 +15,7 @@ from dovetail import zoo
 from dovetail.errors import InputError, ProgramError
 from dovetail.export.torch_module import to_torch
 from dovetail.formats import KernelBasisSpec, PackedKernelBasis
-from dovetail.formats.values import F32, INT8, Values
+from dovetail.formats.values import F32, INT8, TERNARY, Values
 from dovetail.program.calibrate import RULES, SAMPLES, calibrate
 from dovetail.program.check import check
 from dovetail.program.counts import count
@@ -24,7 +24,7 @@ from dovetail.program.mend import correct_bias
 from dovetail.program.program import Program
 from dovetail.program.quantize import quantize, split_factors
 from dovetail.program.reference import run
-from programs import Sketch, random_packed
+from programs import Sketch, random_packed, ternary_basis
 
 
 def quantized(program: Program, x: np.ndarray, rule: str = "minmax", **options) -> Program:
@@ -162,6 +162,42 @@ def test_kernel_bases_stay_where_they_pay(channels: int, density: float, values:
     made = quantized(program, images)
     (weight,) = made.weights.values()
     assert (weight.spec.format, weight.spec.values.name) == (form, "int8")
+    assert error(program, made, images) < 0.05
+
+
+@pytest.mark.parametrize("values", [F32, INT8], ids=lambda values: values.name)
+def test_ternary_weights_are_carried_over_as_they_are(values: Values) -> None:
+    """Their signs, but for outputs of which the norm turns the sign around; its factors go into their scales."""
+    sketch = Sketch(4)
+    x = sketch.input("batch", 6, 5, 5)
+    y = sketch.add("conv2d", x, packed=ternary_basis("runs", (6, 6, 3, 3), values), scaled=True, biased=True)
+    y = sketch.add("mean", y, axes=(2, 3), keepdims=False)
+    weight = random_packed("sparse", (7, 6), sketch.random, values=TERNARY)
+    program = sketch.program(sketch.add("linear", y, packed=weight, biased=True))
+    images = sketch.random.normal(size=(16, 6, 5, 5)).astype(np.float32)
+    made = quantized(program, images)
+    assert error(program, made, images) < 0.05
+    (conv, _, linear) = program.graph.nodes
+    turned = np.sign(program.arrays[conv.epilogue.scale])
+    bases, linear_before = program.weights[conv.weight], program.weights[linear.weight]
+    assert made.weights[conv.weight].spec == replace(bases.spec, values=INT8)
+    want = np.sign(bases.factors()[1]) * turned[:, None, None]
+    assert np.array_equal(made.weights[conv.weight].codes()[1], want)
+    assert made.weights[linear.weight].spec == linear_before.spec
+    assert np.array_equal(made.weights[linear.weight].integers()[0], np.sign(linear_before.dense()))
+
+
+def test_ternary_weights_whose_scales_16_bits_do_not_hold_take_another_form() -> None:
+    sketch = Sketch(4)
+    x = sketch.input("batch", 6, 5, 5)
+    y = sketch.add("conv2d", x, packed=ternary_basis("runs", (6, 6, 3, 3)), scaled=True)
+    program = sketch.program(y)
+    (name,) = program.arrays
+    program = replace(program, arrays={name: np.full(6, 1e6, np.float32)})
+    images = sketch.random.normal(size=(4, 6, 5, 5)).astype(np.float32)
+    made = quantized(program, images)
+    (weight,) = made.weights.values()
+    assert (weight.spec.format, weight.spec.values) == ("sparse", INT8)
     assert error(program, made, images) < 0.05
 
 

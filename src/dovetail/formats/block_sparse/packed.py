@@ -81,7 +81,7 @@ class PackedBlockSparse(Packed):
 
     def validate_arrays(self) -> None:
         """One block per position, positions within the weight, no more than the spec allows, zeros as filling."""
-        self.require_only("weight", besides=(positions.stored_as("weight", self.arrays),))
+        self.require_only("weight", besides=positions.stored_as("weight", self.arrays))
         indices, grid = self.indices(), self.spec.grid(self.shape)
         self.require("weight", (len(indices), self.spec.block))
         present = np.zeros(math.prod(grid), dtype=np.bool_)

@@ -29,6 +29,7 @@ class BlockSparseSpec(Spec):
     keep: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
             raise SpecError(f"block_sparse block must be a whole number from 1, not {self.block!r}")
         if self.density is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,48 +13,61 @@ from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import positions
 from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size, scaled
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
-from dovetail.formats.values import ONE_ROW, FloatArray, Integer8, Rows, Values
+from dovetail.formats.kernel_basis.ternary import require_ternary, ternarise
+from dovetail.formats.values import ONE_ROW, TERNARY, FloatArray, Integer8, Rows, Values, Whole
 
 Init = Literal["svd", "pca_nomean"]
+Work = tuple[int, int]  # with the bases, and with the coefficients
+T = TypeVar("T", bound=np.generic)
 
 
 class PackedKernelBasis(Packed):
     """Arrays `bases` (d, R, S) and `coefficients` (K, C/groups, d).
 
     With sparse coefficients `coefficients` holds only the non-zero ones, in the order of the flattened
-    (K, C/groups, d), and `coefficients.bitmap` or `coefficients.gaps` says where they stand.
+    (K, C/groups, d), and `coefficients.bitmap` or `coefficients.gaps` says where they stand. With ternary ones it holds
+    their signs, in the order of (K, d, C/groups), and the positions are a set of rows, one for each output and basis.
     """
 
     spec: KernelBasisSpec
 
     @classmethod
     def from_dense(cls, weight: FloatArray, spec: KernelBasisSpec) -> Self:
-        """The truncated SVD of the (K C, R S) matrix of kernels: the Frobenius optimum for `spec.bases`."""
+        """The truncated SVD of the (K C, R S) matrix of kernels: the Frobenius optimum for `spec.bases`.
+
+        Ternary coefficients are then those of `ternarise`, and the bases take their scales.
+        """
         weight = as_weight(weight)
         spec.check(weight.shape)
         bases, coefficients = decompose(weight, spec.bases)
+        if spec.coefficients == "ternary":
+            coefficients, scales = ternarise(coefficients)
+            bases = bases * scales[:, None, None]
         return cls.from_factors(bases, coefficients, spec)
 
     @classmethod
     def from_factors(cls, bases: np.ndarray, coefficients: np.ndarray, spec: KernelBasisSpec) -> Self:
-        """From `bases` (d, R, S) and `coefficients` (K, C/groups, d), zeros included."""
+        """From `bases` (d, R, S) and `coefficients` (K, C/groups, d), zeros included.
+
+        Raises:
+            SpecError: ternary coefficients of an output have several magnitudes, or one that float16 does not hold.
+        """
         bases, stored = as_weight(bases), as_weight(coefficients)
         arrays, rows = spec.values.encode("bases", bases, ONE_ROW), None
-        if spec.coefficients == "sparse":
-            present = spec.values.round(stored) != 0
-            arrays |= positions.encode("coefficients", present)
+        values = _values_of_coefficients(spec)
+        if spec.coefficients != "dense":
+            stored = _ordered(stored, spec)
+            present = stored != 0 if values == TERNARY else values.round(stored) != 0
+            arrays |= positions.encode("coefficients", present, _row(spec, coefficients.shape[1]))
             rows, stored = _output_of(np.flatnonzero(present), stored.shape), stored[present]
-        arrays |= spec.values.encode("coefficients", stored, rows)
+            if values == TERNARY:
+                require_ternary(stored, rows)
+        arrays |= values.encode("coefficients", stored, rows)
         return cls(spec, (*coefficients.shape[:2], *bases.shape[1:]), arrays)
 
     def factors(self) -> tuple[FloatArray, FloatArray]:
         """`bases` (d, R, S) and `coefficients` (K, C/groups, d) as float32, zeros filled in."""
-        bases, stored = self.decode("bases"), self.decode("coefficients")
-        if self.spec.coefficients == "dense":
-            return bases, stored
-        coefficients = np.zeros(self._grid, dtype=np.float32)
-        coefficients.ravel()[self._positions()] = stored
-        return bases, coefficients
+        return self.decode("bases"), self._in_place(self.decode("coefficients"))
 
     def dense(self) -> FloatArray:
         """W[k,c,r,s] = sum over b of coefficients[k,c,b] bases[b,r,s]."""
@@ -62,41 +75,52 @@ class PackedKernelBasis(Packed):
         return np.tensordot(coefficients, bases, axes=1).astype(np.float32)
 
     def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
-        """Bases and coefficients in another value type; the coefficients take the factors of the outputs."""
+        """Bases and coefficients in another value type; the coefficients take the factors of the outputs.
+
+        Ternary ones stay what they are, but for those of outputs whose scale becomes too small for float16.
+        """
         bases, coefficients = self.factors()
-        return type(self).from_factors(bases, scaled(coefficients, multiply), replace(self.spec, values=values))
+        coefficients = scaled(coefficients, multiply)
+        if self.spec.coefficients == "ternary":
+            coefficients = TERNARY.round(coefficients)
+        return type(self).from_factors(bases, coefficients, replace(self.spec, values=values))
 
     def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
         """Codes of the coefficients times codes of the bases, which have one scale for all (int8 values)."""
-        values = self.spec.values
-        if not isinstance(values, Integer8):
+        values, others = self.spec.values, self.values_of("coefficients")
+        if not (isinstance(values, Integer8) and isinstance(others, Whole)):
             return None
         bases, coefficients = self.codes()
         weight = np.tensordot(coefficients.astype(np.int32), bases.astype(np.int32), axes=1)
-        scale = values.scale("coefficients", self.arrays, self.rows("coefficients"))
+        scale = others.scale("coefficients", self.arrays, self.rows("coefficients"))
         return weight, scale * values.scale("bases", self.arrays, ONE_ROW)
 
     def codes(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
         """`bases` (d, R, S) and `coefficients` (K, C/groups, d) of int8 values, as they are stored, zeros filled in."""
-        values = self.spec.values
-        if not isinstance(values, Integer8):
+        values, others = self.spec.values, self.values_of("coefficients")
+        if not (isinstance(values, Integer8) and isinstance(others, Whole)):
             raise ProgramError(f"a weight of {values.name} values has no codes")
-        bases, stored = values.codes("bases", self.arrays), values.codes("coefficients", self.arrays)
-        if self.spec.coefficients == "dense":
-            return bases, stored
-        coefficients = np.zeros(self._grid, dtype=np.int8)
-        coefficients.ravel()[self._positions()] = stored
-        return bases, coefficients
+        stored = others.codes("coefficients", self.arrays, self.rows("coefficients"))
+        return values.codes("bases", self.arrays), self._in_place(stored)
+
+    def values_of(self, name: str) -> Values:
+        """Those of the spec, but for ternary coefficients."""
+        return self.spec.values if name == "bases" else _values_of_coefficients(self.spec)
 
     def rows(self, name: str) -> Rows | None:
         """One scale for all bases; of the coefficients, one per output channel."""
         if name == "bases":
             return ONE_ROW
-        return _output_of(self._positions(), self._grid) if self.spec.coefficients == "sparse" else None
+        return None if self.spec.coefficients == "dense" else _output_of(self._positions(), self._grid)
 
     def macs(self, at: Geometry) -> int:
-        """Of the cheapest exact order: see `least_macs`."""
-        return least_macs(self.shape, self.spec.bases, self.stored_coefficients(), self.live_kernels(), at)
+        """Of the cheapest exact order: see `least_macs`. Ternary coefficients multiply nothing."""
+        with_bases, with_coefficients = self._cheapest(at)
+        return with_bases + (with_coefficients if self.spec.coefficients != "ternary" else 0)
+
+    def additions(self, at: Geometry) -> int:
+        """What ternary coefficients add or subtract, in the same order of evaluation."""
+        return self._cheapest(at)[1] if self.spec.coefficients == "ternary" else 0
 
     def stored_coefficients(self) -> int:
         """How many coefficients the file holds."""
@@ -106,7 +130,9 @@ class PackedKernelBasis(Packed):
         """How many of the K C kernels have a stored coefficient."""
         if self.spec.coefficients == "dense":
             return self.shape[0] * self.shape[1]
-        return len(np.unique(self._positions() // self.spec.bases))
+        alive = np.zeros(self._grid, dtype=np.bool_)
+        alive.ravel()[self._positions()] = True
+        return int(alive.any(axis=1 if self.spec.coefficients == "ternary" else 2).sum())
 
     def nonzeros(self) -> int:
         """Non-zero coefficients and entries of the bases."""
@@ -123,29 +149,64 @@ class PackedKernelBasis(Packed):
             self.require_only("bases", "coefficients")
             self.require("coefficients", self._grid)
             return
-        where = positions.stored_as("coefficients", self.arrays)
-        self.require_only("bases", "coefficients", besides=(where,))
+        where = positions.stored_as("coefficients", self.arrays, _row(self.spec, self.shape[1]))
+        self.require_only("bases", "coefficients", besides=where)
         self.require("coefficients", (len(self._positions()),))
 
     @property
     def _grid(self) -> Shape:
-        return (*self.shape[:2], self.spec.bases)
+        """Of the coefficients, in the order in which they are stored."""
+        k, c = self.shape[:2]
+        return (k, self.spec.bases, c) if self.spec.coefficients == "ternary" else (k, c, self.spec.bases)
 
     def _positions(self) -> positions.Indices:
-        return positions.decode("coefficients", self.arrays, math.prod(self._grid))
+        row = _row(self.spec, self.shape[1])
+        return positions.decode("coefficients", self.arrays, math.prod(self._grid), row)
+
+    def _in_place(self, stored: NDArray[T]) -> NDArray[T]:
+        """The stored coefficients as (K, C/groups, d), zeros filled in."""
+        if self.spec.coefficients == "dense":
+            return stored
+        coefficients = np.zeros(self._grid, dtype=stored.dtype)
+        coefficients.ravel()[self._positions()] = stored
+        return _ordered(coefficients, self.spec)
+
+    def _cheapest(self, at: Geometry) -> Work:
+        """Of equally cheap orders the one that multiplies least."""
+        orders = orders_of(self.shape, self.spec.bases, self.stored_coefficients(), self.live_kernels(), at)
+        return min(orders, key=lambda work: (sum(work), work[0]))
 
 
 def least_macs(shape: Shape, d: int, n: int, live: int, at: Geometry) -> int:
-    """The least of three exact orders, for C channels over all groups, d bases, and n coefficients in `live` kernels.
+    """The least of three exact orders: see `orders_of`."""
+    return min(map(sum, orders_of(shape, d, n, live, at)))
 
-    conv-first: C d RS H'W' + n H'W' (each channel meets each basis, then a sparse 1x1);
-    coef-first: n HW + K d RS H'W' (a sparse 1x1, then each basis per output channel);
+
+def orders_of(shape: Shape, d: int, n: int, live: int, at: Geometry) -> list[Work]:
+    """Three exact orders, for C channels over all groups, d bases, and n coefficients in `live` kernels.
+
+    conv-first: C d RS H'W' and n H'W' (each channel meets each basis, then a sparse 1x1);
+    coef-first: K d RS H'W' and n HW (a sparse 1x1, then each basis per output channel);
     recomposed: RS H'W' per kernel that has a stored coefficient.
     """
     (k, c), (r, s) = shape[:2], kernel_size(shape)
-    conv_first = (c * at.groups * d * r * s + n) * at.outputs
-    coef_first = n * at.inputs + k * d * r * s * at.outputs
-    return min(conv_first, coef_first, live * r * s * at.outputs)
+    conv_first = (c * at.groups * d * r * s * at.outputs, n * at.outputs)
+    coef_first = (k * d * r * s * at.outputs, n * at.inputs)
+    return [conv_first, coef_first, (live * r * s * at.outputs, 0)]
+
+
+def _values_of_coefficients(spec: KernelBasisSpec) -> Values:
+    return TERNARY if spec.coefficients == "ternary" else spec.values
+
+
+def _row(spec: KernelBasisSpec, channels: int) -> int | None:
+    """How many coefficients an output has for a basis, where their positions are a set of rows."""
+    return channels if spec.coefficients == "ternary" else None
+
+
+def _ordered(coefficients: NDArray[T], spec: KernelBasisSpec) -> NDArray[T]:
+    """From (K, C/groups, d) to the order of storage, or back."""
+    return np.ascontiguousarray(coefficients.swapaxes(1, 2)) if spec.coefficients == "ternary" else coefficients
 
 
 def _output_of(indices: positions.Indices, grid: Shape) -> Rows:

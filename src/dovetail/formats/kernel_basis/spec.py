@@ -8,14 +8,15 @@ from typing import ClassVar, Literal, get_args
 from dovetail.errors import SpecError
 from dovetail.formats.base import Shape, Spec, check_rank, kernel_size
 
-Coefficients = Literal["dense", "sparse"]
+Coefficients = Literal["dense", "sparse", "ternary"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelBasisSpec(Spec):
     """A convolution whose R x S kernels are combinations of `bases` shared ones (d of the PENNI paper).
 
-    `coefficients` says how the combinations are stored: all of them, or the non-zero ones and their positions.
+    `coefficients` says how the combinations are stored: all of them, or the non-zero ones and their positions, or the
+    signs of these, positions and a scale per output channel. The value type of ternary ones is that of the bases alone.
     """
 
     format: ClassVar[str] = "kernel_basis"
@@ -23,9 +24,11 @@ class KernelBasisSpec(Spec):
     coefficients: Coefficients = "dense"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.whole("bases")
         if self.coefficients not in get_args(Coefficients):
-            raise SpecError(f"kernel_basis coefficients are 'dense' or 'sparse', not {self.coefficients!r}")
+            known = "'dense', 'sparse' or 'ternary'"
+            raise SpecError(f"kernel_basis coefficients are {known}, not {self.coefficients!r}")
 
     def check(self, shape: Shape, name: str = "") -> None:
         """There are at most R S independent kernels."""

@@ -13,11 +13,14 @@ from dovetail.errors import ProgramError
 from dovetail.formats import positions
 from dovetail.formats.base import Geometry, Packed, Shape, as_weight, scaled
 from dovetail.formats.sparse.spec import SparseSpec
-from dovetail.formats.values import FloatArray, Integer8, Rows, Values
+from dovetail.formats.values import TERNARY, FloatArray, Rows, Values, Whole
 
 
 class PackedSparse(Packed):
-    """Arrays `weight` (n,), the kept entries in flattened order, and `weight.bitmap` or `weight.gaps`."""
+    """Arrays `weight` (n,), the kept entries in flattened order, and their positions, `weight.bitmap` or `weight.gaps`.
+
+    Of ternary values `weight` has their signs, a bit each, and the positions are a set of rows, one per output.
+    """
 
     spec: SparseSpec
 
@@ -28,8 +31,8 @@ class PackedSparse(Packed):
         spec.check(weight.shape)
         present = largest(weight, spec.most(weight.size)) & (spec.values.round(weight) != 0)
         rows = _output_of(np.flatnonzero(present), weight.shape)
-        arrays = {**spec.values.encode("weight", weight[present], rows), **positions.encode("weight", present)}
-        return cls(spec, weight.shape, arrays)
+        where = positions.encode("weight", present, _row(spec, weight.shape))
+        return cls(spec, weight.shape, {**spec.values.encode("weight", weight[present], rows), **where})
 
     def dense(self) -> FloatArray:
         """The kept entries in place, zeros elsewhere."""
@@ -45,28 +48,32 @@ class PackedSparse(Packed):
 
     def indices(self) -> positions.Indices:
         """Indices of the kept entries into the flattened weight, rising."""
-        return positions.decode("weight", self.arrays, math.prod(self.shape))
+        return positions.decode("weight", self.arrays, math.prod(self.shape), _row(self.spec, self.shape))
 
     def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
         """The kept entries in another value type; those that become zero there are dropped."""
         return type(self).from_dense(scaled(self.dense(), multiply), replace(self.spec, values=values))
 
     def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
-        """Codes in place, zeros elsewhere, and the scales of int8 values."""
-        values = self.spec.values
-        if not isinstance(values, Integer8):
+        """Codes in place, zeros elsewhere, and the scales of int8 and ternary values."""
+        values, rows = self.spec.values, self.rows("weight")
+        if not isinstance(values, Whole):
             return None
         weight = np.zeros(self.shape, dtype=np.int32)
-        weight.ravel()[self.indices()] = values.codes("weight", self.arrays)
-        return weight, values.scale("weight", self.arrays, self.rows("weight"))
+        weight.ravel()[self.indices()] = values.codes("weight", self.arrays, rows)
+        return weight, values.scale("weight", self.arrays, rows)
 
     def rows(self, name: str) -> Rows:
         """One scale per output channel."""
         return _output_of(self.indices(), self.shape)
 
     def macs(self, at: Geometry) -> int:
-        """One per kept entry and output position."""
-        return self.params() * at.outputs
+        """One per kept entry and output position; none of ternary ones, which are added or subtracted."""
+        return 0 if self.spec.values == TERNARY else self.params() * at.outputs
+
+    def additions(self, at: Geometry) -> int:
+        """One per kept ternary entry and output position."""
+        return self.params() * at.outputs if self.spec.values == TERNARY else 0
 
     def nonzeros(self) -> int:
         """Kept entries that are not zero."""
@@ -78,11 +85,17 @@ class PackedSparse(Packed):
 
     def validate_arrays(self) -> None:
         """One value per position, positions within the weight, no more of them than the density allows."""
-        self.require_only("weight", besides=(positions.stored_as("weight", self.arrays),))
+        where = positions.stored_as("weight", self.arrays, _row(self.spec, self.shape))
+        self.require_only("weight", besides=where)
         kept, most = len(self.indices()), self.spec.most(math.prod(self.shape))
         self.require("weight", (kept,))
         if kept > most:
             raise ProgramError(f"sparse weight of shape {self.shape} keeps {kept} entries; its density allows {most}")
+
+
+def _row(spec: SparseSpec, shape: Shape) -> int | None:
+    """How many entries an output has, where the positions are a set of rows."""
+    return math.prod(shape[1:]) if spec.values == TERNARY else None
 
 
 def _output_of(indices: positions.Indices, shape: Shape) -> Rows:

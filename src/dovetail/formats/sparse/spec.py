@@ -8,16 +8,22 @@ from typing import ClassVar
 
 from dovetail.errors import SpecError
 from dovetail.formats.base import Shape, Spec, check_rank
+from dovetail.formats.values import TERNARY, Values
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseSpec(Spec):
-    """Any entry of the weight may be zero. `density` is the fraction kept; None keeps exactly the non-zeros given."""
+    """Any entry of the weight may be zero. `density` is the fraction kept; None keeps exactly the non-zeros given.
+
+    Of ternary values the non-zeros are those beyond a threshold: see `values.Ternary`.
+    """
 
     format: ClassVar[str] = "sparse"
+    holds: ClassVar[tuple[Values, ...]] = (*Spec.holds, TERNARY)
     density: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.density is None:
             return
         if isinstance(self.density, bool | str) or not 0 < float(self.density) <= 1:

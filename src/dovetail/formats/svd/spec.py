@@ -17,6 +17,7 @@ class SvdSpec(Spec):
     rank: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.whole("rank")
 
     def check(self, shape: Shape, name: str = "") -> None:

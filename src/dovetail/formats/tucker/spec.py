@@ -21,6 +21,7 @@ class TuckerSpec(Spec):
     rank_out: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.whole("rank_in")
         self.whole("rank_out")
 

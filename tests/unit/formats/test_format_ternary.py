@@ -1,0 +1,266 @@
+"""Ternary coefficients and weights: what is stored by hand, what it means, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dovetail.errors import ProgramError, SpecError
+from dovetail.formats import Geometry, KernelBasisSpec, PackedKernelBasis, PackedSparse, SparseSpec
+from dovetail.formats import layer as layers
+from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.kernel_basis.packed import decompose
+from dovetail.formats.kernel_basis.ternary import ternarise
+from dovetail.formats.values import BF16, F32, INT8, TERNARY, Rows, Values
+from dovetail.program.program import Program
+from dovetail.program.store import load, save
+from programs import POSITIONS, Sketch, ternary_basis
+
+RANDOM = np.random.default_rng(3)
+SPEC = KernelBasisSpec(bases=4, coefficients="ternary", values=INT8)
+
+
+def signs(*shape: int, density: float = 0.3) -> np.ndarray:
+    return RANDOM.choice([-1.0, 1.0], shape) * (RANDOM.random(shape) < density)
+
+
+def bases(count: int = 4) -> np.ndarray:
+    return RANDOM.standard_normal((count, 3, 3)).astype(np.float32)
+
+
+# Kernel bases
+
+
+@pytest.mark.parametrize("values", [F32, BF16, INT8], ids=lambda values: values.name)
+def test_coefficients_come_back_bit_for_bit(values: Values) -> None:
+    spec = KernelBasisSpec(bases=4, coefficients="ternary", values=values)
+    given, scales = signs(7, 70, 4), np.float32(RANDOM.uniform(0.1, 3, 7).astype(np.float16))
+    packed = PackedKernelBasis.from_factors(bases(), given * scales[:, None, None], spec)
+    packed.validate()
+    assert np.array_equal(packed.factors()[1], given * scales[:, None, None])
+    again = PackedKernelBasis.from_factors(*packed.factors(), spec)
+    assert all(np.array_equal(again.arrays[name], packed.arrays[name]) for name in packed.arrays)
+
+
+def test_a_layer_by_hand() -> None:
+    """Two outputs, three bases, ten channels: rows 0 and 4 have members, at 1 and 9, and at 0 to 9."""
+    given = np.zeros((2, 10, 3))
+    given[0, [1, 9], 0] = [1, -1]
+    given[1, :, 1] = -0.5
+    packed = PackedKernelBasis.from_factors(bases(3), given, KernelBasisSpec(bases=3, coefficients="ternary"))
+    assert packed.arrays["coefficients.rows"].tolist() == [0b10001]
+    assert packed.arrays["coefficients.bitmap"].tolist() == [0b10, 0b11111110, 0b1111]
+    assert packed.arrays["coefficients"].tolist() == [0b11111110, 0b1111]
+    assert packed.arrays["coefficients.scale"].tolist() == [1, 0.5]
+    assert packed.arrays["coefficients.scale"].dtype == np.float16
+    assert packed.bits() == 8 * (1 + 3 + 2) + 2 * 16 + 27 * 32
+    assert packed.params() == 12 + 27
+    assert packed.live_kernels() == 2 + 10
+
+
+def test_a_layer_without_coefficients_is_stored() -> None:
+    packed = PackedKernelBasis.from_factors(bases(), np.zeros((6, 500, 4)), SPEC)
+    packed.validate()
+    # A bit for each of 24 rows; the absent places would take 3 counts of 12 bits, 6 bytes with the first.
+    assert packed.arrays["coefficients.rows"].tolist() == [0, 0, 0]
+    assert packed.arrays["coefficients.bitmap"].tolist() == []
+    assert packed.bits() == 8 * 3 + 6 * 16 + 36 * 8 + 32
+    assert not packed.dense().any()
+    assert packed.macs(Geometry(9, 9)) == packed.additions(Geometry(9, 9)) == packed.stored_coefficients() == 0
+
+
+@pytest.mark.parametrize("values", [F32, INT8], ids=lambda values: values.name)
+def test_as_many_bases_as_places(values: Values) -> None:
+    """Of unit kernels, which int8 holds exactly: any ternary weight."""
+    unit = np.eye(9, dtype=np.float32).reshape(9, 3, 3)
+    weight = signs(5, 6, 3, 3).astype(np.float32)
+    spec = KernelBasisSpec(bases=9, coefficients="ternary", values=values)
+    packed = PackedKernelBasis.from_factors(unit, weight.reshape(5, 6, 9), spec)
+    assert np.abs(packed.dense() - weight).max() <= (0 if values == F32 else 1e-7)
+    with pytest.raises(SpecError, match="10 bases for 3x3 kernels; at most 9"):
+        PackedKernelBasis.from_dense(weight, KernelBasisSpec(bases=10, coefficients="ternary"))
+
+
+def test_scales_fold_into_the_bases_before_these_are_rounded() -> None:
+    weight = RANDOM.standard_normal((12, 9, 3, 3)).astype(np.float32)
+    shared, coefficients = decompose(weight, 6)
+    kept, scales = ternarise(coefficients)
+    unfolded = np.einsum("kcm,m,mrs->kcrs", kept, scales, shared)
+    for values, tolerance in ((F32, 1e-5), (INT8, 6 * 0.5 / 127)):
+        packed = PackedKernelBasis.from_dense(weight, KernelBasisSpec(bases=6, coefficients="ternary", values=values))
+        assert np.array_equal(packed.factors()[1], kept)
+        assert np.abs(packed.dense() - unfolded).max() <= tolerance * np.abs(scales[:, None, None] * shared).max()
+
+
+def test_the_threshold_is_of_each_basis() -> None:
+    coefficients = np.array([[[1.0, 100.0], [0.05, 5.1]], [[-0.5, -4.9], [0.051, 0.0]]])
+    kept, scales = ternarise(coefficients)
+    assert kept.tolist() == [[[1, 1], [0, 1]], [[-1, 0], [1, 0]]]
+    np.testing.assert_allclose(scales, [(1 + 0.5 + 0.051) / 3, (100 + 5.1) / 2])
+    kept, scales = ternarise(coefficients, 0.5)
+    assert kept.tolist() == [[[1, 1], [0, 0]], [[0, 0], [0, 0]]]
+    assert ternarise(np.zeros((2, 2, 2)))[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("density", [0.1, 0.03, 0.01])
+def test_bits_per_coefficient_are_those_of_the_formula(density: float) -> None:
+    """Runs, with a sign each: p b / (1 - (1-p)^(2^b - 1)) + p."""
+    k, c, d = 64, 256, 6
+    given = signs(k, c, d, density=density)
+    spec = KernelBasisSpec(bases=d, coefficients="ternary", values=INT8)
+    packed = PackedKernelBasis.from_factors(bases(d), given, spec)
+    p = np.count_nonzero(given) / given.size
+    expected = min(p * b / (1 - (1 - p) ** (2**b - 1)) + p for b in range(2, 13))
+    others = 8 * d * 9 + 32 + 16 * k
+    assert {"coefficients.runs", "coefficients.gaps"} & set(packed.arrays)  # gaps are of 8 bits, which is best at 1 %
+    assert (packed.bits() - others) / given.size == pytest.approx(expected, rel=0.02)
+
+
+def test_work_by_hand() -> None:
+    """20 outputs share 2 inputs and 1 basis, 40 signs: conv-first. One sign alone is recomposed, and multiplies."""
+    spec = KernelBasisSpec(bases=1, coefficients="ternary")
+    packed = PackedKernelBasis.from_factors(bases(1), np.ones((20, 2, 1)), spec)
+    assert (packed.macs(Geometry(16, 16)), packed.additions(Geometry(16, 16))) == (2 * 9 * 16, 40 * 16)
+    packed = PackedKernelBasis.from_factors(bases(1), np.ones((2, 20, 1)), spec)
+    assert (packed.macs(Geometry(64, 16)), packed.additions(Geometry(64, 16))) == (2 * 9 * 16, 40 * 64)
+    one = np.zeros((3, 2, 1))
+    one[0, 0] = 1
+    packed = PackedKernelBasis.from_factors(bases(1), one, spec)
+    assert (packed.macs(Geometry(16, 16)), packed.additions(Geometry(16, 16))) == (9 * 16, 0)
+
+
+def test_every_order_gives_the_same_whole_numbers() -> None:
+    packed = PackedKernelBasis.from_factors(bases(), signs(5, 6, 4), SPEC)
+    shared, coefficients = (torch.from_numpy(part.astype(np.float64)) for part in packed.codes())
+    assert set(np.unique(coefficients)) == {-1, 0, 1}
+    x = torch.from_numpy(RANDOM.integers(-255, 256, (1, 6, 7, 8)).astype(np.float64))
+    for stride in (1, 2):
+        place = {"stride": stride, "padding": 1}
+        recomposed = nn.functional.conv2d(x, torch.from_numpy(packed.integers()[0].astype(np.float64)), **place)
+        mixed = nn.functional.conv2d(x, coefficients.transpose(1, 2).reshape(20, 6, 1, 1))
+        coef_first = nn.functional.conv2d(mixed, shared.repeat(5, 1, 1).view(5, 4, 3, 3), groups=5, **place)
+        maps = nn.functional.conv2d(x, shared.repeat(6, 1, 1)[:, None], groups=6, **place)
+        conv_first = nn.functional.conv2d(maps, coefficients.reshape(5, 24, 1, 1))
+        assert torch.equal(coef_first, recomposed)
+        assert torch.equal(conv_first, recomposed)
+
+
+def test_casting_keeps_signs_and_takes_factors_into_the_scales() -> None:
+    given = signs(5, 6, 4)
+    given[:, 0, 0] = 1
+    packed = PackedKernelBasis.from_factors(bases(), given, SPEC)
+    multiply = np.array([1, -2, 0, 0.3, 1e-9], np.float32)
+    cast = packed.cast(INT8, multiply)
+    wanted = np.sign(multiply) * (np.abs(multiply) > 1e-8)
+    assert np.array_equal(cast.codes()[1], given * wanted[:, None, None])
+    assert cast.arrays["coefficients.scale"].tolist() == [1, 2, 1, np.float16(0.3), 1]
+    with pytest.raises(SpecError, match=r"row 0 have the scale 1e.05, which 16 bits do not hold"):
+        packed.cast(INT8, multiply * np.float32(1e5))
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [
+        (np.linspace(1, 2, 24).reshape(6, 4), "coefficients of output 0 have magnitudes from 1 to 2"),
+        (1e5, "row 0 have the scale 1e.05"),
+        (1e-9, "row 0 have the scale 1e-09"),
+        (np.nan, "NaN"),
+    ],
+)
+def test_what_is_not_ternary_is_refused(factor: np.ndarray | float, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        PackedKernelBasis.from_factors(bases(), np.ones((5, 6, 4)) * factor, SPEC)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_scales_are_positive(scale: float) -> None:
+    packed = ternary_basis("runs", (6, 6, 3, 3))
+    packed.arrays["coefficients.scale"][2] = scale
+    with pytest.raises(ProgramError, match="positive and finite"):
+        packed.validate()
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_files_hold_it_bit_for_bit(kind: str, tmp_path) -> None:
+    packed = ternary_basis(kind, (6, 6, 3, 3), INT8)
+    file = save(program_of(packed), tmp_path / "a.dovetail")
+    (found,) = load(file).weights.values()
+    assert found.spec == packed.spec
+    assert {name: (a.dtype, a.tolist()) for name, a in found.arrays.items()} == {
+        name: (a.dtype, a.tolist()) for name, a in packed.arrays.items()
+    }
+    assert save(load(file), tmp_path / "b.dovetail").read_bytes() == file.read_bytes()
+
+
+def program_of(packed: PackedKernelBasis) -> Program:
+    sketch = Sketch()
+    x = sketch.input("batch", packed.shape[1], 5, 5)
+    return sketch.program(sketch.add("conv2d", x, packed=packed, padding=(1, 1, 1, 1)))
+
+
+def test_a_layer_of_ternary_coefficients_packs_them() -> None:
+    conv = nn.Conv2d(6, 5, 3, padding=1)
+    layer = KernelBasisConv2d.from_dense(conv, KernelBasisSpec(bases=4, coefficients="ternary"))
+    assert set(layer.coefficients.unique().tolist()) <= {-1, 0, 1}
+    given = torch.from_numpy(signs(5, 6, 4)).float()
+    with torch.no_grad():
+        layer.coefficients.copy_(given * torch.tensor([1, 0.5, 2, 3, 0.25]).view(5, 1, 1))
+    packed = layer.pack()
+    assert packed.spec.coefficients == "ternary"
+    assert np.array_equal(np.sign(packed.factors()[1]), given.numpy())
+    assert torch.allclose(torch.from_numpy(packed.dense()), layer.weight(), atol=1e-6)
+    layer.prune(given > 0)
+    assert layer.pack().stored_coefficients() == int((given > 0).sum())
+    with torch.no_grad():
+        layer.coefficients[0].copy_(torch.linspace(1, 2, 24).view(6, 4))
+    layer.prune(torch.ones_like(given, dtype=torch.bool))
+    with pytest.raises(SpecError, match="output 0 have magnitudes"):
+        layer.pack()
+
+
+# Sparse weights
+
+
+def test_a_linear_layer_by_hand() -> None:
+    weight = np.zeros((3, 20), np.float32)
+    weight[0, [2, 5]], weight[2, 19] = [0.5, -0.5], 2
+    packed = PackedSparse.from_dense(weight, SparseSpec(values=TERNARY))
+    packed.validate()
+    assert packed.arrays["weight"].tolist() == [0b010]
+    assert packed.arrays["weight.scale"].tolist() == [0.5, 1.25, 2]  # the median for the row without any
+    assert np.array_equal(packed.dense(), weight)
+    codes, scale = packed.integers()
+    assert np.array_equal(codes, np.sign(weight))
+    assert scale.dtype == np.float32
+    assert (packed.params(), packed.macs(Geometry()), packed.additions(Geometry())) == (3, 0, 3)
+    # Gaps 2, 2, 53 and 0: each a byte.
+    assert packed.arrays["weight.gaps"].tolist() == [2, 2, 53, 0]
+    assert packed.bits() == 8 * (1 + 4) + 3 * 16
+
+
+def test_a_pointwise_layer_becomes_ternary_by_its_outputs() -> None:
+    conv = nn.Conv2d(4, 2, 1, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(torch.tensor([[1, -2, 0.1, 0], [0.01, 0.02, 0.03, -0.04]]).view(2, 4, 1, 1))
+    layer = layers.from_dense(conv, SparseSpec(values=TERNARY))
+    half = float(np.float16(0.025))
+    wanted = torch.tensor([[1.5, -1.5, 0, 0], [half, half, half, -half]])
+    assert torch.equal(layer.weight()[:, :, 0, 0], wanted)
+    assert layer.pack().spec == SparseSpec(values=TERNARY)
+
+
+def test_signs_that_are_no_list_are_refused() -> None:
+    for array in (np.ones((2, 2), np.float32), np.array([1, 0], np.float32)):
+        with pytest.raises(SpecError, match="a list of numbers that are not zero"):
+            TERNARY.encode("w", array, Rows(np.zeros(array.shape, np.int64), 1))
+    with pytest.raises(SpecError, match="a list"):
+        TERNARY.encode("w", np.ones(2, np.float32))
+
+
+def test_what_is_too_small_for_a_scale_becomes_zero() -> None:
+    array = np.array([[1e-9, -1e-9], [1, 0.04], [2e5, 0]], np.float32)
+    assert TERNARY.round(array[:2]).tolist() == [[0, 0], [1, 0]]
+    with pytest.raises(SpecError, match=r"row 2 have the scale 2e.05"):
+        TERNARY.round(array)
