@@ -158,7 +158,7 @@ def _places(coefficients: np.ndarray, line: int, zeros: int, vectors: int) -> di
 
 
 def _multiple(counts: np.ndarray, vectors: int) -> int:
-    """To what lists of these lengths are best filled up: additions, two in a cycle, against loops whose end surprises."""
+    """To what lists of these lengths are filled up: additions, two in a cycle, against ends of loops that surprise."""
     if vectors > 4:  # as coefficient_turn in conv_coefficients.inl
         return 1
 
