@@ -55,7 +55,7 @@ def write(page: Page, path: str | os.PathLike[str]) -> Path:
 
 
 def leading(page: Page) -> Variant | None:
-    """The network that the page speaks of first: the fastest of those that lose little, else the first compressed one."""
+    """The network that the page speaks of first: the fastest of those that lose little, else the first."""
     dense, *others = page.variants
     near = {
         ours.name: ours
