@@ -10,7 +10,7 @@ import pytest
 
 from dovetail.errors import DovetailError
 from dovetail.report import Layer, Left, Page, Point, Ratio, Section, Variant, numbers, plot, render, write
-from dovetail.report.page import lead
+from dovetail.report.page import lead, leading
 
 DENSE = Variant("dense net", 93.39, 855_770, 125_500_000, 3_450_000, 2.0)
 OURS = Variant("penni", 92.71, 200_000, 31_000_000, 800_000, 0.8, speedup=2.2)
@@ -196,3 +196,12 @@ def test_a_quotient_needs_both_numbers():
     assert numbers.quotient(6, 3) == 2
     assert numbers.quotient(None, 3) is None
     assert numbers.quotient(6, 0) is None
+
+
+def test_the_page_leads_with_the_fastest_network_that_loses_little():
+    dense, near, nearer, far = (Variant(n, accuracy=a) for n, a in (("a", 94.0), ("b", 93.0), ("c", 93.9), ("d", 92.9)))
+    ratios = [Ratio(name, "vs_best", value, "peer") for name, value in (("b", 3.0), ("c", 2.0), ("d", 5.0))]
+    page = Page("", (dense, far, nearer, near), ratios=tuple(ratios))
+    assert leading(page) == near
+    assert leading(replace(page, ratios=())) == far  # the first
+    assert leading(Page("", (dense,))) is None
