@@ -1,0 +1,29 @@
+"""Cycle and energy models of accelerators. Needs numpy, never torch. Importing this fills `MACHINES`."""
+
+from dovetail.accelerators.draw import drawn
+from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
+from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
+from dovetail.accelerators.parts import as_convolutions
+from dovetail.accelerators.record import record
+from dovetail.accelerators.trace import Charge, Trace, total
+from dovetail.accelerators.workload import Workload
+
+__all__ = [
+    "ACCELERGY45",
+    "COSTS",
+    "DRAM",
+    "ISSCC45",
+    "MACHINES",
+    "Charge",
+    "CostSet",
+    "Machine",
+    "Trace",
+    "Workload",
+    "as_convolutions",
+    "costs_named",
+    "drawn",
+    "machine_named",
+    "record",
+    "register",
+    "total",
+]
