@@ -5,6 +5,7 @@ from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, Cost
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
 from dovetail.accelerators.parts import as_convolutions
 from dovetail.accelerators.record import record
+from dovetail.accelerators.systolic import Systolic
 from dovetail.accelerators.trace import Charge, Trace, total
 from dovetail.accelerators.workload import Workload
 
@@ -17,6 +18,7 @@ __all__ = [
     "Charge",
     "CostSet",
     "Machine",
+    "Systolic",
     "Trace",
     "Workload",
     "as_convolutions",

@@ -138,10 +138,16 @@ def markdown(rows: Iterable[Row]) -> str:
     """The table as Markdown."""
     lines = ["| parameter | value | meaning | known from |", "|---|---|---|---|"]
     for row in rows:
-        value = f"{row.value:,g}" if _is_number(row.value) else str(getattr(row.value, "name", row.value))
+        value = _shown(row.value)
         note = f", {row.note}" if row.note else ""
         lines.append(f"| `{row.field}` | {value} {row.unit}".rstrip() + f" | {row.means} | {row.mark}{note} |")
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if _is_number(value):
+        return f"{int(value):,}" if value == int(value) else f"{value:.6g}"
+    return str(getattr(value, "name", value))
 
 
 def _row(name: str, parameter: Parameter, value: Any, source: Source | None) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_provenance_follows_the_value_not_the_field():
     assert (changed["lanes"], changed["mode"]) == ("given", "paper")
     lines = markdown(known.provenance()).splitlines()
     assert "| `lanes` | 4 | multipliers | paper, table 1 |" in lines
-    assert "| `clock_hz` | 1e+09 Hz | clock | recalled |" in lines
+    assert "| `clock_hz` | 1,000,000,000 Hz | clock | recalled |" in lines
     assert "| `costs` | isscc45 | energies of events | given |" in lines
 
 
@@ -195,3 +196,15 @@ def test_a_trace_takes_plain_numbers_only():
     trace = TOY.simulate(dense_layer(3, 2, (1, 1), (2, 2)))
     with pytest.raises(MachineError, match="cycles of compute must be whole numbers"):
         replace(trace, cycles_by={"compute": np.float64(1.5)})
+
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "accelerators"
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_page_shows_the_parameters_of_each_machine(name):
+    table = markdown(machine_named(name).provenance())
+    pages = [page for page in DOCS.glob("*.md") if f"`{name}`:\n\n{table}\n" in page.read_text()]
+    assert len(pages) == 1
+    assert f"`{name}`" in (DOCS / "index.md").read_text()
+    assert f"accelerators/{pages[0].name}" in (DOCS.parents[1] / "mkdocs.yml").read_text()
