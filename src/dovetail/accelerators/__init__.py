@@ -2,6 +2,7 @@
 
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
+from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
 from dovetail.accelerators.parts import as_convolutions
 from dovetail.accelerators.record import record
@@ -17,6 +18,7 @@ __all__ = [
     "MACHINES",
     "Charge",
     "CostSet",
+    "Eyeriss",
     "Machine",
     "Systolic",
     "Trace",
