@@ -6,6 +6,7 @@ from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
 from dovetail.accelerators.parts import as_convolutions
 from dovetail.accelerators.record import record
+from dovetail.accelerators.scnn import Scnn
 from dovetail.accelerators.sparten import Sparten
 from dovetail.accelerators.systolic import Systolic
 from dovetail.accelerators.trace import Charge, Trace, total
@@ -21,6 +22,7 @@ __all__ = [
     "CostSet",
     "Eyeriss",
     "Machine",
+    "Scnn",
     "Sparten",
     "Systolic",
     "Trace",
