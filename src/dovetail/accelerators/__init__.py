@@ -4,6 +4,7 @@ from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
 from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
+from dovetail.accelerators.memory import chained
 from dovetail.accelerators.parts import as_convolutions
 from dovetail.accelerators.record import record
 from dovetail.accelerators.scnn import Scnn
@@ -28,6 +29,7 @@ __all__ = [
     "Trace",
     "Workload",
     "as_convolutions",
+    "chained",
     "costs_named",
     "drawn",
     "machine_named",

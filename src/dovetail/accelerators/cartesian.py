@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -52,14 +53,15 @@ class Axis:
     inside: NDArray[np.bool_]
     low: Array
 
-    @classmethod
-    def of(cls, size: int, kernel: int, outputs: int) -> Axis:
-        """For `size` coordinates, `kernel` places and `outputs` outputs, all of one phase."""
-        at = np.arange(size)[:, None] - np.arange(kernel)
-        inside = (at >= 0) & (at < outputs)
-        keys = np.concatenate([inside, at % 4], axis=1).astype(np.int64)
-        _, first, kinds = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        return cls(kinds.reshape(-1), inside[first], at[first] % 4)
+
+@lru_cache(maxsize=256)
+def axis_of(size: int, kernel: int, outputs: int) -> Axis:
+    """Of `size` coordinates, `kernel` places and `outputs` outputs, all of one phase."""
+    at = np.arange(size)[:, None] - np.arange(kernel)
+    inside = (at >= 0) & (at < outputs)
+    keys = np.concatenate([inside, at % 4], axis=1).astype(np.int64)
+    _, first, kinds = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    return Axis(kinds.reshape(-1), inside[first], at[first] % 4)
 
 
 @dataclass(frozen=True, eq=False)

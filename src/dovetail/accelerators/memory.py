@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
+
+from dovetail.accelerators.workload import Workload
+from dovetail.errors import MachineError
 
 KB: Final = 1024
 
@@ -51,3 +55,31 @@ def with_memory(on_chip: Mapping[str, int], bits: int, first_bits: int, bytes_pe
     moving = math.ceil(bits / (8 * bytes_per_cycle))
     first = math.ceil(first_bits / (8 * bytes_per_cycle))
     return {**on_chip, "memory": max(0, moving - sum(on_chip.values())), "first load": first}
+
+
+def chained(layers: Sequence[Workload], buffer: int, bits: int) -> tuple[Workload, ...]:
+    """Layers of which each reads what the one before gives; where input and output fit the buffer, the output stays.
+
+    Args:
+        layers: of a plain chain, in order.
+        buffer: for inputs and outputs, in bits.
+        bits: of a value; zeros count.
+
+    Returns:
+        The same layers; those at a kept output know that it is on the chip.
+
+    Raises:
+        MachineError: a layer does not read as many values per image as the one before gives, or a part of them.
+    """
+    made = list(layers)
+    for i, (layer, following) in enumerate(pairwise(layers)):
+        given = math.prod(layer.out_shape)
+        if following.input.size > given:
+            raise MachineError(
+                f"layer {following.name!r} reads {following.input.size} values, but {layer.name!r} gives {given}; "
+                f"keep on the chip only what one layer hands to the next"
+            )
+        if bits * (layer.input.size + given) <= buffer:
+            made[i] = replace(made[i], output_on_chip=True)
+            made[i + 1] = replace(made[i + 1], input_on_chip=True)
+    return tuple(made)

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from dovetail.accelerators.cartesian import Axis, Grid, Steps, input_vectors, meet, phases, tile_of
+from dovetail.accelerators.cartesian import Grid, Steps, axis_of, input_vectors, meet, phases, tile_of
 from dovetail.accelerators.encodings import Mask, run_length_entries
 from dovetail.accelerators.energy import Cost
 from dovetail.accelerators.machine import Machine, register
@@ -165,7 +165,7 @@ class Scnn(Machine):
         for row, column in phases(layer.stride, layer.kernel):
             places = weights[:, row::down, column::across]
             axes = tuple(
-                Axis.of(math.ceil((size - at) / step), count, outputs)
+                axis_of(math.ceil((size - at) / step), count, outputs)
                 for size, at, step, count, outputs in zip(
                     mask.shape, (row, column), layer.stride, places.shape[1:], layer.out_size
                 )

@@ -14,7 +14,7 @@ from accelerator_cases import dense_layer
 from dovetail.accelerators import machine as registry
 from dovetail.accelerators.energy import ACCELERGY45, ISSCC45
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
-from dovetail.accelerators.memory import Traffic, refetch, with_memory
+from dovetail.accelerators.memory import Traffic, chained, refetch, with_memory
 from dovetail.accelerators.parameters import flag, markdown, one_of, share, whole
 from dovetail.accelerators.trace import Charge, Trace, total
 from dovetail.accelerators.workload import Workload
@@ -184,6 +184,20 @@ def test_dilation_is_refused_by_name():
 )
 def test_refetch(sizes, traffic):
     assert refetch(*sizes) == traffic
+
+
+def test_outputs_that_fit_stay_on_the_chip():
+    # 8 bits: 8 + 12 values of the first layer fit 20 bytes, 12 + 16 of the second do not.
+    layers = [dense_layer(k, c, (1, 1), (2, 2)) for c, k in ((2, 3), (3, 4), (4, 1))]
+    kept = chained(layers, 160, 8)
+    assert [(layer.input_on_chip, layer.output_on_chip) for layer in kept] == [
+        (False, True),
+        (True, False),
+        (False,) * 2,
+    ]
+    assert not any(layer.output_on_chip for layer in chained(layers, 159, 8))
+    with pytest.raises(MachineError, match="reads 12 values, but 'layer' gives 4"):
+        chained([layers[2], layers[1]], 160, 8)
 
 
 def test_every_registered_machine_says_where_its_values_are_from():

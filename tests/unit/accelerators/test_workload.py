@@ -17,8 +17,10 @@ from dovetail.accelerators.workload import Workload
 from dovetail.errors import MachineError
 from dovetail.formats import KernelBasisSpec, PackedKernelBasis
 from dovetail.program import reference
+from dovetail.program.calibrate import calibrate
 from dovetail.program.functions import conv2d
 from dovetail.program.program import Activation, Program
+from dovetail.program.quantize import quantize
 from programs import Sketch, close, random_packed
 
 
@@ -111,6 +113,18 @@ def test_recording_keeps_what_each_layer_reads_and_gives():
     assert last.out_shape == (8, 5, 1, 1)
     assert first.weight is program.weights["conv2d0"]
     assert first.effective_macs == slow_effective_macs(first)
+
+
+def test_codes_are_recorded_with_their_zero():
+    program, x = network()
+    statistics = calibrate(program, [x])
+    coded = quantize(program, {name: found.range("minmax") for name, found in statistics.items()})
+    layers = {layer.name: layer for layer in record(coded, x) if layer.input.dtype == np.uint8}
+    for layer in layers.values():
+        assert layer.zero == coded.graph.tensors[coded.graph.node(layer.name).inputs[0]].zero
+    assert layers["conv2d0"].zero > 0  # the images go below zero
+    real = record(program, x)[1]
+    assert (layers["conv2d1"].mask == real.mask).mean() > 0.95
 
 
 def test_drawing_is_repeatable_and_meets_its_densities():
