@@ -1,6 +1,6 @@
-"""Published networks on all machines: the models say what the papers say, within the bounds set before they were built.
+"""Published networks on all machines: the models say what the papers say, within bounds set before they were built.
 
-Densities of weights are those of magnitude pruning (Deep Compression) [recalled]; those of inputs fall with depth within
+Densities of weights are those of magnitude pruning (Deep Compression) [recalled]; those of inputs fall with depth in
 the range usual for such networks, 30 to 65 % [recalled]. Masks are drawn. Nothing in the machines was fitted to the
 results.
 """
