@@ -1,5 +1,7 @@
 """Cycle and energy models of accelerators. Needs numpy, never torch. Importing this fills `MACHINES`."""
 
+from dovetail.accelerators.cambricon_x import CambriconX
+from dovetail.accelerators.cnvlutin import Cnvlutin
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
 from dovetail.accelerators.eyeriss import Eyeriss
@@ -19,7 +21,9 @@ __all__ = [
     "DRAM",
     "ISSCC45",
     "MACHINES",
+    "CambriconX",
     "Charge",
+    "Cnvlutin",
     "CostSet",
     "Eyeriss",
     "Machine",

@@ -93,6 +93,12 @@ def test_scnn_against_its_dense_peer():
     assert 2.0 <= ratio <= 3.4
 
 
+def test_cnvlutin_against_its_dense_peer():
+    # Published 1.37 on average.
+    ratio = math.sqrt(math.prod(cycles("dadiannao", network) / cycles("cnvlutin", network) for network in NETWORKS))
+    assert 1.2 <= ratio <= 1.6
+
+
 @pytest.mark.parametrize(
     ("machine", "network", "images", "frames"),
     [
