@@ -17,14 +17,11 @@ from typing import Final
 import numpy as np
 
 from dovetail.accelerators.encodings import run_length_entries
-from dovetail.accelerators.energy import Cost
-from dovetail.accelerators.machine import Machine, register
+from dovetail.accelerators.machine import Machine, charge, register, sram_bits
 from dovetail.accelerators.memory import KB, Traffic, refetch, with_memory
 from dovetail.accelerators.parameters import whole
 from dovetail.accelerators.trace import Charge, Trace
 from dovetail.accelerators.workload import Workload
-
-ACCESS_BITS: Final = 64  # of one access to a buffer [chosen]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,7 @@ class CambriconX(Machine):
         first_bits = min(tile, traffic.weights + traffic.inputs)
         cycles = with_memory(self.array_cycles(layer), traffic.bits, first_bits, self.dram_bytes_per_cycle)
         charges = self._charges(layer, macs, traffic)
-        sram = ACCESS_BITS * sum(charge.count for charge in charges if charge.part in ("inputs", "outputs", "weights"))
+        sram = sram_bits(charges, "inputs", "outputs", "weights")
         return self.trace(layer, cycles, {"dram": traffic.bits / 8, "sram": sram / 8}, charges, macs)
 
     def macs(self, layer: Workload) -> int:
@@ -96,27 +93,13 @@ class CambriconX(Machine):
         broadcast = b * layer.positions * math.prod(layer.weight.shape[1:]) * groups
         entry = b + self.step_bits
         return [
-            _charge("multipliers", f"{b}x{b} bit MAC", macs, costs.mac(b, b, acc, node)),
-            _charge("registers", "bit of a sum, read or written", 2 * acc * macs, costs.registers(1, 1, node)),
-            *self._buffer("weights", self.weight_kb, entry * macs, traffic.weights),
-            *self._buffer("inputs", self.input_kb, broadcast, traffic.inputs),
-            *self._buffer("outputs", self.output_kb, traffic.outputs, outputs),
+            charge("multipliers", f"{b}x{b} bit MAC", macs, costs.mac(b, b, acc, node)),
+            charge("registers", "bit of a sum, read or written", 2 * acc * macs, costs.registers(1, 1, node)),
+            *self.memory_charges("weights", self.weight_kb * KB, entry * macs, traffic.weights),
+            *self.memory_charges("inputs", self.input_kb * KB, broadcast, traffic.inputs),
+            *self.memory_charges("outputs", self.output_kb * KB, traffic.outputs, outputs),
             self.dram_charge(traffic.bits),
         ]
-
-    def _buffer(self, part: str, kilobytes: int, read_bits: int, written_bits: int) -> list[Charge]:
-        read, write = (
-            self.costs.sram(kilobytes * KB, ACCESS_BITS, self.node_nm, action)
-            for action in ("read", "write")
-        )
-        return [
-            _charge(part, f"read of {ACCESS_BITS} bits", read_bits / ACCESS_BITS, read),
-            _charge(part, f"write of {ACCESS_BITS} bits", written_bits / ACCESS_BITS, write),
-        ]
-
-
-def _charge(part: str, event: str, count: float, cost: Cost) -> Charge:
-    return Charge(part, event, count, cost.picojoules, cost.source)
 
 
 CAMBRICON_X: Final = register(

@@ -16,15 +16,12 @@ from typing import Final
 
 import numpy as np
 
-from dovetail.accelerators.energy import Cost
-from dovetail.accelerators.machine import Machine, register
+from dovetail.accelerators.machine import Machine, charge, register, sram_bits
 from dovetail.accelerators.memory import KB, Traffic, refetch, with_memory
 from dovetail.accelerators.parameters import flag, whole
 from dovetail.accelerators.trace import Charge, Trace
 from dovetail.accelerators.workload import Workload
 from dovetail.program.functions import windows
-
-ACCESS_BITS: Final = 64  # of one access to a buffer [chosen]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,7 @@ class Cnvlutin(Machine):
         first_bits = min(tile, traffic.weights + traffic.inputs)
         cycles = with_memory(self.array_cycles(layer), traffic.bits, first_bits, self.dram_bytes_per_cycle)
         charges = self._charges(layer, macs, traffic)
-        sram = ACCESS_BITS * sum(charge.count for charge in charges if charge.part in ("inputs", "weights"))
+        sram = sram_bits(charges, "inputs", "weights")
         return self.trace(layer, cycles, {"dram": traffic.bits / 8, "sram": sram / 8}, charges, macs)
 
     def skips(self, layer: Workload) -> bool:
@@ -102,28 +99,16 @@ class Cnvlutin(Machine):
     def _charges(self, layer: Workload, macs: int, traffic: Traffic) -> list[Charge]:
         b, acc, node, costs = self.bits, self.accumulator_bits, self.node_nm, self.costs
         filters = layer.outputs // layer.groups
-        inputs = b * macs // filters * math.ceil(filters / self.filters)
+        inputs, out = b * macs // filters * math.ceil(filters / self.filters), traffic.outputs
         return [
-            _charge("multipliers", f"{b}x{b} bit MAC", macs, costs.mac(b, b, acc, node)),
-            _charge("registers", "bit of a sum, read or written", 2 * acc * macs, costs.registers(1, 1, node)),
-            *self._memory("weights", self.weight_kb, b * macs, traffic.weights),
-            *self._memory("inputs", self.input_kb, inputs + traffic.outputs, traffic.inputs + traffic.outputs),
+            charge("multipliers", f"{b}x{b} bit MAC", macs, costs.mac(b, b, acc, node)),
+            charge("registers", "bit of a sum, read or written", 2 * acc * macs, costs.registers(1, 1, node)),
+            *self.memory_charges("weights", self.weight_kb * KB, b * macs, traffic.weights),
+            *self.memory_charges(
+                "inputs", self.input_kb * KB, inputs + traffic.outputs, traffic.inputs + traffic.outputs
+            ),
             self.dram_charge(traffic.bits),
         ]
-
-    def _memory(self, part: str, kilobytes: int, read_bits: int, written_bits: int) -> list[Charge]:
-        read, write = (
-            self.costs.sram(kilobytes * KB, ACCESS_BITS, self.node_nm, action)
-            for action in ("read", "write")
-        )
-        return [
-            _charge(part, f"read of {ACCESS_BITS} bits", read_bits / ACCESS_BITS, read),
-            _charge(part, f"write of {ACCESS_BITS} bits", written_bits / ACCESS_BITS, write),
-        ]
-
-
-def _charge(part: str, event: str, count: float, cost: Cost) -> Charge:
-    return Charge(part, event, count, cost.picojoules, cost.source)
 
 
 _NODE: Final = Cnvlutin(

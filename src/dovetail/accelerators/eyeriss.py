@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from dovetail.accelerators.encodings import Mask, packed_run_length_bits
 from dovetail.accelerators.energy import Cost
-from dovetail.accelerators.machine import Machine, register
+from dovetail.accelerators.machine import ACCESS_BITS, Machine, charge, register
 from dovetail.accelerators.memory import KB, Traffic, refetch, with_memory
 from dovetail.accelerators.parameters import flag, one_of, whole
 from dovetail.accelerators.row_stationary import Limits, Mapping, Passes, Shape, active_units, best, chip_depth, passes
@@ -16,7 +17,6 @@ from dovetail.accelerators.trace import Charge, Trace
 from dovetail.accelerators.workload import Workload
 
 MAPPERS: Final = ("chip", "free")
-ACCESS_BITS: Final = 64  # of one access to the global buffer, and of a word off chip
 RUN_BITS: Final = 5  # of the zeros before a value off chip
 SMALLEST_SRAM: Final = 64  # bytes; smaller memories are registers
 
@@ -127,13 +127,13 @@ class Eyeriss(Machine):
         input_spad, sum_spad = costs.registers(self.input_spad, b, node), costs.registers(self.sum_spad, acc, node)
         macs, name = done + gated, f"{b}x{b} bit MAC"
         return [
-            _charge("multipliers", name, done, costs.mac(b, b, acc, node)),
-            _charge("multipliers", f"gated {name}", gated, costs.gated_mac(b, b, acc, node)),
-            _charge("filter spads", "read", done, self._filter_spad("read")),
-            _charge("filter spads", "write", filters, self._filter_spad("write")),
-            _charge("input spads", "read or write", macs + inputs, input_spad),
-            _charge("sum spads", "read or write", 2 * macs, sum_spad),
-            _charge("array", "partial sum handed to the next unit", hops, costs.hop(acc, node)),
+            charge("multipliers", name, done, costs.mac(b, b, acc, node)),
+            charge("multipliers", f"gated {name}", gated, costs.gated_mac(b, b, acc, node)),
+            charge("filter spads", "read", done, self._filter_spad("read")),
+            charge("filter spads", "write", filters, self._filter_spad("write")),
+            charge("input spads", "read or write", macs + inputs, input_spad),
+            charge("sum spads", "read or write", 2 * macs, sum_spad),
+            charge("array", "partial sum handed to the next unit", hops, costs.hop(acc, node)),
             *self._buffer(shape, mapping, found, traffic),
             self.dram_charge(traffic.bits),
         ]
@@ -144,19 +144,11 @@ class Eyeriss(Machine):
             return self.costs.registers(self.filter_spad, self.bits, self.node_nm)
         return self.costs.sram(size, self.bits, self.node_nm, action)  # type: ignore[arg-type]
 
-    def _buffer(self, shape: Shape, mapping: Mapping, found: Passes, traffic: Traffic) -> list[Charge]:
+    def _buffer(self, shape: Shape, mapping: Mapping, found: Passes, traffic: Traffic) -> Iterable[Charge]:
         sums = self.sum_bits * self._sum_words(shape, mapping) // 2
         read = self.bits * found.count * found.words + sums + traffic.outputs
         written = traffic.weights + traffic.inputs + sums
-        charges = []
-        for action, bits in (("read", read), ("write", written)):
-            cost = self.costs.sram(self.buffer_kb * KB, ACCESS_BITS, self.node_nm, action)  # type: ignore[arg-type]
-            charges.append(_charge("buffer", f"{action} of {ACCESS_BITS} bits", bits / ACCESS_BITS, cost))
-        return charges
-
-
-def _charge(part: str, event: str, count: float, cost: Cost) -> Charge:
-    return Charge(part, event, count, cost.picojoules, cost.source)
+        return self.memory_charges("buffer", self.buffer_kb * KB, read, written)
 
 
 _CHIP: Final = Eyeriss(

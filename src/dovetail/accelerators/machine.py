@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
 from dovetail.accelerators import parameters
-from dovetail.accelerators.energy import DRAM, ISSCC45, CostSet
+from dovetail.accelerators.energy import DRAM, ISSCC45, Cost, CostSet
 from dovetail.accelerators.parameters import Row, Source, instance, one_of, positive
 from dovetail.accelerators.trace import Charge, Number, Trace
 from dovetail.accelerators.workload import Workload
 from dovetail.errors import MachineError
+
+ACCESS_BITS: Final = 64  # of one access to a buffer [chosen]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,8 @@ class Machine(ABC):
         gated_macs: int = 0,
     ) -> Trace:
         """What `simulate` gives; leakage and control are added here where the cost set has them."""
-        found = [charge for charge in charges if charge.count]
-        on_chip = sum(charge.total for charge in found if charge.on_chip)
+        found = [one for one in charges if one.count]
+        on_chip = sum(one.total for one in found if one.on_chip)
         for part, share in (("leakage", self.costs.leakage), ("control", self.costs.control)):
             if share:
                 found.append(Charge(part, "pJ of dynamic energy on the chip", on_chip, share, "[chosen]"))
@@ -93,12 +95,34 @@ class Machine(ABC):
         cost = self.costs.dram(self.dram)
         return Charge("dram", f"bit of {self.dram}", bits, cost.picojoules, cost.source, on_chip=False)
 
+    def memory_charges(
+        self, part: str, capacity: int, read_bits: int, written_bits: int, name: str = ""
+    ) -> tuple[Charge, Charge]:
+        """For so many bits read from and written to an SRAM of `capacity` bytes, 64 at a time; `name` tells which."""
+        read = self.costs.sram(capacity, ACCESS_BITS, self.node_nm, "read")
+        write = self.costs.sram(capacity, ACCESS_BITS, self.node_nm, "write")
+        of = f" of {name}" if name else ""
+        return (
+            charge(part, f"read of {ACCESS_BITS} bits{of}", read_bits / ACCESS_BITS, read),
+            charge(part, f"write of {ACCESS_BITS} bits{of}", written_bits / ACCESS_BITS, write),
+        )
+
     def require_undilated(self, layer: Workload) -> None:
         """`MachineError` for a layer whose kernel has holes."""
         if layer.dilation != (1, 1):
             raise MachineError(
                 f"layer {layer.name!r} has a dilation of {layer.dilation}; {self.what} is modelled without dilation"
             )
+
+
+def charge(part: str, event: str, count: Number, cost: Cost) -> Charge:
+    """So many events at a cost."""
+    return Charge(part, event, count, cost.picojoules, cost.source)
+
+
+def sram_bits(charges: Iterable[Charge], *parts: str) -> float:
+    """Bits that `memory_charges` has charged to these parts."""
+    return ACCESS_BITS * sum(one.count for one in charges if one.part in parts)
 
 
 MACHINES: dict[str, Machine] = {}

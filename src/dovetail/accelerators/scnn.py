@@ -16,8 +16,7 @@ import numpy as np
 
 from dovetail.accelerators.cartesian import Grid, Steps, axis_of, input_vectors, meet, phases, tile_of
 from dovetail.accelerators.encodings import Mask, run_length_entries
-from dovetail.accelerators.energy import Cost
-from dovetail.accelerators.machine import Machine, register
+from dovetail.accelerators.machine import Machine, charge, register, sram_bits
 from dovetail.accelerators.memory import KB, Traffic, refetch, with_memory
 from dovetail.accelerators.parameters import one_of, positive, whole
 from dovetail.accelerators.trace import Charge, Trace
@@ -26,7 +25,6 @@ from dovetail.formats.sparse import PackedSparse, SparseSpec
 
 SYNCS: Final = ("relaxed", "strict")
 PLANE: Final = 16  # side of the planes into which a linear layer's features are folded
-ACCESS_BITS: Final = 64  # of one access to a memory [chosen]
 SUMS_IN_BANK: Final = 32
 
 
@@ -115,7 +113,7 @@ class Scnn(Machine):
         first_bits = min(values * (self.bits + self.run_bits), traffic.weights + traffic.inputs)
         cycles = with_memory(self._cycles(work), traffic.bits, first_bits, self.dram_bytes_per_cycle)
         charges = self._charges(layer, work, traffic)
-        sram = ACCESS_BITS * sum(charge.count for charge in charges if charge.part in ("inputs", "weights"))
+        sram = sram_bits(charges, "inputs", "weights")
         return self.trace(layer, cycles, {"dram": traffic.bits / 8, "sram": sram / 8}, charges, work.products)
 
     def array_cycles(self, layer: Workload) -> dict[str, int]:
@@ -244,25 +242,19 @@ class Scnn(Machine):
         entry, outputs = b + self.run_bits, b * math.prod(layer.out_shape)
         route = self.route_picojoules * costs.add(8, node).picojoules / costs.add(8).picojoules
         bank = costs.registers(SUMS_IN_BANK, acc, node)
+        each = max(1, self.input_kb // (self.rows * self.columns)) * KB
         fifo = costs.sram(self.fifo_bytes, self.weight_vector * entry, node)
         return [
-            _charge("multipliers", f"{b}x{b} bit product", work.pairs, costs.multiply(b, b, node)),
-            _charge("accumulators", "addition", work.products + work.handed, costs.add(acc, node)),
-            _charge("accumulators", "read or write of a bank", 2 * (work.products + work.handed), bank),
+            charge("multipliers", f"{b}x{b} bit product", work.pairs, costs.multiply(b, b, node)),
+            charge("accumulators", "addition", work.products + work.handed, costs.add(acc, node)),
+            charge("accumulators", "read or write of a bank", 2 * (work.products + work.handed), bank),
             Charge("crossbar", "product routed to a bank", work.products, route, "[derived]"),
-            _charge("halo", "sum handed to a neighbour", work.handed, costs.hop(acc, node)),
-            _charge("queues", "read of a vector of weights", work.vectors, fifo),
-            self._memory("inputs", self.input_kb // (self.rows * self.columns), "read", entry * work.fetched + outputs),
-            self._memory("inputs", self.input_kb // (self.rows * self.columns), "write", traffic.inputs + outputs),
-            self._memory("weights", self.weight_kb, "read", layer.images * traffic.weights),
-            self._memory("weights", self.weight_kb, "write", traffic.weights),
+            charge("halo", "sum handed to a neighbour", work.handed, costs.hop(acc, node)),
+            charge("queues", "read of a vector of weights", work.vectors, fifo),
+            *self.memory_charges("inputs", each, entry * work.fetched + outputs, traffic.inputs + outputs),
+            *self.memory_charges("weights", self.weight_kb * KB, layer.images * traffic.weights, traffic.weights),
             self.dram_charge(traffic.bits),
         ]
-
-    def _memory(self, part: str, kilobytes: int, action: str, bits: int) -> Charge:
-        size = max(1, kilobytes) * KB
-        cost = self.costs.sram(size, ACCESS_BITS, self.node_nm, action)  # type: ignore[arg-type]
-        return _charge(part, f"{action} of {ACCESS_BITS} bits", bits / ACCESS_BITS, cost)
 
 
 def halo_area(layer: Workload, grid: Grid) -> int:
@@ -291,10 +283,6 @@ def as_planes(layer: Workload) -> Workload:
     weights = np.pad(layer.weight_mask.reshape(layer.outputs, -1), ((0, 0), (0, fill)))
     packed = PackedSparse.from_dense(weights.reshape(layer.outputs, -1, *side).astype(np.float32), SparseSpec())
     return replace(layer, weight=packed, input=inputs.reshape(layer.images, -1, *side), zero=0)
-
-
-def _charge(part: str, event: str, count: float, cost: Cost) -> Charge:
-    return Charge(part, event, count, cost.picojoules, cost.source)
 
 
 SCNN: Final = register(

@@ -17,9 +17,8 @@ from typing import Final
 import numpy as np
 
 from dovetail.accelerators.bits import WORD
-from dovetail.accelerators.energy import Cost
 from dovetail.accelerators.inner_join import Cycles, groups, join, per_cluster, teams
-from dovetail.accelerators.machine import Machine, register
+from dovetail.accelerators.machine import Machine, charge, register, sram_bits
 from dovetail.accelerators.memory import KB, Traffic, refetch, with_memory
 from dovetail.accelerators.parameters import check, one_of, positive, whole
 from dovetail.accelerators.trace import Charge, Trace
@@ -28,7 +27,6 @@ from dovetail.errors import MachineError
 
 BALANCES: Final = ("none", "software", "hybrid")
 SIDES: Final = ("two", "one", "none")
-ACCESS_BITS: Final = 64  # of one access to a buffer [chosen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +84,7 @@ class Sparten(Machine):
         )
         cycles = with_memory(self._cycles(work), traffic.bits, first_bits, self.dram_bytes_per_cycle)
         charges = self._charges(layer, work, traffic)
-        sram = ACCESS_BITS * sum(charge.count for charge in charges if charge.part == "sram")
+        sram = sram_bits(charges, "sram")
         levels = {"dram": traffic.bits / 8, "sram": sram / 8}
         return self.trace(layer, cycles, levels, charges, work.products)
 
@@ -148,30 +146,23 @@ class Sparten(Machine):
         mask = self.chunk if self.sides == "two" else 0
         joins = 0 if self.sides == "none" else work.products + work.empty
         chunk_bits = traffic_per_value(layer, b) * self.chunk
+        maps = math.ceil(work.visits * chunk_bits) + traffic.outputs, traffic.inputs + b * math.prod(layer.out_shape)
         return [
-            _charge("multipliers", f"{b}x{b} bit MAC", work.products, costs.mac(b, b, acc, node)),
+            charge("multipliers", f"{b}x{b} bit MAC", work.products, costs.mac(b, b, acc, node)),
             Charge("joins", "cycle of a unit's join", joins, logic, "[chosen]"),
-            _charge("registers", "bit of a sum, read or written", 2 * acc * work.products, costs.registers(1, 1, node)),
-            *self._memory("units", self.unit_kb, "read", work.joins * mask + 2 * b * work.products),
-            *self._memory("sram", self.input_kb, "read", math.ceil(work.visits * chunk_bits) + traffic.outputs),
-            *self._memory("sram", self.input_kb, "write", traffic.inputs + b * math.prod(layer.out_shape)),
-            *self._memory("sram", self.weight_kb, "read", self.clusters * traffic.weights),
-            *self._memory("sram", self.weight_kb, "write", traffic.weights),
+            charge("registers", "bit of a sum, read or written", 2 * acc * work.products, costs.registers(1, 1, node)),
+            *self.memory_charges("units", self.unit_kb * KB, work.joins * mask + 2 * b * work.products, 0),
+            *self.memory_charges("sram", self.input_kb * KB, *maps, "inputs and outputs"),
+            *self.memory_charges(
+                "sram", self.weight_kb * KB, self.clusters * traffic.weights, traffic.weights, "weights"
+            ),
             self.dram_charge(traffic.bits),
         ]
-
-    def _memory(self, part: str, kilobytes: int, action: str, bits: int) -> list[Charge]:
-        cost = self.costs.sram(kilobytes * KB, ACCESS_BITS, self.node_nm, action)  # type: ignore[arg-type]
-        return [_charge(part, f"{action} of {ACCESS_BITS} bits of {kilobytes} KB", bits / ACCESS_BITS, cost)]
 
 
 def traffic_per_value(layer: Workload, bits: int) -> float:
     """Bits of the input that a place of a chunk brings to the units: its mask and, if it is there, its value."""
     return 1 + bits * layer.input_density
-
-
-def _charge(part: str, event: str, count: float, cost: Cost) -> Charge:
-    return Charge(part, event, count, cost.picojoules, cost.source)
 
 
 _LARGE: Final = Sparten(

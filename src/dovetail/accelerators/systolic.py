@@ -20,14 +20,13 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from dovetail.accelerators.machine import Machine, register
+from dovetail.accelerators.machine import Machine, charge, register
 from dovetail.accelerators.memory import KB, Traffic, refetch, with_memory
 from dovetail.accelerators.parameters import flag, one_of, whole
 from dovetail.accelerators.trace import Charge, Trace
 from dovetail.accelerators.workload import Workload
 
 DATAFLOWS: Final = ("weight", "input", "output")
-ACCESS_BITS: Final = 64  # of one access to a buffer [chosen]
 
 
 @dataclass(frozen=True)
@@ -147,30 +146,17 @@ class Systolic(Machine):
     def _charges(self, traffic: Traffic, words: Words, done: int, gated: int) -> list[Charge]:
         b, acc, node, costs = self.bits, self.accumulator_bits, self.node_nm, self.costs
         whole_mac, gated_mac = (cost(b, b, acc, node) for cost in (costs.mac, costs.gated_mac))
-        register_bit = costs.registers(1, 1, node)
+        register_bits = (done + gated) * 2 * (b + acc)  # two operands, and a sum twice
+        sums_out = acc * words.sum_reads + traffic.outputs
         return [
-            Charge("multipliers", f"{b}x{b} bit MAC", done, whole_mac.picojoules, whole_mac.source),
-            Charge("multipliers", f"gated {b}x{b} bit MAC", gated, gated_mac.picojoules, gated_mac.source),
-            Charge(
-                "registers",
-                "bit read or written: two operands, a sum twice, per MAC",
-                (done + gated) * 2 * (b + acc),
-                register_bit.picojoules,
-                register_bit.source,
-            ),
-            *self._buffer("weight", self.weight_kb, b * words.weight_reads, traffic.weights),
-            *self._buffer("input", self.input_kb, b * words.input_reads, traffic.inputs),
-            *self._buffer("output", self.output_kb, acc * words.sum_reads + traffic.outputs, acc * words.sum_writes),
+            charge("multipliers", f"{b}x{b} bit MAC", done, whole_mac),
+            charge("multipliers", f"gated {b}x{b} bit MAC", gated, gated_mac),
+            charge("registers", "bit read or written", register_bits, costs.registers(1, 1, node)),
+            *self.memory_charges("sram", KB * self.weight_kb, b * words.weight_reads, traffic.weights, "weights"),
+            *self.memory_charges("sram", KB * self.input_kb, b * words.input_reads, traffic.inputs, "inputs"),
+            *self.memory_charges("sram", KB * self.output_kb, sums_out, acc * words.sum_writes, "sums"),
             self.dram_charge(traffic.bits),
         ]
-
-    def _buffer(self, operand: str, kilobytes: int, read_bits: int, written_bits: int) -> list[Charge]:
-        charges = []
-        for action, bits in (("read", read_bits), ("write", written_bits)):
-            cost = self.costs.sram(kilobytes * KB, ACCESS_BITS, self.node_nm, action)  # type: ignore[arg-type]
-            event = f"{action} of {ACCESS_BITS} bits of the {operand} buffer"
-            charges.append(Charge("sram", event, bits / ACCESS_BITS, cost.picojoules, cost.source))
-        return charges
 
 
 def product_of(layer: Workload) -> Product:
