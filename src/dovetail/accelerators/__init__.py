@@ -3,6 +3,7 @@
 from dovetail.accelerators.cambricon_x import CambriconX
 from dovetail.accelerators.cnvlutin import Cnvlutin
 from dovetail.accelerators.draw import drawn
+from dovetail.accelerators.eie import Eie
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
 from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
@@ -25,6 +26,7 @@ __all__ = [
     "Charge",
     "Cnvlutin",
     "CostSet",
+    "Eie",
     "Eyeriss",
     "Machine",
     "Scnn",

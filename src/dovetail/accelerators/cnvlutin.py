@@ -99,7 +99,7 @@ class Cnvlutin(Machine):
     def _charges(self, layer: Workload, macs: int, traffic: Traffic) -> list[Charge]:
         b, acc, node, costs = self.bits, self.accumulator_bits, self.node_nm, self.costs
         filters = layer.outputs // layer.groups
-        inputs, out = b * macs // filters * math.ceil(filters / self.filters), traffic.outputs
+        inputs = b * macs // filters * math.ceil(filters / self.filters)
         return [
             charge("multipliers", f"{b}x{b} bit MAC", macs, costs.mac(b, b, acc, node)),
             charge("registers", "bit of a sum, read or written", 2 * acc * macs, costs.registers(1, 1, node)),
