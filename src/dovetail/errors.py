@@ -45,3 +45,7 @@ class EngineError(DovetailError):
 
 class PeerError(DovetailError):
     """A peer runtime is not installed or failed; the others go on."""
+
+
+class MachineError(DovetailError):
+    """A description of an accelerator contradicts itself, or the machine cannot run the layer."""

@@ -1,0 +1,45 @@
+"""Cycle and energy models of accelerators. Needs numpy, never torch. Importing this fills `MACHINES`."""
+
+from dovetail.accelerators.cambricon_x import CambriconX
+from dovetail.accelerators.cnvlutin import Cnvlutin
+from dovetail.accelerators.draw import drawn
+from dovetail.accelerators.eie import Eie
+from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
+from dovetail.accelerators.eyeriss import Eyeriss
+from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
+from dovetail.accelerators.memory import chained
+from dovetail.accelerators.parts import as_convolutions
+from dovetail.accelerators.record import record
+from dovetail.accelerators.scnn import Scnn
+from dovetail.accelerators.sparten import Sparten
+from dovetail.accelerators.systolic import Systolic
+from dovetail.accelerators.trace import Charge, Trace, total
+from dovetail.accelerators.workload import Workload
+
+__all__ = [
+    "ACCELERGY45",
+    "COSTS",
+    "DRAM",
+    "ISSCC45",
+    "MACHINES",
+    "CambriconX",
+    "Charge",
+    "Cnvlutin",
+    "CostSet",
+    "Eie",
+    "Eyeriss",
+    "Machine",
+    "Scnn",
+    "Sparten",
+    "Systolic",
+    "Trace",
+    "Workload",
+    "as_convolutions",
+    "chained",
+    "costs_named",
+    "drawn",
+    "machine_named",
+    "record",
+    "register",
+    "total",
+]
