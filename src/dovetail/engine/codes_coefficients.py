@@ -164,7 +164,7 @@ def _multiple(counts: np.ndarray, vectors: int) -> int:
 
     def cycles(multiple: int) -> float:
         turns = -(-counts // multiple)
-        return float(turns.sum()) * multiple * vectors / 2 + SURPRISE * (len(turns) - np.bincount(turns).max())
+        return float(turns.sum() * multiple * vectors / 2 + SURPRISE * (len(turns) - np.bincount(turns).max()))
 
     return min((4, 8, 16), key=cycles)
 
