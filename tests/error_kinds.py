@@ -46,7 +46,7 @@ ERRORS = {
     "keep": "keep must be",
     "density and keep": "takes a density or keep",
     "dimensions of a weight": "holds .*, not a weight of shape",
-    "set of arrays": "stores the arrays",
+    "set of arrays": "stores the arrays|stored weight lacks its array",
     "kind of positions": "needs its positions as one of",
     "type of positions": "expected 1-D uint8",
     "open gap": "end inside a gap",
