@@ -161,11 +161,13 @@ def drawn_kernel(random: Random, program: Program, node: Node, dims: dict[str, i
 def compare(session: Session, inputs: list[np.ndarray], values: dict[str, np.ndarray], tolerance: float = 0) -> None:
     """The engine, over garbage, with the reference: bit for bit, or to 1e-4 of each output's range.
 
-    Or to a `tolerance` of the largest number in the network, for those whose large numbers cancel out.
+    Or to a `tolerance` of the largest number in the network, for those whose large numbers cancel out. A scale of
+    1e30 before a bounded activation makes a sign of any rounding: constants count among the numbers.
     """
     graph, exact = session.program.graph, is_exact(session.program)
     mixed = not exact and any(touches_codes(node, graph) for node in graph.nodes)
-    largest = max(float(np.abs(value).max()) for value in values.values())
+    numbers = (*values.values(), *session.program.arrays.values())
+    largest = max(float(np.abs(array).max(initial=0)) for array in numbers)
     got = poisoned(session, *inputs)
     for name, array in zip(graph.outputs, got if isinstance(got, tuple) else (got,), strict=True):
         want, how = values[name], f"{name} by {session.schedule.choices} on {session.isa}"

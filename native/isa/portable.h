@@ -182,10 +182,10 @@ inline Ints sub_halves(Ints a, Ints b) {
   return a;
 }
 inline int32_t half_of_word(int32_t word, int i) { return static_cast<int16_t>(bits(word) >> 16 * i & 0xFFFFu); }
-// acc + the two products of the halves of each word.
+// acc + the two products of the halves of each word; what wraps around on the way comes back.
 inline Ints dot_halves(Ints acc, Ints a, Ints b) {
   DOVETAIL_EACH
-    for (int h = 0; h < 2; ++h) acc.v[i] += half_of_word(a.v[i], h) * half_of_word(b.v[i], h);
+    for (int h = 0; h < 2; ++h) acc.v[i] = static_cast<int32_t>(bits(acc.v[i]) + bits(half_of_word(a.v[i], h) * half_of_word(b.v[i], h)));
   return acc;
 }
 // acc + the four products of unsigned codes and signed weights of each word, exactly.

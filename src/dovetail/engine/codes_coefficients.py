@@ -18,8 +18,9 @@ from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.formats.values import INT8
 from dovetail.program.integer import Product
 
+MOST_HALVES = {16: 20, 8: 10}  # vectors of 16-bit sums in registers: as kMostHalves in conv_coefficients.inl
 MOST_REACH = 8  # rows of the kernel: vectors of sums beyond those of a tile
-SURPRISE = 4.0  # cycles that a wrongly predicted branch costs beyond those in which other work goes on
+FEW = 4  # vectors for which lists are filled up: as coefficient_turn in conv_coefficients.inl
 MOST_TERMS = 128  # codes of up to 255 that a number of 16 bits can be the sum of
 
 
@@ -109,7 +110,7 @@ def _tiles(b: Builder, taps: Taps, rows: Rows, y: View) -> tuple[dict[str, np.nd
     """Tables of the tiles and of their rows, and numbers."""
     assert y.planes is not None
     (height, width), pitch = y.shape[2:], y.planes.pitch
-    most = ((40 if b.lanes == 16 else 20) * b.lanes - round_up(rows.reach * rows.lanes, b.lanes)) // rows.lanes
+    most = (2 * MOST_HALVES[b.lanes] * b.lanes - round_up(rows.reach * rows.lanes, b.lanes)) // rows.lanes
     tiles: list[tuple[int, ...]] = []
     runs: list[tuple[int, int, int, int]] = []
     masks: list[int] = []
@@ -150,23 +151,11 @@ def _places(coefficients: np.ndarray, line: int, zeros: int, vectors: int) -> di
     signs = np.stack([flat == 1, flat == -1], axis=2).reshape(-1, flat.shape[2])
     row, channel = np.nonzero(signs)
     counts = signs.sum(axis=1)
-    multiple = _multiple(counts, vectors)
+    multiple = 4 if vectors <= FEW else 1
     starts = np.concatenate([[0], np.cumsum(-(-counts // multiple) * multiple)])
     places = np.full(starts[-1], zeros, np.int32)
     places[np.arange(len(row)) + np.repeat(starts[:-1] - (np.cumsum(counts) - counts), counts)] = channel * line
     return {"places": places, "starts": starts.astype(np.int32)}
-
-
-def _multiple(counts: np.ndarray, vectors: int) -> int:
-    """To what lists of these lengths are filled up: additions, two in a cycle, against ends of loops that surprise."""
-    if vectors > 4:  # as coefficient_turn in conv_coefficients.inl
-        return 1
-
-    def cycles(multiple: int) -> float:
-        turns = -(-counts // multiple)
-        return float(turns.sum() * multiple * vectors / 2 + SURPRISE * (len(turns) - np.bincount(turns).max()))
-
-    return min((4, 8, 16), key=cycles)
 
 
 def _basis_lists(lanes: int, bases: np.ndarray, rows: Rows, fields: dict[str, int]) -> dict[str, np.ndarray]:
