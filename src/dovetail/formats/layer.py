@@ -261,6 +261,11 @@ def weight_shape(layer: nn.Module) -> Shape:
     raise SpecError(f"formats hold nn.Conv2d and nn.Linear, not {type(layer).__name__}")
 
 
+def straight(values: Tensor, rounded: Tensor) -> Tensor:
+    """The numbers of `rounded`, with the gradient of `values`: as if nothing had been rounded."""
+    return values + (rounded - values).detach()
+
+
 def swap(model: nn.Module, name: str, layer: nn.Module) -> None:
     """Replace the submodule called `name` in place; a format layer learns its name."""
     if not name:

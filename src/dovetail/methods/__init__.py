@@ -5,6 +5,7 @@ from typing import Final
 from dovetail.methods.base import Kept, Method, Phase, Plan
 from dovetail.methods.block import Block
 from dovetail.methods.distill import Distill
+from dovetail.methods.escalate import Escalate
 from dovetail.methods.int8 import Int8
 from dovetail.methods.magnitude import Magnitude
 from dovetail.methods.penni import Penni
@@ -13,6 +14,7 @@ from dovetail.methods.tucker import Tucker
 
 METHODS: Final[dict[str, type[Method]]] = {
     "block": Block,
+    "escalate": Escalate,
     "int8": Int8,
     "magnitude": Magnitude,
     "penni": Penni,
@@ -25,6 +27,7 @@ __all__ = [
     "METHODS",
     "Block",
     "Distill",
+    "Escalate",
     "Int8",
     "Kept",
     "Magnitude",

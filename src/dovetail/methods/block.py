@@ -19,6 +19,7 @@ from dovetail.formats.block_sparse import BlockSparseSpec
 from dovetail.methods.base import Kept, Plan
 from dovetail.methods.largest import densest
 from dovetail.methods.magnitude import Magnitude
+from dovetail.methods.prices import costs_of, require_positive, within_budget
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,9 +58,7 @@ class Block(Magnitude):
             raise SpecError(
                 "block with uniform prunes every layer alike; keep and cost have no say in it, leave it out"
             )
-        for name, cost in (self.cost or {}).items():
-            if not 0 < cost < float("inf"):
-                raise SpecError(f"block cost of {name!r} must be a positive number, not {cost!r}")
+        require_positive(self.cost, "block")
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
         """The block-sparse format for every layer to prune; see `Magnitude.plan`.
@@ -69,10 +68,7 @@ class Block(Magnitude):
         """
         plan = super().plan(model, example, given)
         if self.cost is not None:
-            known = {name: cost for pattern, cost in self.cost.items() for name in _matching(model, pattern)}
-            if missing := [name for name, _ in plan.specs() if name not in known]:
-                raise SpecError(f"block cost says nothing of {', '.join(missing)}; name them, or keep them dense")
-            self._costs = {name: known[name] for name, _ in plan.specs()}
+            self._costs = costs_of(plan, self.cost, model, "block")
         return plan
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
@@ -142,18 +138,3 @@ def n_of_m(norms: Tensor, n: int, m: int) -> Tensor:
     order = groups.argsort(dim=2, descending=True, stable=True)
     kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, order[:, :, :n], True)
     return kept.view(filled.shape)[:, : norms.shape[1]]
-
-
-def within_budget(norms: Tensor, prices: Tensor, share: float) -> Tensor:
-    """True at the blocks of largest norm over root of price that together cost at most `share` of all; one at least."""
-    order = (norms / prices.sqrt()).argsort(descending=True, stable=True)
-    spent = prices[order].double().cumsum(0)
-    count = max(1, int((spent <= share * float(spent[-1]) * (1 + 1e-9)).sum()))
-    kept = torch.zeros_like(norms, dtype=torch.bool)
-    kept[order[:count]] = True
-    return kept
-
-
-def _matching(model: nn.Module, pattern: str) -> list[str]:
-    """The layers that a name or glob means; `SpecError` for none."""
-    return list(Plan({pattern: Kept("")}).resolve(model))

@@ -12,17 +12,25 @@ from torch.nn import functional as F
 from dovetail.errors import SpecError
 from dovetail.formats.kernel_basis.packed import PackedKernelBasis
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
-from dovetail.formats.layer import FormatConv2d, first_parameter, numpy, parameter
+from dovetail.formats.layer import FormatConv2d, first_parameter, numpy, parameter, straight
+
+SMALLEST = 1e-30  # keeps a basis without coefficients from dividing by zero
 
 
 class KernelBasisConv2d(FormatConv2d):
     """Parameters `bases` (d, R, S) and `coefficients` (K, C/groups, d); buffer `mask`, None until `prune`.
 
     Where the boolean mask, of the coefficients' shape, is false, coefficients count as zero and get no gradient.
+
+    Attributes:
+        latent: for ternary coefficients in training: `bases` and `coefficients` are the real numbers behind the ones
+            that the layer computes with, which are those of `trained_ternary`; gradients pass straight through, also to
+            coefficients that the mask makes zero. `settle_latent` ends it.
     """
 
     spec: KernelBasisSpec
     mask: Tensor | None
+    latent: bool = False
 
     def __init__(self, like: nn.Conv2d | FormatConv2d, packed: PackedKernelBasis) -> None:
         super().__init__(like, packed.spec)
@@ -38,32 +46,52 @@ class KernelBasisConv2d(FormatConv2d):
 
     def live_coefficients(self) -> Tensor:
         """(K, C/groups, d), zero where masked out."""
-        return self.coefficients if self.mask is None else self.coefficients * self.mask
+        return self.live_factors()[1]
+
+    def live_factors(self) -> tuple[Tensor, Tensor]:
+        """Bases (d, R, S) and coefficients (K, C/groups, d) that the layer computes with."""
+        if self.latent:
+            return trained_ternary(self.bases, self.coefficients, self.mask)
+        return self.bases, self.coefficients if self.mask is None else self.coefficients * self.mask
 
     def weight(self) -> Tensor:
         """(K, C/groups, R, S), recomposed."""
-        flat = self.live_coefficients().flatten(0, 1) @ self.bases.flatten(1)
-        return flat.view(self.weight_shape)
+        bases, coefficients = self.live_factors()
+        return (coefficients.flatten(0, 1) @ bases.flatten(1)).view(self.weight_shape)
 
     def factored(self, x: Tensor) -> Tensor:
         """Every channel meets its d bases (channel c, basis b at map c d + b), then a 1x1 combines the maps."""
-        per_channel = self.bases.repeat(self.in_channels, 1, 1).unsqueeze(1)
+        bases, coefficients = self.live_factors()
+        per_channel = bases.repeat(self.in_channels, 1, 1).unsqueeze(1)
         maps = F.conv2d(x, per_channel, None, self.stride, self.padding, self.dilation, groups=self.in_channels)
-        combine = self.live_coefficients().flatten(1)[:, :, None, None]
+        combine = coefficients.flatten(1)[:, :, None, None]
         return F.conv2d(maps, combine, self.bias, groups=self.groups)
 
     def pack(self) -> PackedKernelBasis:
         """Bases and coefficients as numpy."""
-        return PackedKernelBasis.from_factors(numpy(self.bases), numpy(self.live_coefficients()), self.spec)
+        bases, coefficients = self.live_factors()
+        return PackedKernelBasis.from_factors(numpy(bases), numpy(coefficients), self.spec)
+
+    @torch.no_grad()
+    def settle_latent(self) -> None:
+        """From now on the parameters are the numbers that the latent layer computed with; no-op for any other."""
+        bases, coefficients = self.live_factors()
+        self.bases.copy_(bases)
+        self.coefficients.copy_(coefficients)
+        self.latent = False
 
     @torch.no_grad()
     def prune(self, mask: Tensor) -> None:
-        """From now on keep only the coefficients where `mask` (K, C/groups, d) is true; the others become zero."""
+        """From now on keep only the coefficients where `mask` (K, C/groups, d) is true; the others become zero.
+
+        Latent ones stay what they are behind their zeros, so that a later mask may bring them back.
+        """
         if mask.shape != self.coefficients.shape or mask.dtype != torch.bool:
             want = tuple(self.coefficients.shape)
             raise SpecError(f"layer {self.name!r}: the mask must be boolean of shape {want}, not {tuple(mask.shape)}")
         self.mask = mask.to(self.coefficients.device, copy=True)
-        self.coefficients.mul_(self.mask)
+        if not self.latent:
+            self.coefficients.mul_(self.mask)
 
     @torch.no_grad()
     def normalise_bases(self) -> None:
@@ -95,6 +123,34 @@ class KernelBasisConv2d(FormatConv2d):
     def _take(self, coefficients: Tensor, mask: Tensor | None) -> None:
         self.coefficients = parameter(coefficients, self.coefficients)
         self.mask = mask
+
+
+def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Bases (d, R, S) on one int8 grid, and coefficients gamma_k T (K, C/groups, d) with T in -1, 0, 1.
+
+    T is the sign of the latent coefficient, 0 where the mask is false. alpha_m, the mean magnitude of the others of a
+    basis, becomes a factor of the basis; gamma_k is the mean of |latent| / alpha_m of an output, as float16 holds it.
+    Being means, the scales move with their latent numbers just as their own gradients would move them.
+
+    Source: ESCALATE (MICRO 2021) with symmetric scales, in the manner of ternary weight networks (Li et al., 2016).
+    """
+    kept = latent != 0 if mask is None else mask & (latent != 0)
+    sizes = latent.abs() * kept
+    alpha = _mean(sizes, kept, (0, 1))
+    gamma = _mean(sizes / alpha.clamp_min(SMALLEST), kept, (1, 2))
+    ternary = latent.sign() * kept * gamma.half().float()[:, None, None]
+    scaled = bases * alpha[:, None, None]
+    return straight(scaled, _on_one_grid(scaled)), straight(latent / alpha.clamp_min(SMALLEST), ternary)
+
+
+def _mean(sizes: Tensor, kept: Tensor, over: tuple[int, int]) -> Tensor:
+    return sizes.detach().sum(over) / kept.sum(over).clamp_min(1)
+
+
+def _on_one_grid(bases: Tensor) -> Tensor:
+    """As int8 with one scale for all bases stores them."""
+    scale = (bases.detach().abs().max() / 127).clamp_min(SMALLEST)
+    return torch.round(bases / scale).clamp(-127, 127) * scale
 
 
 from_dense = KernelBasisConv2d.from_dense

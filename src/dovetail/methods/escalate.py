@@ -1,0 +1,298 @@
+"""ESCALATE: kernels as combinations of a few 8-bit ones by sparse coefficients of -1, 0 and 1, in whole numbers.
+
+Source: Li et al., "ESCALATE: Boosting the efficiency of sparse CNN accelerator with kernel decomposition" (MICRO 2021).
+Only its abstract could be read; the schedule follows PENNI (ICML 2020) and trained ternary quantization (ICLR 2017),
+and what is chosen here is marked so on the method's page.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import SpecError, TrainingError
+from dovetail.formats.base import Spec
+from dovetail.formats.kernel_basis import KernelBasisSpec
+from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.layer import numpy, swap
+from dovetail.methods.base import (
+    Kept,
+    Method,
+    ParamGroups,
+    Phase,
+    Plan,
+    Quantization,
+    Schedule,
+    complete,
+    execution_order,
+    unplain,
+)
+from dovetail.methods.kernels import Bases, bases_for, decomposed, soften
+from dovetail.methods.largest import densest
+from dovetail.methods.magnitude import cubic
+from dovetail.methods.prices import costs_of, require_positive, within_budget
+from dovetail.program.calibrate import RULES, Rule
+from dovetail.training.schedule import factor
+
+Allocation = Literal["global", "uniform"]
+SPARSIFY, GROW, SETTLE = "sparsify", "grow", "settle"
+
+
+@dataclass(kw_only=True, eq=False)
+class Escalate(Method):
+    """Three phases: `sparsify` (real coefficients, l1), `grow` (ternary ones, fewer and fewer), `settle` (they stay).
+
+    Convolutions larger than 1x1 become a kernel basis with ternary coefficients, 1x1 ones (with `pointwise`) a basis of
+    one kernel. The first convolution and linear layers stay dense, for int8. The trained network computes with exactly
+    the numbers that are packed; `dovetail.quantize` then makes whole numbers of what flows between the layers.
+
+    Attributes:
+        bases: shared kernels per layer, M: a number, or a fraction of the kernels' energy that they must hold, or
+            either by layer name or glob, later ones winning.
+        pointwise: 1x1 convolutions become ternary, too.
+        density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost.
+        allocation: `"global"` keeps the largest of all layers together, by |coefficient| times the norm of its basis;
+            `"uniform"` the same share in every layer.
+        cost: layer name or glob → what it costs with all coefficients, say its seconds: dear layers lose more.
+        least: share of a layer's coefficients that it keeps whatever the others are.
+        l1: penalty per coefficient in `sparsify`, by soft thresholding after each step.
+        interval: epochs of a turn of `sparsify`: coefficients and bases train in turns; 0 trains both all the time.
+        update: steps between two choices of the coefficients that are kept, in `grow`.
+        ramp: part of `grow` over which the density falls, by a cubic law; afterwards coefficients may still change
+            places until `settle`.
+        sparsify_epochs, grow_epochs, settle_epochs: of the phases; zero skips the training, not the phase.
+        learning_rate: of `sparsify`; `grow_learning_rate`, `settle_learning_rate`: None takes `learning_rate`.
+        rule, images, reestimate: how the operands' codes are calibrated in the end; as in `Int8`.
+    """
+
+    name = "escalate"
+
+    bases: Bases | Mapping[str, Bases] = 6
+    pointwise: bool = True
+    density: float = 0.05
+    allocation: Allocation = "global"
+    cost: Mapping[str, float] | None = None
+    least: float = 0.002
+    l1: float = 1e-4
+    interval: int = 0
+    update: int = 50
+    ramp: float = 0.6
+    sparsify_epochs: int = 100
+    grow_epochs: int = 60
+    settle_epochs: int = 20
+    learning_rate: float = 0.01
+    grow_learning_rate: float | None = None
+    settle_learning_rate: float | None = None
+    schedule: Schedule = "cosine"
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    nesterov: bool = True
+    rule: Rule = "mse"
+    images: int = 1000
+    reestimate: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("density", "ramp"):
+            if not 0 < getattr(self, name) <= 1:
+                raise SpecError(f"escalate {name} {getattr(self, name)} must lie above 0 and not above 1")
+        if not 0 <= self.least <= self.density:
+            raise SpecError(f"escalate least {self.least} must lie between 0 and the density, {self.density}")
+        for name in ("l1", "interval"):
+            if not getattr(self, name) >= 0:
+                raise SpecError(f"escalate {name} {getattr(self, name)} must not be negative")
+        for name in ("update", "images"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"escalate {name} {getattr(self, name)} must be at least 1")
+        if self.allocation not in ("global", "uniform"):
+            raise SpecError(f"unknown escalate allocation {self.allocation!r}; known are global, uniform")
+        if self.cost is not None and self.allocation == "uniform":
+            raise SpecError("escalate with allocation='uniform' has no use for cost; leave one of them out")
+        require_positive(self.cost, "escalate")
+        if self.rule not in RULES:
+            raise SpecError(f"unknown escalate rule {self.rule!r}; known are {', '.join(RULES)}")
+        self._reset()
+
+    def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
+        """A ternary kernel basis for every convolution but the first; a given plan says otherwise.
+
+        Raises:
+            SpecError: a name matches nothing, another format is asked for, nothing can be decomposed, or the density
+                leaves some layer without a coefficient.
+        """
+        self._reset()
+        order = execution_order(model, example)
+        if isinstance(self.bases, Mapping):
+            Plan(dict.fromkeys(self.bases, Kept(""))).resolve(model)
+        self._plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
+        for name, spec in self._plan.specs():
+            if not isinstance(spec, KernelBasisSpec) or spec.coefficients != "ternary":
+                raise SpecError(f"layer {name!r}: escalate trains kernel_basis with ternary coefficients, not {spec}")
+        if not any(self._plan.specs()):
+            raise SpecError("escalate finds no convolution to decompose")
+        self._costs = {} if self.cost is None else costs_of(self._plan, self.cost, model, "escalate")
+        self._require_some_left(model)
+        return self._plan
+
+    def phases(self) -> Sequence[Phase]:
+        """Sparsify, grow, settle."""
+        first = Phase(
+            name=SPARSIFY,
+            epochs=self.sparsify_epochs,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+        )
+        rates = (self.grow_learning_rate or self.learning_rate, self.settle_learning_rate or self.learning_rate)
+        grow = replace(first, name=GROW, epochs=self.grow_epochs, learning_rate=rates[0])
+        return first, grow, replace(first, name=SETTLE, epochs=self.settle_epochs, learning_rate=rates[1])
+
+    def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
+        """Decompose what is dense yet; from `grow` on the coefficients are ternary, in `settle` they stand."""
+        if phase.epochs and not self.steps_per_epoch:
+            raise TrainingError("escalate must know the steps of an epoch: set steps_per_epoch before begin")
+        for name, spec in self._plan.specs():
+            layer = model.get_submodule(name)
+            if not isinstance(layer, KernelBasisConv2d):
+                layer = decomposed(layer, replace(spec, coefficients="dense"))
+                swap(model, name, layer)
+            if phase.name != SPARSIFY:
+                layer.spec, layer.latent = spec, True
+        if self._where != phase.name:
+            self._where, self._step = phase.name, 0
+        self._phase = phase
+        self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
+        self._train(bases=True, coefficients=phase.name != SETTLE)
+        return super().begin(phase, model)
+
+    def before_epoch(self, epoch: int) -> None:
+        """Give the turn to one side in `sparsify`, coefficients first."""
+        if self._where == SPARSIFY and self.interval:
+            of_bases = (epoch + 1) // self.interval % 2 == 1
+            self._train(bases=of_bases, coefficients=not of_bases)
+
+    def before_step(self) -> None:
+        """What is frozen has no gradient at all, so that neither momentum nor weight decay moves it."""
+        for layer in self._layers.values():
+            for parameter in (layer.bases, layer.coefficients):
+                if not parameter.requires_grad:
+                    parameter.grad = None
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Soften the coefficients in `sparsify`; choose anew which are kept in `grow`."""
+        if self._where == SPARSIFY and self.l1:
+            steps = self._phase.epochs * self.steps_per_epoch
+            rate = self._phase.learning_rate * factor(self._phase.schedule, self._step, steps, 0)
+            for layer in self._layers.values():
+                if layer.coefficients.requires_grad:
+                    soften(layer.coefficients, rate * self.l1)
+        self._step += 1
+        if self._where == GROW:
+            ramp = max(1, round(self.ramp * self._phase.epochs * self.steps_per_epoch))
+            if self._step % self.update == 0 or self._step == ramp:
+                self._keep(cubic(min(1.0, self._step / ramp), self.density))
+
+    def end(self, phase: Phase, model: nn.Module) -> None:
+        """After `grow` the kept coefficients are settled; after `settle` the layers hold what is packed."""
+        self._train(bases=True, coefficients=True)
+        if phase.name == GROW:
+            self._keep(self.density)
+        elif phase.name == SETTLE:
+            for layer in self._layers.values():
+                layer.settle_latent()
+                layer.prune(layer.coefficients != 0)
+
+    def quantization(self) -> Quantization:
+        """int8 by calibration alone: bases and coefficients are whole numbers already."""
+        return Quantization(rule=self.rule, keep=(), correct=False, reestimate=self.reestimate, images=self.images)
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """`density`: share of the coefficients that are not zero."""
+        if not self._layers:
+            return {}
+        live = [layer.live_coefficients() for layer in self._layers.values()]
+        return {"density": sum(int((x != 0).sum()) for x in live) / sum(x.numel() for x in live)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Phase and steps within it; masks are in the layers."""
+        return {"phase": self._where, "step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self._where, self._step = str(state["phase"]), int(state["step"])
+
+    def _reset(self) -> None:
+        self._where, self._step = "", 0
+        self._plan, self._costs = Plan(), dict[str, float]()
+        self._layers: dict[str, KernelBasisConv2d] = {}
+
+    def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
+        if isinstance(layer, nn.Linear):
+            return Kept("a linear layer has no kernels to share: int8")
+        if reason := unplain(layer):
+            return Kept(reason)
+        if name not in order:
+            return Kept("does not run on the example")
+        if name == order[0]:
+            return Kept("first layer: int8")
+        if layer.groups > 1 and layer.weight.shape[1] == 1:
+            return Kept("a depthwise convolution has one kernel per channel: int8")
+        size = layer.weight.shape[2] * layer.weight.shape[3]
+        if size == 1:
+            return KernelBasisSpec(bases=1, coefficients="ternary") if self.pointwise else Kept("1x1: int8")
+        most = min(size, layer.weight.shape[0] * layer.weight.shape[1])
+        return KernelBasisSpec(
+            bases=min(bases_for(numpy(layer.weight), self._bases_of(name)), most), coefficients="ternary"
+        )
+
+    def _bases_of(self, name: str) -> Bases:
+        if not isinstance(self.bases, Mapping):
+            return self.bases
+        matching = [count for pattern, count in self.bases.items() if fnmatch.fnmatchcase(name, pattern)]
+        return matching[-1] if matching else 6
+
+    def _require_some_left(self, model: nn.Module) -> None:
+        if self.allocation == "global":
+            return  # every layer keeps its largest
+        for name, spec in self._plan.specs():
+            shape = model.get_submodule(name).get_parameter("weight").shape
+            count = shape[0] * shape[1] * spec.bases
+            if self.density * count < 1:
+                raise SpecError(
+                    f"escalate density {self.density} leaves layer {name!r}, of {count} coefficients, without any"
+                )
+
+    def _train(self, *, bases: bool, coefficients: bool) -> None:
+        for layer in self._layers.values():
+            layer.bases.requires_grad_(bases)
+            layer.coefficients.requires_grad_(coefficients)
+
+    @torch.no_grad()
+    def _keep(self, density: float) -> None:
+        """Keep that share of the coefficients, the most important ones."""
+        sizes = {
+            name: layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1) for name, layer in self._layers.items()
+        }
+        for name, kept in self._kept(sizes, density).items():
+            self._layers[name].prune(kept)
+
+    def _kept(self, sizes: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+        if self.allocation == "uniform":
+            return {name: densest(size.flatten(), density).view(size.shape) for name, size in sizes.items()}
+        first = {n: densest(size.flatten(), max(self.least, 1e-12)) for n, size in sizes.items()}
+        scores = torch.cat([size.flatten().masked_fill(first[name], float("inf")) for name, size in sizes.items()])
+        if self.cost is None:
+            kept = densest(scores, density)
+        else:
+            prices = [torch.full_like(s, self._costs[name] / s.numel()).flatten() for name, s in sizes.items()]
+            kept = within_budget(scores, torch.cat(prices), density)
+        parts = kept.split([size.numel() for size in sizes.values()])
+        return {name: part.view(size.shape) for (name, size), part in zip(sizes.items(), parts)}

@@ -1,0 +1,40 @@
+"""What layers cost, as a user hands it in, and what a budget then keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import SpecError
+from dovetail.methods.base import Kept, Plan
+
+
+def require_positive(cost: Mapping[str, float] | None, method: str) -> None:
+    """`SpecError` for a cost that is no positive number."""
+    for name, value in (cost or {}).items():
+        if not 0 < value < float("inf"):
+            raise SpecError(f"{method} cost of {name!r} must be a positive number, not {value!r}")
+
+
+def costs_of(plan: Plan, cost: Mapping[str, float], model: nn.Module, method: str) -> dict[str, float]:
+    """The cost of every planned layer, by its name or a glob, later ones winning.
+
+    Raises:
+        SpecError: a name matches nothing, or a layer is not named.
+    """
+    known = {name: value for pattern, value in cost.items() for name in Plan({pattern: Kept("")}).resolve(model)}
+    if missing := [name for name, _ in plan.specs() if name not in known]:
+        raise SpecError(f"{method} cost says nothing of {', '.join(missing)}; name them, or keep them dense")
+    return {name: known[name] for name, _ in plan.specs()}
+
+
+def within_budget(sizes: Tensor, prices: Tensor, share: float) -> Tensor:
+    """True at the largest sizes over root of price that together cost at most `share` of all; one at least."""
+    order = (sizes / prices.sqrt()).argsort(descending=True, stable=True)
+    spent = prices[order].double().cumsum(0)
+    count = max(1, int((spent <= share * float(spent[-1]) * (1 + 1e-9)).sum()))
+    kept = torch.zeros_like(sizes, dtype=torch.bool)
+    kept[order[:count]] = True
+    return kept

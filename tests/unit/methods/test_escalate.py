@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dovetail.api import compress
+from dovetail.engine.quantize import quantize
+from dovetail.errors import SpecError
+from dovetail.formats import PackedKernelBasis
+from dovetail.formats.kernel_basis import KernelBasisSpec
+from dovetail.formats.kernel_basis.layer import KernelBasisConv2d, trained_ternary
+from dovetail.methods import Escalate, Kept, Plan
+from dovetail.program.lower import lower
+from dovetail.program.reference import run as reference
+from dovetail.training import Settings
+
+TERNARY = KernelBasisSpec(bases=3, coefficients="ternary")
+NAMES = ("same", "down", "point", "grouped")
+
+
+def short(**options):
+    return Escalate(**{"bases": 3, "sparsify_epochs": 1, "grow_epochs": 2, "settle_epochs": 1, "update": 1, **options})
+
+
+def layers(model):
+    return {name: model.get_submodule(name) for name in NAMES}
+
+
+def test_numbers_of_the_layer_by_hand():
+    """Two outputs, one channel, two bases; the mask leaves -1, 3 of the first basis and 2 of the second."""
+    latent = torch.tensor([[[-1.0, 2.0]], [[3.0, 8.0]]])
+    mask = torch.tensor([[[True, True]], [[True, False]]])
+    bases = torch.tensor([[[127.0]], [[-63.4]]])
+    scaled, coefficients = trained_ternary(bases, latent, mask)
+    # alpha: (1 + 3) / 2 = 2 and 2. gamma: (1/2 + 2/2) / 2 = 0.75 of output 0, and 3/2 of output 1.
+    assert coefficients.tolist() == [[[-0.75, 0.75]], [[1.5, 0.0]]]
+    # 254 and -126.8 in units of 254 / 127 = 2: 127 and -63.4, rounded to -63.
+    assert scaled.flatten().tolist() == [254.0, -126.0]
+
+
+def test_gradients_pass_as_if_nothing_had_been_rounded():
+    torch.manual_seed(0)
+    latent, bases = torch.randn(4, 3, 2, requires_grad=True), torch.randn(2, 3, 3, requires_grad=True)
+    mask = torch.rand(4, 3, 2) > 0.5
+    scaled, coefficients = trained_ternary(bases, latent, mask)
+    weight = torch.einsum("kcm,mrs->kcrs", coefficients, scaled)
+    g = torch.randn_like(weight)
+    (weight * g).sum().backward()
+    alpha = torch.stack([latent[..., m][mask[..., m]].abs().mean() for m in range(2)]).detach()
+    through = torch.einsum("kcrs,mrs->kcm", g, scaled.detach()) / alpha
+    torch.testing.assert_close(latent.grad, through)
+    assert (latent.grad[~mask] != 0).all()
+    onto = torch.einsum("kcrs,kcm->mrs", g, coefficients.detach()) * alpha[:, None, None]
+    torch.testing.assert_close(bases.grad, onto)
+
+
+def test_the_scale_of_a_basis_moves_with_its_numbers_as_its_gradient_would():
+    """A step along the latent gradients moves alpha by -rate / n of the gradient of the loss by alpha."""
+    torch.manual_seed(1)
+    latent, bases = torch.randn(5, 4, 1, requires_grad=True), torch.randn(1, 3, 3)
+    g = torch.randn(5, 4, 3, 3)
+    scaled, coefficients = trained_ternary(bases, latent, None)
+    (torch.einsum("kcm,mrs->kcrs", coefficients, scaled) * g).sum().backward()
+    along = float((latent.grad * latent.detach().sign()).sum())
+    moved = (latent.detach() - 1e-3 * latent.grad).abs().mean() - latent.detach().abs().mean()
+    assert float(moved) == pytest.approx(-1e-3 * along / latent.numel(), rel=1e-3)
+
+
+def test_layers_end_up_packed_as_they_compute(build, data, example):
+    model = build()
+    compress(model, short(density=0.3), train=data)
+    for name, layer in layers(model).items():
+        assert isinstance(layer, KernelBasisConv2d), name
+        assert layer.spec.coefficients == "ternary"
+        assert not layer.latent
+        packed = layer.pack()
+        assert isinstance(packed, PackedKernelBasis)
+        np.testing.assert_allclose(packed.dense(), layer.weight().detach().numpy(), rtol=1e-6, atol=1e-9)
+        whole = packed.cast(KernelBasisSpec(bases=1).values.__class__())  # float again: nothing may move
+        np.testing.assert_array_equal(whole.dense(), packed.dense())
+    assert isinstance(model.stem, nn.Conv2d)
+    assert isinstance(model.fc, nn.Linear)
+
+
+def test_whole_numbers_lose_nothing_of_bases_and_coefficients(build, data, example):
+    from dovetail.formats.values import INT8
+
+    model = build()
+    compress(model, short(density=0.3), train=data)
+    for layer in layers(model).values():
+        packed = layer.pack()
+        np.testing.assert_allclose(packed.cast(INT8).dense(), packed.dense(), rtol=2e-6, atol=1e-9)
+
+
+def test_the_quantised_network_computes_like_the_trained_one(build, data, example):
+    model = build()
+    method = short(density=0.3)
+    compress(model, method, train=data)
+    model.eval()
+    images = data[0][0]
+    program = lower(model, example)
+    whole = quantize(program, [images.numpy()], **method.quantization().options())
+    with torch.no_grad():
+        want = model(images).numpy()
+    got = reference(whole, images.numpy())[0]
+    assert np.abs(got - want).max() < 0.05 * np.ptp(want)
+
+
+@pytest.mark.parametrize("density", [0.05, 0.25, 1.0])
+def test_the_density_is_met_over_all_layers(build, data, density):
+    model = build()
+    done = compress(model, short(density=density, least=0.0), train=data)
+    found = layers(model).values()
+    total = sum(layer.coefficients.numel() for layer in found)
+    kept = sum(int((layer.live_coefficients() != 0).sum()) for layer in found)
+    assert kept == pytest.approx(density * total, abs=1)
+    assert done.history.records[-1].metrics["density"] == pytest.approx(kept / total)
+
+
+def test_uniform_gives_every_layer_the_same_share(build, data):
+    model = build()
+    compress(model, short(density=0.25, allocation="uniform"), train=data)
+    for layer in layers(model).values():
+        assert int((layer.coefficients != 0).sum()) == pytest.approx(0.25 * layer.coefficients.numel(), abs=1)
+
+
+def test_no_layer_falls_below_the_least(build, data):
+    model = build()
+    with torch.no_grad():
+        model.grouped.weight.mul_(1e-4)
+    compress(model, short(density=0.1, least=0.05, l1=0.0, sparsify_epochs=0, grow_epochs=0), train=data)
+    share = float((model.grouped.coefficients != 0).double().mean())
+    assert share == pytest.approx(0.05, abs=0.01)
+
+
+def test_dear_layers_lose_more(build, data):
+    shares = []
+    for price in (1.0, 100.0):
+        model = build()
+        cost = {"same": price, "down": 1.0, "point": 1.0, "grouped": 1.0}
+        compress(model, short(density=0.3, cost=cost, sparsify_epochs=0), train=data)
+        shares.append(float((model.same.coefficients != 0).double().mean()))
+    assert shares[1] < shares[0] / 2
+
+
+def test_the_structure_stands_while_it_settles(build, data):
+    class Watched(Escalate):
+        def begin(self, phase, model):
+            groups = super().begin(phase, model)
+            if phase.name == "settle":
+                self.before = {n: layer.live_coefficients().detach().sign() for n, layer in self._layers.items()}
+                self.bases = {n: layer.bases.detach().clone() for n, layer in self._layers.items()}
+            return groups
+
+        def end(self, phase, model):
+            if phase.name == "settle":
+                self.moved = any(not torch.equal(x.bases.detach(), self.bases[n]) for n, x in self._layers.items())
+            super().end(phase, model)
+
+    model = build()
+    method = Watched(bases=3, sparsify_epochs=0, grow_epochs=1, settle_epochs=3, density=0.3, learning_rate=0.1)
+    compress(model, method, train=data)
+    for name, layer in layers(model).items():
+        assert torch.equal(layer.coefficients.detach().sign(), method.before[name])
+    assert method.moved
+
+
+def test_zeros_may_return_while_coefficients_compete(build, data):
+    """Over the steps of `grow` some coefficient is dropped and taken again."""
+
+    class Watched(Escalate):
+        def _keep(self, density):
+            super()._keep(density)
+            self.masks = [*getattr(self, "masks", []), self._layers["same"].mask.clone()]
+
+    method = Watched(
+        bases=3, sparsify_epochs=0, grow_epochs=8, settle_epochs=0, density=0.3, update=1, learning_rate=0.3
+    )
+    compress(build(), method, train=data)
+    returned = [(~early & late).any() for early, late in zip(method.masks, method.masks[1:])]
+    assert any(returned)
+
+
+def test_l1_makes_zeros_and_turns_are_taken(build, data):
+    class Watched(Escalate):
+        def before_epoch(self, epoch):
+            super().before_epoch(epoch)
+            if self._where == "sparsify":
+                layer = self._layers["same"]
+                turn = (layer.bases.requires_grad, layer.coefficients.requires_grad)
+                self.turns = [*getattr(self, "turns", []), turn]
+
+        def end(self, phase, model):
+            if phase.name == "sparsify":
+                self.zeros = float((self._layers["same"].coefficients == 0).double().mean())
+            super().end(phase, model)
+
+    method = Watched(bases=3, sparsify_epochs=6, grow_epochs=0, settle_epochs=0, interval=2, l1=3.0, learning_rate=0.01)
+    compress(build(), method, train=data)
+    assert method.turns == [(False, True), (True, False), (True, False), (False, True), (False, True), (True, False)]
+    assert method.zeros > 0.1
+
+
+def test_a_stopped_training_ends_as_an_unbroken_one(build, data, tmp_path):
+    from dovetail.errors import Interrupted
+
+    whole, broken = build(), build()
+    options = {"density": 0.2, "interval": 1, "sparsify_epochs": 2}
+    compress(whole, short(**options), train=data)
+
+    class Stop(Escalate):
+        left = 10
+
+        def after_step(self):
+            super().after_step()
+            self.left -= 1
+            if not self.left:
+                raise Interrupted("stopped")
+
+    settings = Settings(run=tmp_path / "run", checkpoint_minutes=0.0)
+    stopping = Stop(**{"bases": 3, "grow_epochs": 2, "settle_epochs": 1, "update": 1, **options})
+    for left in (10, 5):
+        stopping.left = left
+        with pytest.raises(Interrupted):
+            compress(broken, copy.copy(stopping), train=data, settings=settings)
+        broken = build()
+    compress(broken, short(**options), train=data, settings=settings)
+    for (name, a), b in zip(whole.state_dict().items(), broken.state_dict().values()):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"density": 0.0}, "density"),
+        ({"density": 0.001}, "least"),
+        ({"ramp": 2.0}, "ramp"),
+        ({"l1": -1.0}, "l1"),
+        ({"update": 0}, "update"),
+        ({"allocation": "fair"}, "known are global, uniform"),
+        ({"allocation": "uniform", "cost": {"a": 1.0}}, "cost"),
+        ({"rule": "guess"}, "rule"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, said):
+    with pytest.raises(SpecError, match=said):
+        Escalate(**options)
+
+
+def test_plans_that_make_no_sense_are_refused_and_leave_the_model(build, example):
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    wrong = [
+        (short(), Plan({"same": KernelBasisSpec(bases=3)}), "ternary"),
+        (short(), Plan({"nowhere": TERNARY}), "nowhere"),
+        (short(), Plan({"same": KernelBasisSpec(bases=10, coefficients="ternary")}), "at most 9"),
+        (short(), Plan(dict.fromkeys(NAMES, Kept("no"))), "no convolution"),
+        (short(bases={"nowhere": 3}), None, "nowhere"),
+        (short(cost={"same": 1.0}), None, "says nothing of"),
+        (short(cost=dict.fromkeys(NAMES, -1.0)), None, "positive"),
+        (short(density=0.0005, least=0.0, allocation="uniform"), None, "without any"),
+    ]
+    for method, plan, said in wrong:
+        with pytest.raises(SpecError, match=said):
+            method.plan(model, example, plan)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
+
+
+def test_bases_by_name(build, example):
+    plan = short(bases={"*": 4, "down": 2}).plan(build(), example)
+    assert {name: spec.bases for name, spec in plan.specs()} == {"same": 4, "down": 2, "point": 1, "grouped": 4}
