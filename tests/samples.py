@@ -82,6 +82,7 @@ SAMPLES = {
             lambda s: KernelBasisSpec(bases=area(s), coefficients="sparse"),
             lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary"),
             lambda s: KernelBasisSpec(bases=area(s), coefficients="ternary"),
+            lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary", shared=4),
         ),
         linear=False,
     ),

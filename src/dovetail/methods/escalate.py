@@ -40,6 +40,8 @@ from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.schedule import factor
 
 Allocation = Literal["global", "uniform"]
+ALIVE = 1e-12
+"""A share so small that it is a single coefficient."""
 SPARSIFY, GROW, SETTLE = "sparsify", "grow", "settle"
 
 
@@ -54,6 +56,8 @@ class Escalate(Method):
     Attributes:
         bases: shared kernels per layer, M: a number, or a fraction of the kernels' energy that they must hold, or
             either by layer name or glob, later ones winning.
+        shared: neighbouring output channels whose coefficients stand at the same places, each with its own signs. The
+            places then take a part of the bits, and so the same bits hold more coefficients.
         pointwise: 1x1 convolutions become ternary, too.
         density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost.
         allocation: `"global"` keeps the largest of all layers together, by |coefficient| times the norm of its basis;
@@ -73,6 +77,7 @@ class Escalate(Method):
     name = "escalate"
 
     bases: Bases | Mapping[str, Bases] = 6
+    shared: int = 1
     pointwise: bool = True
     density: float = 0.05
     allocation: Allocation = "global"
@@ -105,7 +110,7 @@ class Escalate(Method):
         for name in ("l1", "interval"):
             if not getattr(self, name) >= 0:
                 raise SpecError(f"escalate {name} {getattr(self, name)} must not be negative")
-        for name in ("update", "images"):
+        for name in ("shared", "update", "images"):
             if getattr(self, name) < 1:
                 raise SpecError(f"escalate {name} {getattr(self, name)} must be at least 1")
         if self.allocation not in ("global", "uniform"):
@@ -247,7 +252,7 @@ class Escalate(Method):
             return Kept("a depthwise convolution has one kernel per channel: int8")
         size = layer.weight.shape[2] * layer.weight.shape[3]
         if size == 1:
-            return KernelBasisSpec(bases=1, coefficients="ternary") if self.pointwise else Kept("1x1: int8")
+            return self._spec(1) if self.pointwise else Kept("1x1: int8")
         most = min(size, layer.weight.shape[0] * layer.weight.shape[1])
         return KernelBasisSpec(
             bases=min(bases_for(numpy(layer.weight), self._bases_of(name)), most), coefficients="ternary"
@@ -279,16 +284,19 @@ class Escalate(Method):
     def _keep(self, density: float) -> None:
         """Keep that share of the coefficients, the most important ones."""
         sizes = {
-            name: layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1) for name, layer in self._layers.items()
+            name: together(layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1), layer.spec.shared)
+            for name, layer in self._layers.items()
         }
         for name, kept in self._kept(sizes, density).items():
-            self._layers[name].prune(kept)
+            layer = self._layers[name]
+            layer.prune(kept.repeat_interleave(layer.spec.shared, 0)[: layer.out_channels])
 
     def _kept(self, sizes: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+        """Which of each layer's coefficients, or groups of them, are kept."""
         if self.allocation == "uniform":
             return {name: densest(size.flatten(), density).view(size.shape) for name, size in sizes.items()}
-        first = {n: densest(size.flatten(), max(self.least, 1e-12)) for n, size in sizes.items()}
-        scores = torch.cat([size.flatten().masked_fill(first[name], float("inf")) for name, size in sizes.items()])
+        surest = {name: densest(size.flatten(), max(self.least, ALIVE)) for name, size in sizes.items()}
+        scores = torch.cat([size.flatten().masked_fill(surest[name], float("inf")) for name, size in sizes.items()])
         if self.cost is None:
             kept = densest(scores, density)
         else:
@@ -296,3 +304,11 @@ class Escalate(Method):
             kept = within_budget(scores, torch.cat(prices), density)
         parts = kept.split([size.numel() for size in sizes.values()])
         return {name: part.view(size.shape) for (name, size), part in zip(sizes.items(), parts)}
+
+
+def together(sizes: Tensor, shared: int) -> Tensor:
+    """Means over each `shared` neighbours along axis 0; the last group may have fewer."""
+    filled = nn.functional.pad(sizes, (0, 0, 0, 0, 0, -len(sizes) % shared))
+    counts = torch.ones(len(sizes)).view(-1, 1, 1)
+    counts = nn.functional.pad(counts, (0, 0, 0, 0, 0, -len(sizes) % shared)).view(-1, shared).sum(1)
+    return filled.view(-1, shared, *sizes.shape[1:]).sum(1) / counts.to(sizes)[:, None, None]

@@ -60,6 +60,58 @@ def test_a_layer_by_hand() -> None:
     assert packed.live_kernels() == 2 + 10
 
 
+def test_a_layer_of_shared_places_by_hand() -> None:
+    """Five outputs, places shared by two, the last one alone; one basis, three channels."""
+    pattern = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]])
+    given = pattern.repeat(2, axis=0)[:5, :, None] * np.array([1, -1, 1, 1, -1])[:, None, None]
+    spec = KernelBasisSpec(bases=1, coefficients="ternary", shared=2)
+    packed = PackedKernelBasis.from_factors(bases(1), given, spec)
+    packed.validate()
+    # As one set 1, 0, 1 / 0, 0, 0 / 0, 1, 0: a byte and a bit, where rows (one byte) and 101 010 would take two, too.
+    assert packed.arrays["coefficients.bitmap"].tolist() == [0b10000101, 0]
+    assert packed.arrays["coefficients"].tolist() == [0b11100]  # plus twice, minus twice, and the minus of the last
+    assert packed.params() == 5 + 9
+    assert packed.live_kernels() == packed.nonzeros() - np.count_nonzero(packed.decode("bases")) == 5
+    assert np.array_equal(packed.factors()[1], given)
+
+
+@pytest.mark.parametrize("shared", [2, 3, 4, 9])
+def test_shared_places_come_back_and_take_their_part_of_the_bits(shared: int) -> None:
+    pattern = RANDOM.random((-(-64 // shared), 96, 4)) < 0.05
+    given = np.where(RANDOM.random((64, 96, 4)) < 0.5, -1.0, 1.0) * pattern.repeat(shared, axis=0)[:64]
+    spec = KernelBasisSpec(bases=4, coefficients="ternary", values=INT8, shared=shared)
+    alone = PackedKernelBasis.from_factors(bases(), given, SPEC)
+    packed = PackedKernelBasis.from_factors(bases(), given, spec)
+    packed.validate()
+    assert np.array_equal(packed.codes()[1], given)
+    assert np.array_equal(packed.dense(), alone.dense())
+    signs, places = (packed.arrays[name].nbytes for name in ("coefficients", "coefficients.runs"))
+    assert signs == alone.arrays["coefficients"].nbytes
+    assert places < 1.1 * alone.arrays["coefficients.runs"].nbytes / shared + 8
+    assert spec == type(spec).from_json(spec.to_json())
+
+
+def test_rounding_keeps_neighbours_together() -> None:
+    weight = RANDOM.standard_normal((10, 9, 3, 3)).astype(np.float32)
+    spec = KernelBasisSpec(bases=5, coefficients="ternary", shared=4)
+    present = PackedKernelBasis.from_dense(weight, spec).factors()[1] != 0
+    assert not present.all()
+    for first in (0, 4, 8):
+        assert (present[first : first + 4] == present[first]).all()
+
+
+def test_shared_places_are_refused_where_they_are_none() -> None:
+    given = np.ones((4, 3, 1))
+    given[3, 1] = 0
+    with pytest.raises(SpecError, match="output 3 lacks a coefficient that a neighbour has, and 2 outputs share"):
+        spec = KernelBasisSpec(bases=1, coefficients="ternary", shared=2)
+        PackedKernelBasis.from_factors(bases(1), given, spec)
+    with pytest.raises(SpecError, match="ternary coefficients only"):
+        KernelBasisSpec(bases=2, coefficients="sparse", shared=4)
+    with pytest.raises(SpecError, match="shared must be a whole number of at least 1, not 0"):
+        KernelBasisSpec(bases=2, coefficients="ternary", shared=0)
+
+
 def test_a_layer_without_coefficients_is_stored() -> None:
     packed = PackedKernelBasis.from_factors(bases(), np.zeros((6, 500, 4)), SPEC)
     packed.validate()

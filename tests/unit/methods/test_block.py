@@ -11,7 +11,8 @@ from dovetail.errors import SpecError
 from dovetail.formats import BlockSparseSpec, PackedBlockSparse, SparseSpec
 from dovetail.formats.block_sparse.layer import BlockSparseConv2d
 from dovetail.methods import Block, Kept
-from dovetail.methods.block import block_norms, n_of_m, spread, within_budget
+from dovetail.methods.block import block_norms, n_of_m, spread
+from dovetail.methods.prices import within_budget
 
 PRUNED = ("same", "down", "point", "grouped")
 

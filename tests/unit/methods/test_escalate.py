@@ -14,6 +14,7 @@ from dovetail.formats import PackedKernelBasis
 from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d, trained_ternary
 from dovetail.methods import Escalate, Kept, Plan
+from dovetail.methods.escalate import together
 from dovetail.program.lower import lower
 from dovetail.program.reference import run as reference
 from dovetail.training import Settings
@@ -119,6 +120,25 @@ def test_the_density_is_met_over_all_layers(build, data, density):
     kept = sum(int((layer.live_coefficients() != 0).sum()) for layer in found)
     assert kept == pytest.approx(density * total, abs=1)
     assert done.history.records[-1].metrics["density"] == pytest.approx(kept / total)
+
+
+@pytest.mark.parametrize("shared", [2, 3])
+def test_neighbouring_outputs_share_their_places(build, data, shared):
+    model = build()
+    compress(model, short(density=0.2, shared=shared), train=data)
+    found = layers(model).values()
+    for layer in found:
+        present = layer.pack().factors()[1] != 0
+        for first in range(0, len(present), shared):
+            assert (present[first : first + shared] == present[first]).all()
+    kept = sum(int((layer.coefficients != 0).sum()) for layer in found)
+    assert kept == pytest.approx(0.2 * sum(layer.coefficients.numel() for layer in found), rel=0.03)
+
+
+def test_means_of_neighbours_by_hand():
+    sizes = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]).view(5, 1, 1)
+    assert together(sizes, 2).flatten().tolist() == [2.0, 6.0, 9.0]
+    assert torch.equal(together(sizes, 1), sizes)
 
 
 def test_uniform_gives_every_layer_the_same_share(build, data):

@@ -15,6 +15,7 @@ from dovetail.formats.kernel_basis.spec import KernelBasisSpec
 from dovetail.formats.layer import FormatConv2d, first_parameter, numpy, parameter, straight
 
 SMALLEST = 1e-30  # keeps a basis without coefficients from dividing by zero
+SMALLEST_HALF = 2.0**-14  # of the scale of an output: float16 holds it with all its digits
 
 
 class KernelBasisConv2d(FormatConv2d):
@@ -134,11 +135,11 @@ def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None) -> tuple
 
     Source: ESCALATE (MICRO 2021) with symmetric scales, in the manner of ternary weight networks (Li et al., 2016).
     """
-    kept = latent != 0 if mask is None else mask & (latent != 0)
+    kept = latent != 0 if mask is None else mask
     sizes = latent.abs() * kept
     alpha = _mean(sizes, kept, (0, 1))
-    gamma = _mean(sizes / alpha.clamp_min(SMALLEST), kept, (1, 2))
-    ternary = latent.sign() * kept * gamma.half().float()[:, None, None]
+    gamma = _mean(sizes / alpha.clamp_min(SMALLEST), kept, (1, 2)).clamp_min(SMALLEST_HALF)
+    ternary = torch.where(latent < 0, -1.0, 1.0) * kept * gamma.half().float()[:, None, None]
     scaled = bases * alpha[:, None, None]
     return straight(scaled, _on_one_grid(scaled)), straight(latent / alpha.clamp_min(SMALLEST), ternary)
 

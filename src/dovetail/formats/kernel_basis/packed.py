@@ -13,7 +13,7 @@ from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import positions
 from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size, scaled
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
-from dovetail.formats.kernel_basis.ternary import require_ternary, ternarise
+from dovetail.formats.kernel_basis.ternary import require_ternary, shared_pattern, spread, ternarise
 from dovetail.formats.values import ONE_ROW, TERNARY, FloatArray, Integer8, Rows, Values, Whole
 
 Init = Literal["svd", "pca_nomean"]
@@ -26,7 +26,8 @@ class PackedKernelBasis(Packed):
 
     With sparse coefficients `coefficients` holds only the non-zero ones, in the order of the flattened
     (K, C/groups, d), and `coefficients.bitmap` or `coefficients.gaps` says where they stand. With ternary ones it holds
-    their signs, in the order of (K, d, C/groups), and the positions are a set of rows, one for each output and basis.
+    their signs, in the order of (K, d, C/groups), and the positions are a set of rows, one for each basis and output
+    (or `spec.shared` outputs).
     """
 
     spec: KernelBasisSpec
@@ -41,7 +42,7 @@ class PackedKernelBasis(Packed):
         spec.check(weight.shape)
         bases, coefficients = decompose(weight, spec.bases)
         if spec.coefficients == "ternary":
-            coefficients, scales = ternarise(coefficients)
+            coefficients, scales = ternarise(coefficients, shared=spec.shared)
             bases = bases * scales[:, None, None]
         return cls.from_factors(bases, coefficients, spec)
 
@@ -50,7 +51,8 @@ class PackedKernelBasis(Packed):
         """From `bases` (d, R, S) and `coefficients` (K, C/groups, d), zeros included.
 
         Raises:
-            SpecError: ternary coefficients of an output have several magnitudes, or one that float16 does not hold.
+            SpecError: ternary coefficients of an output have several magnitudes, or one that float16 does not hold, or
+                stand elsewhere than those of outputs that share their places.
         """
         bases, stored = as_weight(bases), as_weight(coefficients)
         arrays, rows = spec.values.encode("bases", bases, ONE_ROW), None
@@ -58,7 +60,8 @@ class PackedKernelBasis(Packed):
         if spec.coefficients != "dense":
             stored = _ordered(stored, spec)
             present = stored != 0 if values == TERNARY else values.round(stored) != 0
-            arrays |= positions.encode("coefficients", present, _row(spec, coefficients.shape[1]))
+            pattern = shared_pattern(present, spec.shared) if spec.shared > 1 else present
+            arrays |= positions.encode("coefficients", pattern, _row(spec, coefficients.shape[1]))
             rows, stored = _output_of(np.flatnonzero(present), stored.shape), stored[present]
             if values == TERNARY:
                 require_ternary(stored, rows)
@@ -160,8 +163,14 @@ class PackedKernelBasis(Packed):
         return (k, self.spec.bases, c) if self.spec.coefficients == "ternary" else (k, c, self.spec.bases)
 
     def _positions(self) -> positions.Indices:
-        row = _row(self.spec, self.shape[1])
-        return positions.decode("coefficients", self.arrays, math.prod(self._grid), row)
+        row, (k, *rest), shared = _row(self.spec, self.shape[1]), self._grid, self.spec.shared
+        grid = (-(-k // shared), *rest)
+        stored = positions.decode("coefficients", self.arrays, math.prod(grid), row)
+        if shared == 1:
+            return stored
+        pattern = np.zeros(grid, dtype=np.bool_)
+        pattern.ravel()[stored] = True
+        return np.flatnonzero(spread(pattern, shared, k))
 
     def _in_place(self, stored: NDArray[T]) -> NDArray[T]:
         """The stored coefficients as (K, C/groups, d), zeros filled in."""

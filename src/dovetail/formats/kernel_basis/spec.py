@@ -17,18 +17,24 @@ class KernelBasisSpec(Spec):
 
     `coefficients` says how the combinations are stored: all of them, or the non-zero ones and their positions, or the
     signs of these, positions and a scale per output channel. The value type of ternary ones is that of the bases alone.
+    Of ternary ones `shared` neighbouring output channels, counted from the first, may have theirs at the same places,
+    each with signs of its own: then the positions are stored once for all of them.
     """
 
     format: ClassVar[str] = "kernel_basis"
     bases: int
     coefficients: Coefficients = "dense"
+    shared: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.whole("bases")
+        self.whole("shared")
         if self.coefficients not in get_args(Coefficients):
             known = "'dense', 'sparse' or 'ternary'"
             raise SpecError(f"kernel_basis coefficients are {known}, not {self.coefficients!r}")
+        if self.shared > 1 and self.coefficients != "ternary":
+            raise SpecError(f"kernel_basis shares places among outputs of ternary coefficients only, not {self}")
 
     def check(self, shape: Shape, name: str = "") -> None:
         """There are at most R S independent kernels."""

@@ -8,16 +8,40 @@ from dovetail.errors import SpecError
 from dovetail.formats.values import THRESHOLD, FloatArray, Rows
 
 
-def ternarise(coefficients: np.ndarray, threshold: float = THRESHOLD) -> tuple[np.ndarray, np.ndarray]:
+def ternarise(coefficients: np.ndarray, threshold: float = THRESHOLD, shared: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """-1, 0 or 1 for each of the `coefficients` (K, C, d), and the scale of each basis `(d,)`.
 
-    Beyond zero are those of a magnitude above `threshold` times the largest of their basis. The scale, the mean of
-    these magnitudes, errs least; it is 0 where there are none.
+    Beyond zero are those of a magnitude above `threshold` times the largest of their basis; `shared` neighbouring
+    outputs stay together, by their mean magnitude. The scale, the mean of what is kept, errs least; it is 0 where there
+    is nothing.
     """
     magnitudes = np.abs(coefficients)
-    kept = magnitudes > threshold * magnitudes.max(axis=(0, 1), initial=0)
+    first = np.arange(0, len(coefficients), shared)
+    means = np.add.reduceat(magnitudes, first) / np.diff([*first, len(coefficients)])[:, None, None]
+    kept = spread(means > threshold * means.max(axis=(0, 1), initial=0), shared, len(coefficients))
     scales = (magnitudes * kept).sum(axis=(0, 1)) / np.maximum(kept.sum(axis=(0, 1)), 1)
-    return np.sign(coefficients) * kept, scales
+    return np.where(coefficients < 0, -1.0, 1.0) * kept, scales
+
+
+def spread(pattern: np.ndarray, shared: int, outputs: int) -> np.ndarray:
+    """What neighbouring outputs share (index of axis 0) for each of them."""
+    return pattern.repeat(shared, axis=0)[:outputs]
+
+
+def shared_pattern(present: np.ndarray, shared: int) -> np.ndarray:
+    """Of the places `(K, ...)` those of each `shared` outputs, `(ceil(K / shared), ...)`; inverse of `spread`.
+
+    Raises:
+        SpecError: outputs that should have theirs at the same places have not.
+    """
+    pattern = np.logical_or.reduceat(present, np.arange(0, len(present), shared))
+    if (wrong := (spread(pattern, shared, len(present)) != present).reshape(len(present), -1).any(axis=1)).any():
+        k = int(np.argmax(wrong))
+        raise SpecError(
+            f"output {k} lacks a coefficient that a neighbour has, and {shared} outputs share the places of theirs; "
+            f"train them towards it, or take from_dense, which makes them alike"
+        )
+    return pattern
 
 
 def require_ternary(coefficients: FloatArray, rows: Rows) -> None:
