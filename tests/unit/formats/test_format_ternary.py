@@ -103,8 +103,8 @@ def test_rounding_keeps_neighbours_together() -> None:
 def test_shared_places_are_refused_where_they_are_none() -> None:
     given = np.ones((4, 3, 1))
     given[3, 1] = 0
+    spec = KernelBasisSpec(bases=1, coefficients="ternary", shared=2)
     with pytest.raises(SpecError, match="output 3 lacks a coefficient that a neighbour has, and 2 outputs share"):
-        spec = KernelBasisSpec(bases=1, coefficients="ternary", shared=2)
         PackedKernelBasis.from_factors(bases(1), given, spec)
     with pytest.raises(SpecError, match="ternary coefficients only"):
         KernelBasisSpec(bases=2, coefficients="sparse", shared=4)
