@@ -212,8 +212,8 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // first run, runs, vectors of 16-bit numbers that an input channel needs, vectors of sums), int32 each, at most
 // `most_halves` and `most_vectors` of them; the x offset of a run is that of its sums. A row is `row_lanes` pixels, `step` (1 or 2)
 // apart, rows are `x_row` apart; `phases`: x offsets of phase_count such planes. `places`: word offsets of input channels' lines, for
-// each output and basis (an even number) those of the coefficients 1 and of the coefficients -1; `starts`: where each of these lists begins, and the
-// last one's end. `entries`: per column of the kernel (offset into the pairs of sums, word of two weights); `basis_starts`, of
+// each output and basis (an even number) those of the coefficients 1 and of the coefficients -1 (where four outputs share their
+// places: for four outputs and a basis these two lists of eight classes); `starts`: where each of these lists begins, and the last one's end. `entries`: per column of the kernel (offset into the pairs of sums, word of two weights); `basis_starts`, of
 // these lists; `turns`: for each column but the last the lane that each lane gets, and four masks of those that get one: in
 // even and odd vectors from their own, from even vectors in odd ones and the reverse (rows of two vectors).
 #define DOVETAIL_CONV_COEFFICIENTS(P, I, A, F)                                             \
@@ -290,6 +290,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvColumnsCodesArgs, conv2d_sparse_columns_int8, DOVETAIL_CONV_COLUMNS_CODES) \
   K(ConvBasisCodesArgs, conv2d_kernel_basis_int8, DOVETAIL_CONV_BASIS_CODES) \
   K(ConvCoefficientsArgs, conv2d_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
+  K(ConvSharedCoefficientsArgs, conv2d_shared_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
   K(QuantizeArgs, quantize_int8, DOVETAIL_QUANTIZE)                    \

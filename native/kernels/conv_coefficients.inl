@@ -151,8 +151,8 @@ inline BasisSumFunction basis_sums_for(int vectors, bool three) {
 }
 
 // The lines of all channels of a tile in one phase. `room`: for a channel's words.
-template <int Rows>
-inline void widen_lines(const ConvCoefficientsArgs& a, const int32_t* x, int halves, int32_t* room, int32_t* to) {
+template <int Rows, class Args>
+inline void widen_lines(const Args& a, const int32_t* x, int halves, int32_t* room, int32_t* to) {
   const int64_t line = a.most_halves * kLanes;
   const bool wide = a.row_lanes > kLanes;
   for (int64_t c = 0; c < a.channels; ++c, x += a.x_channel, to += 4 * line) {
@@ -168,8 +168,73 @@ inline void widen_lines(const ConvCoefficientsArgs& a, const int32_t* x, int hal
   }
 }
 
-void conv2d_coefficients_int8(const void* arguments, Worker& worker) {
-  const auto& a = *static_cast<const ConvCoefficientsArgs*>(arguments);
+// Where outputs have their coefficients: each at places of its own.
+struct OwnPlaces {
+  static constexpr int kOutputs = 1;  // whose sums are made together
+  template <class Args>
+  static void add_up(const Args& a, const int32_t* lines, int64_t k, int halves, int64_t line, int32_t* before, int32_t* pairs, int64_t) {
+    coefficient_sums_for(halves)(lines, a.places, a.starts + k * a.base_count * 2, a.base_count / 2, 2 * line, before, pairs);
+  }
+};
+
+// Or four at the same places. Their channels are in eight classes, by whether outputs 1, 2 and 3 have output 0's sign there. A class
+// is added up once, as output 0 has it, and its sum is added to or taken from the sums of all four. `starts` has two lists a class.
+struct SharedPlaces {
+  static constexpr int kOutputs = 4;
+  static constexpr int kClasses = 8;
+  static constexpr int kMost = kLanes == 16 ? 5 : 2;  // vectors of which four sums and one of a class are in registers
+
+  // `before`: for four sums of `line` words; an output's pairs are `output` words behind those of the one before.
+  template <int P>
+  static void sums(const int32_t* lines, const int32_t* places, const int32_t* starts, int64_t bases, int64_t line, int32_t* before, int32_t* pairs, int64_t output) {
+    for (int64_t b = 0; b < bases; ++b, starts += 2 * kClasses) {
+      Ints acc[kOutputs][P];
+      each<kOutputs>(DOVETAIL_LAMBDA(int i) { each<P>(DOVETAIL_LAMBDA(int j) { acc[i][j] = splat_word(0); }); });
+      each<kClasses>(DOVETAIL_LAMBDA(int n) {
+        const int32_t *e = places + starts[2 * n], *minus = places + starts[2 * n + 1], *end = places + starts[2 * n + 2];
+        if (e == end) return;
+        Ints sum[P];
+        each<P>(DOVETAIL_LAMBDA(int j) { sum[j] = splat_word(0); });
+        for (; e != minus; ++e) each<P>(DOVETAIL_LAMBDA(int j) { sum[j] = add_halves(sum[j], load_words(lines + *e + j * kLanes)); });
+        for (; e != end; ++e) each<P>(DOVETAIL_LAMBDA(int j) { sum[j] = sub_halves(sum[j], load_words(lines + *e + j * kLanes)); });
+        each<kOutputs>(DOVETAIL_LAMBDA(int i) {
+          each<P>(DOVETAIL_LAMBDA(int j) { acc[i][j] = i && n >> (i - 1) & 1 ? sub_halves(acc[i][j], sum[j]) : add_halves(acc[i][j], sum[j]); });
+        });
+      });
+      each<kOutputs>(DOVETAIL_LAMBDA(int i) {
+        each<P>(DOVETAIL_LAMBDA(int j) {
+          int32_t* const even = before + i * line + j * kLanes;
+          if (b % 2 == 0) return store_words(even, acc[i][j]);
+          const Ints first = load_words(even);
+          store_words(pairs + i * output + 2 * j * kLanes, low_halves(first, acc[i][j]));
+          store_words(pairs + i * output + (2 * j + 1) * kLanes, high_halves(first, acc[i][j]));
+        });
+      });
+      if (b % 2) pairs += 2 * line;
+    }
+  }
+
+  static auto sums_for(int vectors) {
+    switch (vectors) {
+#define DOVETAIL_CASE(P) case P: return sums<(P <= kMost ? P : 1)>;
+      DOVETAIL_CASE(2) DOVETAIL_CASE(3) DOVETAIL_CASE(4) DOVETAIL_CASE(5)
+#undef DOVETAIL_CASE
+    }
+    return sums<1>;
+  }
+
+  template <class Args>
+  static void add_up(const Args& a, const int32_t* lines, int64_t k, int halves, int64_t line, int32_t* before, int32_t* pairs, int64_t output) {
+    const int32_t* starts = a.starts + k / kOutputs * a.base_count * 2 * kClasses;
+    even_pieces(halves, kMost, [&](int first, int count) {
+      const int64_t at = static_cast<int64_t>(first) * kLanes;
+      sums_for(count)(lines + at, a.places, starts, a.base_count, line, before, pairs + 2 * at, output);
+    });
+  }
+};
+
+template <class Places, class Args>
+void conv_coefficients(const Args& a, Worker& worker) {
   const auto* tiles = reinterpret_cast<const CoefficientTile*>(a.tiles);
   const Rounding rounding = rounding_of(a);
   const BasisLists lists = {static_cast<const CodeEntry*>(a.entries), a.basis_starts, a.turns, a.column_count};
@@ -180,8 +245,9 @@ void conv2d_coefficients_int8(const void* arguments, Worker& worker) {
   const int64_t pair_count = a.base_count / 2, per_image = a.tile_count * a.group_count, quads = (a.out_channels + 3) / 4;
   auto* const lines = reinterpret_cast<int32_t*>(worker.scratch);
   int32_t* const before = lines + a.phase_count * phase;
-  int32_t* const pairs = before + line;
-  int32_t* const sums = pairs + a.phase_count * pair_count * 2 * line;
+  int32_t* const pairs = before + Places::kOutputs * line;
+  const int64_t output = a.phase_count * pair_count * 2 * line;
+  int32_t* const sums = pairs + Places::kOutputs * output;
   int32_t* const room = sums + 4 * step;
   for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
     for (int64_t f = 0; f < a.phase_count; ++f) fill_words(lines + (f + 1) * phase - line, 0, line, 0);
@@ -190,23 +256,31 @@ void conv2d_coefficients_int8(const void* arguments, Worker& worker) {
       const CoefficientTile& tile = tiles[unit % per_image / a.group_count];
       const int64_t rows_of_vector = a.row_lanes < kLanes ? kLanes / a.row_lanes : 1;
       for (int64_t f = 0; f < a.phase_count; ++f)
-        (rows_of_vector == 1 ? widen_lines<1> : rows_of_vector == 2 ? widen_lines<2> : widen_lines<4>)(
+        (rows_of_vector == 1 ? widen_lines<1, Args> : rows_of_vector == 2 ? widen_lines<2, Args> : widen_lines<4, Args>)(
             a, a.x + image * a.x_image + tile.x + a.phases[f], tile.halves, pairs, lines + f * phase);
-      const CoefficientFunction add_up = coefficient_sums_for(tile.halves);
       const Run* const runs = runs_of(a.runs) + tile.first_run;
       for (int64_t k = 4 * (quads * group / a.group_count); k < 4 * (quads * (group + 1) / a.group_count); k += 4) {
         for (int i = 0; i < 4 && k + i < a.out_channels; ++i) {
-          const int32_t* starts = a.starts + (k + i) * a.base_count * 2;
-          for (int64_t f = 0; f < a.phase_count; ++f)
-            add_up(lines + f * phase, a.places, starts, pair_count, 2 * line, before, pairs + f * pair_count * 2 * line);
+          if (i % Places::kOutputs == 0)
+            for (int64_t f = 0; f < a.phase_count; ++f)
+              Places::add_up(a, lines + f * phase, k + i, tile.halves, line, before, pairs + f * pair_count * 2 * line, output);
+          const int32_t* const own = pairs + i % Places::kOutputs * output;
           even_pieces(tile.vectors / unit_vectors, (three ? kMostThree : kMostLines) / unit_vectors, [&](int first, int count) {
             const int64_t at = static_cast<int64_t>(first) * unit_vectors * kLanes;
             const int vectors = count * unit_vectors;
-            (wide ? basis_sums_for<true> : basis_sums_for<false>)(vectors, three)(lists, pairs + at, a.bias[k + i], sums + i * step + at);
+            (wide ? basis_sums_for<true> : basis_sums_for<false>)(vectors, three)(lists, own + at, a.bias[k + i], sums + i * step + at);
           });
         }
         finish_code_tile(a, rounding, image, k, runs, tile.runs, tile.first_run == 0, sums, step, tile.vectors, rows_of_vector > 1, room);
       }
     }
   });
+}
+
+void conv2d_coefficients_int8(const void* arguments, Worker& worker) {
+  conv_coefficients<OwnPlaces>(*static_cast<const ConvCoefficientsArgs*>(arguments), worker);
+}
+
+void conv2d_shared_coefficients_int8(const void* arguments, Worker& worker) {
+  conv_coefficients<SharedPlaces>(*static_cast<const ConvSharedCoefficientsArgs*>(arguments), worker);
 }

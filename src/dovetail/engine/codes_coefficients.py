@@ -21,6 +21,8 @@ from dovetail.program.integer import Product
 MOST_HALVES = {16: 20, 8: 10}  # vectors of 16-bit sums in registers: as kMostHalves in conv_coefficients.inl
 MOST_REACH = 8  # rows of the kernel: vectors of sums beyond those of a tile
 FEW = 4  # vectors for which lists are filled up: as coefficient_turn in conv_coefficients.inl
+OUTPUTS = 4  # that may share their places: as SharedPlaces in conv_coefficients.inl
+CLASSES = 8  # of the signs that the other outputs have where the first has plus
 MOST_TERMS = 128  # codes of up to 255 that a number of 16 bits can be the sum of
 
 
@@ -33,8 +35,22 @@ def adds_up(packed: Packed) -> bool:
     return int(np.abs(coefficients).max()) <= 1 and terms <= MOST_TERMS
 
 
+def shares_places(packed: Packed) -> bool:
+    """Whether `OUTPUTS` neighbouring outputs have their coefficients at the same places."""
+    return adds_up(packed) and isinstance(packed, PackedKernelBasis) and packed.spec.shared % OUTPUTS == 0
+
+
 def conv_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
     """Sums of channels for each output and basis, which then meet the bases."""
+    _emit(b, call, x, found, y, shared=False)
+
+
+def conv_shared_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
+    """The same, where four outputs have their coefficients at the same places."""
+    _emit(b, call, x, found, y, shared=True)
+
+
+def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, *, shared: bool) -> None:
     packed = call.program.weights[call.node.weight or ""]
     assert isinstance(packed, PackedKernelBasis)
     bases, coefficients = (np.pad(part, pad) for part, pad in zip(packed.codes(), _even(packed.spec.bases)))
@@ -43,13 +59,18 @@ def conv_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: Vi
     tiles, fields = _tiles(b, taps, rows, y)
     outputs, channels = len(coefficients), words(coefficients.shape[1])
     line = fields["most_halves"] * b.lanes
-    places = _places(coefficients, line, 4 * channels * line, int(tiles["tiles"][:, 3].min()))
+    flat = coefficients.transpose(0, 2, 1)  # (K, d, C)
+    if shared:
+        places, kernel = _shared_places(flat, line), "conv2d_shared_coefficients_int8"
+    else:
+        zeros, vectors = 4 * channels * line, int(tiles["tiles"][:, 3].min())
+        places, kernel = _places(flat, line, zeros, vectors), "conv2d_coefficients_int8"
     lists = {**places, **_basis_lists(b.lanes, bases, rows, fields)}
     groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * fields["tile_count"]))
-    _reserve(b, rows, fields, channels, len(bases), int(tiles["runs"][:, 2].max()))
+    _reserve(b, rows, fields, channels, len(bases), int(tiles["runs"][:, 2].max()), OUTPUTS if shared else 1)
     allow_whole_vectors(b, call.residual)
     b.emit(
-        "conv2d_coefficients_int8",
+        kernel,
         {"x": taps.x, **sums(b, call, found),
          **{name: b.constant(table) for name, table in {**tiles, **lists, "phases": rows.phases}.items()}},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **residual_fields(call), **call.rounding(), **fields,
@@ -142,12 +163,11 @@ def _tiles(b: Builder, taps: Taps, rows: Rows, y: View) -> tuple[dict[str, np.nd
     )  # fmt: skip
 
 
-def _places(coefficients: np.ndarray, line: int, zeros: int, vectors: int) -> dict[str, np.ndarray]:
-    """Lines of the channels that are added, then of those taken away, for each output and basis.
+def _places(flat: np.ndarray, line: int, zeros: int, vectors: int) -> dict[str, np.ndarray]:
+    """Lines of the channels that are added, then of those taken away, for each output and basis of `(K, d, C)`.
 
     Lists are filled up with a line of `zeros`, where `vectors` are so few that the ends of loops are dear.
     """
-    flat = coefficients.transpose(0, 2, 1)  # (K, d, C)
     signs = np.stack([flat == 1, flat == -1], axis=2).reshape(-1, flat.shape[2])
     row, channel = np.nonzero(signs)
     counts = signs.sum(axis=1)
@@ -156,6 +176,26 @@ def _places(coefficients: np.ndarray, line: int, zeros: int, vectors: int) -> di
     places = np.full(starts[-1], zeros, np.int32)
     places[np.arange(len(row)) + np.repeat(starts[:-1] - (np.cumsum(counts) - counts), counts)] = channel * line
     return {"places": places, "starts": starts.astype(np.int32)}
+
+
+def _shared_places(flat: np.ndarray, line: int) -> dict[str, np.ndarray]:
+    """The same for each four outputs and basis: two lists of every class of the signs that the last three have there.
+
+    Bit i of a class tells that output i + 1 has not the sign of output 0, and a channel is in its first list where that
+    is plus. Outputs that the last four lack would have the sign of the first.
+    """
+    outputs, bases, channels = flat.shape
+    filled = np.pad(flat, ((0, -outputs % OUTPUTS), (0, 0), (0, 0)))
+    quads = filled.reshape(-1, OUTPUTS, bases, channels)
+    first = quads[:, 0]
+    classes = sum(((quads[:, i] * first < 0) << (i - 1) for i in range(1, OUTPUTS)), np.zeros(first.shape, np.int64))
+    quad, basis, channel = np.nonzero(first)
+    which = 2 * classes[quad, basis, channel] + (first[quad, basis, channel] < 0)
+    row = (quad * bases + basis) * 2 * CLASSES + which
+    order = np.argsort(row, kind="stable")
+    counts = np.bincount(row, minlength=len(quads) * bases * 2 * CLASSES)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return {"places": (channel[order] * line).astype(np.int32), "starts": starts.astype(np.int32)}
 
 
 def _basis_lists(lanes: int, bases: np.ndarray, rows: Rows, fields: dict[str, int]) -> dict[str, np.ndarray]:
@@ -198,9 +238,14 @@ def _bits(lanes: np.ndarray) -> int:
     return int(np.sum(1 << np.arange(len(lanes))[lanes]))
 
 
-def _reserve(b: Builder, rows: Rows, fields: dict[str, int], channels: int, bases: int, longest: int) -> None:
-    """Scratch: lines of all channels, a basis' sums, the pairs, and the sums of four outputs with room to end them."""
+def _reserve(
+    b: Builder, rows: Rows, fields: dict[str, int], channels: int, bases: int, longest: int, together: int
+) -> None:
+    """Scratch: lines of all channels, a basis' sums, the pairs, and the sums of four outputs with room to end them.
+
+    Sums and pairs are those of as many outputs as are added up `together`.
+    """
     line, vectors = fields["most_halves"] * b.lanes, fields["most_vectors"] * b.lanes
     phases = len(rows.phases)
-    need = phases * (4 * channels + 1) * line + line + phases * bases * line + 6 * vectors + b.lanes
+    need = phases * (4 * channels + 1) * line + together * (line + phases * bases * line) + 6 * vectors + b.lanes
     b.scratch = max(b.scratch, need + round_up(longest, b.lanes))

@@ -7,7 +7,13 @@ import numpy as np
 from dovetail.engine import kernels
 from dovetail.engine.codes import CodeCandidate
 from dovetail.engine.codes_basis import conv_kernel_basis
-from dovetail.engine.codes_coefficients import MOST_REACH, adds_up, conv_coefficients
+from dovetail.engine.codes_coefficients import (
+    MOST_REACH,
+    adds_up,
+    conv_coefficients,
+    conv_shared_coefficients,
+    shares_places,
+)
 from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse, conv_sparse_columns
 from dovetail.engine.codes_emit import linear_dense
 from dovetail.engine.columns import reach
@@ -85,6 +91,10 @@ def _ternary(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and adds_up(packed) and is_narrow(packed, at) and low
 
 
+def _shared_ternary(packed: Packed, at: Place) -> bool:
+    return _ternary(packed, at) and shares_places(packed)
+
+
 def _sparse(packed: Packed, at: Place) -> bool:
     return at.groups == 1 and packed.spec.format in ("sparse", "block_sparse")
 
@@ -101,5 +111,6 @@ CANDIDATES = (
     CodeCandidate("conv2d_grouped", "conv2d", _odd_groups, conv_grouped),
     CodeCandidate("conv2d_kernel_basis", "conv2d", _shared_bases, conv_kernel_basis),
     CodeCandidate("conv2d_coefficients", "conv2d", _ternary, conv_coefficients, reads="lying"),
+    CodeCandidate("conv2d_shared_coefficients", "conv2d", _shared_ternary, conv_shared_coefficients, reads="lying"),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),
 )
