@@ -165,7 +165,7 @@ class Escalate(Method):
         for name, spec in self._plan.specs():
             layer = model.get_submodule(name)
             if not isinstance(layer, KernelBasisConv2d):
-                layer = decomposed(layer, replace(spec, coefficients="dense"))
+                layer = decomposed(layer, replace(spec, coefficients="dense", shared=1))
                 swap(model, name, layer)
             if phase.name != SPARSIFY:
                 layer.spec, layer.latent = spec, True
@@ -254,9 +254,10 @@ class Escalate(Method):
         if size == 1:
             return self._spec(1) if self.pointwise else Kept("1x1: int8")
         most = min(size, layer.weight.shape[0] * layer.weight.shape[1])
-        return KernelBasisSpec(
-            bases=min(bases_for(numpy(layer.weight), self._bases_of(name)), most), coefficients="ternary"
-        )
+        return self._spec(min(bases_for(numpy(layer.weight), self._bases_of(name)), most))
+
+    def _spec(self, bases: int) -> KernelBasisSpec:
+        return KernelBasisSpec(bases=bases, coefficients="ternary", shared=self.shared)
 
     def _bases_of(self, name: str) -> Bases:
         if not isinstance(self.bases, Mapping):

@@ -80,22 +80,25 @@ def test_shared_places_come_back_and_take_their_part_of_the_bits(shared: int) ->
     pattern = RANDOM.random((-(-64 // shared), 96, 4)) < 0.05
     given = np.where(RANDOM.random((64, 96, 4)) < 0.5, -1.0, 1.0) * pattern.repeat(shared, axis=0)[:64]
     spec = KernelBasisSpec(bases=4, coefficients="ternary", values=INT8, shared=shared)
-    alone = PackedKernelBasis.from_factors(bases(), given, SPEC)
-    packed = PackedKernelBasis.from_factors(bases(), given, spec)
+    kernels = bases()
+    alone = PackedKernelBasis.from_factors(kernels, given, SPEC)
+    packed = PackedKernelBasis.from_factors(kernels, given, spec)
     packed.validate()
     assert np.array_equal(packed.codes()[1], given)
     assert np.array_equal(packed.dense(), alone.dense())
     signs, places = (packed.arrays[name].nbytes for name in ("coefficients", "coefficients.runs"))
     assert signs == alone.arrays["coefficients"].nbytes
-    assert places < 1.1 * alone.arrays["coefficients.runs"].nbytes / shared + 8
+    assert places < 1.1 * alone.arrays["coefficients.runs"].nbytes / shared + 30
     assert spec == type(spec).from_json(spec.to_json())
 
 
 def test_rounding_keeps_neighbours_together() -> None:
     weight = RANDOM.standard_normal((10, 9, 3, 3)).astype(np.float32)
     spec = KernelBasisSpec(bases=5, coefficients="ternary", shared=4)
+    weight[4:8, :3] *= 1e-3
     present = PackedKernelBasis.from_dense(weight, spec).factors()[1] != 0
     assert not present.all()
+    assert present.any()
     for first in (0, 4, 8):
         assert (present[first : first + 4] == present[first]).all()
 

@@ -157,14 +157,22 @@ def test_no_layer_falls_below_the_least(build, data):
     assert share == pytest.approx(0.05, abs=0.01)
 
 
-def test_dear_layers_lose_more(build, data):
-    shares = []
-    for price in (1.0, 100.0):
-        model = build()
-        cost = {"same": price, "down": 1.0, "point": 1.0, "grouped": 1.0}
-        compress(model, short(density=0.3, cost=cost, sparsify_epochs=0), train=data)
-        shares.append(float((model.same.coefficients != 0).double().mean()))
-    assert shares[1] < shares[0] / 2
+def test_dear_coefficients_go_first():
+    """Four of price 1 and four of 1/4: half of the cost of 5 buys three of the cheap ones (8, 6, 4) and one dear one."""
+    method = short(density=0.5, cost={"dear": 4.0, "cheap": 1.0})
+    method._costs = dict(method.cost)
+    sizes = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    kept = method._kept({"dear": sizes, "cheap": sizes}, 0.5)
+    assert kept["dear"].tolist() == [True, False, False, False]
+    assert kept["cheap"].tolist() == [True, True, True, False]
+
+
+def test_a_budget_is_met(build, data):
+    model = build()
+    cost = {"same": 9.0, "down": 4.0, "point": 1.0, "grouped": 2.0}
+    compress(model, short(density=0.3, cost=cost), train=data)
+    shares = {name: float((layer.coefficients != 0).double().mean()) for name, layer in layers(model).items()}
+    assert sum(cost[name] * share for name, share in shares.items()) == pytest.approx(0.3 * 16, rel=0.01)
 
 
 def test_the_structure_stands_while_it_settles(build, data):
@@ -195,7 +203,8 @@ def test_zeros_may_return_while_coefficients_compete(build, data):
     class Watched(Escalate):
         def _keep(self, density):
             super()._keep(density)
-            self.masks = [*getattr(self, "masks", []), self._layers["same"].mask.clone()]
+            now = torch.cat([layer.mask.flatten() for layer in self._layers.values()])
+            self.masks = [*getattr(self, "masks", []), now]
 
     method = Watched(
         bases=3, sparsify_epochs=0, grow_epochs=8, settle_epochs=0, density=0.3, update=1, learning_rate=0.3
@@ -263,6 +272,7 @@ def test_a_stopped_training_ends_as_an_unbroken_one(build, data, tmp_path):
         ({"update": 0}, "update"),
         ({"allocation": "fair"}, "known are global, uniform"),
         ({"allocation": "uniform", "cost": {"a": 1.0}}, "cost"),
+        ({"cost": {"a": -1.0}}, "positive"),
         ({"rule": "guess"}, "rule"),
     ],
 )
@@ -281,7 +291,6 @@ def test_plans_that_make_no_sense_are_refused_and_leave_the_model(build, example
         (short(), Plan(dict.fromkeys(NAMES, Kept("no"))), "no convolution"),
         (short(bases={"nowhere": 3}), None, "nowhere"),
         (short(cost={"same": 1.0}), None, "says nothing of"),
-        (short(cost=dict.fromkeys(NAMES, -1.0)), None, "positive"),
         (short(density=0.0005, least=0.0, allocation="uniform"), None, "without any"),
     ]
     for method, plan, said in wrong:
