@@ -79,7 +79,8 @@ def random_packed(format_name: str, shape: tuple[int, ...], random: np.random.Ge
     packed = row.packed.from_dense(weight, spec)
     if format_name == "kernel_basis" and fields.get("coefficients") in ("sparse", "ternary"):
         bases, coefficients = packed.factors()
-        keep = random.random(coefficients.shape) < 0.3
+        outputs, shared = len(coefficients), spec.shared  # type: ignore[attr-defined]
+        keep = random.random((-(-outputs // shared), *coefficients.shape[1:])).repeat(shared, axis=0)[:outputs] < 0.3
         packed = row.packed.from_factors(bases, coefficients * keep, spec)
     return packed
 

@@ -35,6 +35,7 @@ FORMATS = {
     "kernel_basis": "kernel_basis",
     "ternary": "sparse",
     "ternary_basis": "kernel_basis",
+    "shared_ternary_basis": "kernel_basis",
 }
 
 
@@ -46,6 +47,9 @@ def spec_fields(name: str, case: Case) -> dict[str, Any] | None:
             return {"density": 0.2}
         case "ternary":
             return {"density": 0.2, "values": TERNARY}
+        case "shared_ternary_basis":
+            fields = {"bases": min(taps, 5), "coefficients": "ternary", "shared": 4, "values": INT8}
+            return fields if len(case.weight) == 4 else None
         case "ternary_basis":  # among them as many bases as a kernel has places
             fields = {"bases": taps if taps <= 9 else 6, "coefficients": "ternary", "values": INT8}
             return fields if len(case.weight) == 4 else None
@@ -119,7 +123,9 @@ def test_forced_kernel_equals_reference(name: str, case: Case, kernel: str, sign
     specs = [(node, program.weights[node.weight].spec) for node in program.graph.nodes if node.weight is not None]
     assert {spec.values.name for _, spec in specs} == {"ternary" if name == "ternary" else "int8"}
     nodes = [node for node, spec in specs if spec.format == FORMATS[name]]
-    assert name != "ternary_basis" or {program.weights[n.weight].spec.coefficients for n in nodes} == {"ternary"}
+    assert not name.endswith("ternary_basis") or {program.weights[n.weight].spec.coefficients for n in nodes} == {
+        "ternary"
+    }
     assert all(bool(program.graph.tensors[node.inputs[0]].zero) == signed for node in nodes)
     # sums over two hundred channels of shared bases cannot all be proved to fit 32 bits: such layers become dense
     assert len(nodes) == len(specs) or (name == "kernel_basis" and case.weight[1] == 200 and nodes)

@@ -42,12 +42,12 @@ from dovetail.training.schedule import factor
 Allocation = Literal["global", "uniform"]
 ALIVE = 1e-12
 """A share so small that it is a single coefficient."""
-SPARSIFY, GROW, SETTLE = "sparsify", "grow", "settle"
+SPARSIFY, TERNARISE, SETTLE = "sparsify", "ternarise", "settle"
 
 
 @dataclass(kw_only=True, eq=False)
 class Escalate(Method):
-    """Three phases: `sparsify` (real coefficients, l1), `grow` (ternary ones, fewer and fewer), `settle` (they stay).
+    """Three phases: `sparsify` (real coefficients, fewer and fewer), `ternarise` (ternary ones), `settle` (they stand).
 
     Convolutions larger than 1x1 become a kernel basis with ternary coefficients, 1x1 ones (with `pointwise`) a basis of
     one kernel. The first convolution and linear layers stay dense, for int8. The trained network computes with exactly
@@ -66,11 +66,11 @@ class Escalate(Method):
         least: share of a layer's coefficients that it keeps whatever the others are.
         l1: penalty per coefficient in `sparsify`, by soft thresholding after each step.
         interval: epochs of a turn of `sparsify`: coefficients and bases train in turns; 0 trains both all the time.
-        update: steps between two choices of the coefficients that are kept, in `grow`.
-        ramp: part of `grow` over which the density falls, by a cubic law; afterwards coefficients may still change
-            places until `settle`.
-        sparsify_epochs, grow_epochs, settle_epochs: of the phases; zero skips the training, not the phase.
-        learning_rate: of `sparsify`; `grow_learning_rate`, `settle_learning_rate`: None takes `learning_rate`.
+        ramp: part of `sparsify` over which the density falls, by a cubic law.
+        update: steps between two choices of the coefficients that are kept. In `sparsify` those that are gone stay so;
+            in `ternarise` they train on behind their zeros, and come back where they have become larger than others.
+        sparsify_epochs, ternarise_epochs, settle_epochs: of the phases; zero skips the training, not the phase.
+        learning_rate: of `sparsify`; `ternarise_learning_rate`, `settle_learning_rate`: None takes `learning_rate`.
         rule, images, reestimate: how the operands' codes are calibrated in the end; as in `Int8`.
     """
 
@@ -88,10 +88,10 @@ class Escalate(Method):
     update: int = 50
     ramp: float = 0.6
     sparsify_epochs: int = 100
-    grow_epochs: int = 60
+    ternarise_epochs: int = 60
     settle_epochs: int = 20
     learning_rate: float = 0.01
-    grow_learning_rate: float | None = None
+    ternarise_learning_rate: float | None = None
     settle_learning_rate: float | None = None
     schedule: Schedule = "cosine"
     weight_decay: float = 1e-4
@@ -154,12 +154,12 @@ class Escalate(Method):
             momentum=self.momentum,
             nesterov=self.nesterov,
         )
-        rates = (self.grow_learning_rate or self.learning_rate, self.settle_learning_rate or self.learning_rate)
-        grow = replace(first, name=GROW, epochs=self.grow_epochs, learning_rate=rates[0])
+        rates = (self.ternarise_learning_rate or self.learning_rate, self.settle_learning_rate or self.learning_rate)
+        grow = replace(first, name=TERNARISE, epochs=self.ternarise_epochs, learning_rate=rates[0])
         return first, grow, replace(first, name=SETTLE, epochs=self.settle_epochs, learning_rate=rates[1])
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
-        """Decompose what is dense yet; from `grow` on the coefficients are ternary, in `settle` they stand."""
+        """Decompose what is dense yet; from `ternarise` on the coefficients are ternary, in `settle` they stand."""
         if phase.epochs and not self.steps_per_epoch:
             raise TrainingError("escalate must know the steps of an epoch: set steps_per_epoch before begin")
         for name, spec in self._plan.specs():
@@ -174,6 +174,8 @@ class Escalate(Method):
         self._phase = phase
         self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
         self._train(bases=True, coefficients=phase.name != SETTLE)
+        if phase.name != SPARSIFY and any(layer.mask is None for layer in self._layers.values()):
+            self._keep(self.density)
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
@@ -191,7 +193,7 @@ class Escalate(Method):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Soften the coefficients in `sparsify`; choose anew which are kept in `grow`."""
+        """Soften the coefficients in `sparsify`; choose anew which are kept."""
         if self._where == SPARSIFY and self.l1:
             steps = self._phase.epochs * self.steps_per_epoch
             rate = self._phase.learning_rate * factor(self._phase.schedule, self._step, steps, 0)
@@ -199,17 +201,18 @@ class Escalate(Method):
                 if layer.coefficients.requires_grad:
                     soften(layer.coefficients, rate * self.l1)
         self._step += 1
-        if self._where == GROW:
-            ramp = max(1, round(self.ramp * self._phase.epochs * self.steps_per_epoch))
-            if self._step % self.update == 0 or self._step == ramp:
-                self._keep(cubic(min(1.0, self._step / ramp), self.density))
+        if self._where == SETTLE:
+            return
+        ramp = max(1, round(self.ramp * self._phase.epochs * self.steps_per_epoch)) if self._where == SPARSIFY else 0
+        if self._step % self.update == 0 or self._step == ramp:
+            self._keep(cubic(min(1.0, self._step / ramp), self.density) if ramp else self.density)
 
     def end(self, phase: Phase, model: nn.Module) -> None:
-        """After `grow` the kept coefficients are settled; after `settle` the layers hold what is packed."""
+        """The last choice of a phase; after `settle` the layers hold what is packed."""
         self._train(bases=True, coefficients=True)
-        if phase.name == GROW:
+        if phase.name != SETTLE:
             self._keep(self.density)
-        elif phase.name == SETTLE:
+        else:
             for layer in self._layers.values():
                 layer.settle_latent()
                 layer.prune(layer.coefficients != 0)
@@ -284,13 +287,14 @@ class Escalate(Method):
     @torch.no_grad()
     def _keep(self, density: float) -> None:
         """Keep that share of the coefficients, the most important ones."""
+        shared = {name: spec.shared for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
         sizes = {
-            name: together(layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1), layer.spec.shared)
+            name: together(layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1), shared[name])
             for name, layer in self._layers.items()
         }
         for name, kept in self._kept(sizes, density).items():
             layer = self._layers[name]
-            layer.prune(kept.repeat_interleave(layer.spec.shared, 0)[: layer.out_channels])
+            layer.prune(kept.repeat_interleave(shared[name], 0)[: layer.out_channels])
 
     def _kept(self, sizes: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
         """Which of each layer's coefficients, or groups of them, are kept."""
