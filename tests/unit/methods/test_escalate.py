@@ -209,7 +209,7 @@ def test_a_zero_comes_back_when_its_latent_number_outgrows_others(build, data):
                     layer.coefficients[self.place] = -10.0
             super().after_step()
             if self._where == "ternarise" and self._step == 3:
-                self.back = float(layer.live_coefficients()[self.place])
+                self.back = float(layer.live_coefficients().detach()[self.place])
 
     method = Pushed(bases=3, sparsify_epochs=0, ternarise_epochs=1, settle_epochs=0, density=0.3, update=1)
     compress(build(), method, train=data)
