@@ -30,6 +30,19 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "5 shared kernels a layer, channels removed",
         {"sparsifier": "prox", "macs_target": 0.25, "alternate_epochs": 8, "retrain_epochs": 6, "learning_rate": 0.05},
     ),
+    "escalate": (
+        "5 shared 8-bit kernels a layer, combined by -1, 0 and 1",
+        {
+            "bases": 5,
+            "density": 0.25,
+            "shared": 4,
+            "sparsify_epochs": 6,
+            "ternarise_epochs": 6,
+            "settle_epochs": 2,
+            "learning_rate": 0.05,
+            "update": 10,
+        },
+    ),
     "tucker": ("ranks of half the channels", {"ratio": 0.5, "epochs": 10, "learning_rate": 0.02}),
     "magnitude": ("a quarter of the weights kept", {"density": 0.25, "epochs": 10, "learning_rate": 0.02}),
 }
@@ -44,7 +57,7 @@ def demo(
     keep: Annotated[Path, Parameter(help="Folder for the packed networks.")] = Path("runs/demo"),
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The page.")] = Path("report.html"),
 ) -> None:
-    """Train a small ResNet on the digits, compress it three ways, pack, race, and write report.html."""
+    """Train a small ResNet on the digits, compress it four ways, pack, race, and write report.html."""
     from dovetail.report import write
 
     started = time.monotonic()
@@ -54,7 +67,7 @@ def demo(
     entries = [_entry(name, keep, dense.model, epochs, race=race) for name in METHODS]
     page = pages.build(
         pages.Material(
-            title="A small ResNet on the digits, compressed three ways",
+            title="A small ResNet on the digits, compressed four ways",
             dense=pages.Entry("dense", _pack(dense, "dense", keep), _accuracy(dense)),
             entries=entries,
             split=f"{len(dense.sets.test.data)} test images",

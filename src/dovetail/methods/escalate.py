@@ -71,6 +71,7 @@ class Escalate(Method):
             in `ternarise` they train on behind their zeros, and come back where they have become larger than others.
         sparsify_epochs, ternarise_epochs, settle_epochs: of the phases; zero skips the training, not the phase.
         learning_rate: of `sparsify`; `ternarise_learning_rate`, `settle_learning_rate`: None takes `learning_rate`.
+        schedule: of all phases; `sparsify_schedule`: of the first, None takes `schedule`.
         rule, images, reestimate: how the operands' codes are calibrated in the end; as in `Int8`.
     """
 
@@ -94,6 +95,7 @@ class Escalate(Method):
     ternarise_learning_rate: float | None = None
     settle_learning_rate: float | None = None
     schedule: Schedule = "cosine"
+    sparsify_schedule: Schedule | None = None
     weight_decay: float = 1e-4
     momentum: float = 0.9
     nesterov: bool = True
@@ -149,14 +151,18 @@ class Escalate(Method):
             name=SPARSIFY,
             epochs=self.sparsify_epochs,
             learning_rate=self.learning_rate,
-            schedule=self.schedule,
+            schedule=self.sparsify_schedule or self.schedule,
             weight_decay=self.weight_decay,
             momentum=self.momentum,
             nesterov=self.nesterov,
         )
+        later = replace(first, schedule=self.schedule)
         rates = (self.ternarise_learning_rate or self.learning_rate, self.settle_learning_rate or self.learning_rate)
-        grow = replace(first, name=TERNARISE, epochs=self.ternarise_epochs, learning_rate=rates[0])
-        return first, grow, replace(first, name=SETTLE, epochs=self.settle_epochs, learning_rate=rates[1])
+        return (
+            first,
+            replace(later, name=TERNARISE, epochs=self.ternarise_epochs, learning_rate=rates[0]),
+            replace(later, name=SETTLE, epochs=self.settle_epochs, learning_rate=rates[1]),
+        )
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
         """Decompose what is dense yet; from `ternarise` on the coefficients are ternary, in `settle` they stand."""
