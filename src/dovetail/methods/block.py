@@ -19,7 +19,7 @@ from dovetail.formats.block_sparse import BlockSparseSpec
 from dovetail.methods.base import Kept, Plan
 from dovetail.methods.largest import densest
 from dovetail.methods.magnitude import Magnitude
-from dovetail.methods.prices import costs_of, require_positive, within_budget
+from dovetail.methods.prices import by_layer, require_positive, within_budget
 
 
 @dataclass(kw_only=True, eq=False)
@@ -68,7 +68,7 @@ class Block(Magnitude):
         """
         plan = super().plan(model, example, given)
         if self.cost is not None:
-            self._costs = costs_of(plan, self.cost, model, "block")
+            self._costs = by_layer(plan, self.cost, model, "block cost")
         return plan
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:

@@ -35,7 +35,7 @@ from dovetail.methods.base import (
 from dovetail.methods.kernels import Bases, bases_for, decomposed, soften
 from dovetail.methods.largest import densest
 from dovetail.methods.magnitude import cubic
-from dovetail.methods.prices import costs_of, require_positive, within_budget
+from dovetail.methods.prices import by_layer, require_positive, within_budget
 from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.schedule import factor
 
@@ -59,7 +59,8 @@ class Escalate(Method):
         shared: neighbouring output channels whose coefficients stand at the same places, each with its own signs. The
             places then take a part of the bits, and so the same bits hold more coefficients.
         pointwise: 1x1 convolutions become ternary, too.
-        density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost.
+        density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost; or shares
+            by layer name or glob, later ones winning, which every layer then keeps of its own.
         allocation: `"global"` keeps the largest of all layers together, by |coefficient| times the norm of its basis;
             `"uniform"` the same share in every layer.
         cost: layer name or glob → what it costs with all coefficients, say its seconds: dear layers lose more.
@@ -80,7 +81,7 @@ class Escalate(Method):
     bases: Bases | Mapping[str, Bases] = 6
     shared: int = 1
     pointwise: bool = True
-    density: float = 0.05
+    density: float | Mapping[str, float] = 0.05
     allocation: Allocation = "global"
     cost: Mapping[str, float] | None = None
     least: float = 0.002
@@ -104,10 +105,11 @@ class Escalate(Method):
     reestimate: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("density", "ramp"):
-            if not 0 < getattr(self, name) <= 1:
-                raise SpecError(f"escalate {name} {getattr(self, name)} must lie above 0 and not above 1")
-        if not 0 <= self.least <= self.density:
+        own = isinstance(self.density, Mapping)
+        for name, value in (*self._densities(), ("ramp", self.ramp)):
+            if not 0 < value <= 1:
+                raise SpecError(f"escalate {name} {value} must lie above 0 and not above 1")
+        if not 0 <= self.least <= min(value for _, value in self._densities()):
             raise SpecError(f"escalate least {self.least} must lie between 0 and the density, {self.density}")
         for name in ("l1", "interval"):
             if not getattr(self, name) >= 0:
@@ -117,8 +119,8 @@ class Escalate(Method):
                 raise SpecError(f"escalate {name} {getattr(self, name)} must be at least 1")
         if self.allocation not in ("global", "uniform"):
             raise SpecError(f"unknown escalate allocation {self.allocation!r}; known are global, uniform")
-        if self.cost is not None and self.allocation == "uniform":
-            raise SpecError("escalate with allocation='uniform' has no use for cost; leave one of them out")
+        if self.cost is not None and (own or self.allocation == "uniform"):
+            raise SpecError("escalate has no use for cost where every layer keeps its own share; leave one of them out")
         require_positive(self.cost, "escalate")
         if self.rule not in RULES:
             raise SpecError(f"unknown escalate rule {self.rule!r}; known are {', '.join(RULES)}")
@@ -141,8 +143,8 @@ class Escalate(Method):
                 raise SpecError(f"layer {name!r}: escalate trains kernel_basis with ternary coefficients, not {spec}")
         if not any(self._plan.specs()):
             raise SpecError("escalate finds no convolution to decompose")
-        self._costs = {} if self.cost is None else costs_of(self._plan, self.cost, model, "escalate")
-        self._require_some_left(model)
+        self._shares = self._share_of(model)
+        self._costs = {} if self.cost is None else by_layer(self._plan, self.cost, model, "escalate cost")
         return self._plan
 
     def phases(self) -> Sequence[Phase]:
@@ -181,7 +183,7 @@ class Escalate(Method):
         self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
         self._train(bases=True, coefficients=phase.name != SETTLE)
         if phase.name != SPARSIFY and any(layer.mask is None for layer in self._layers.values()):
-            self._keep(self.density)
+            self._keep()
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
@@ -211,13 +213,13 @@ class Escalate(Method):
             return
         ramp = max(1, round(self.ramp * self._phase.epochs * self.steps_per_epoch)) if self._where == SPARSIFY else 0
         if self._step % self.update == 0 or self._step == ramp:
-            self._keep(cubic(min(1.0, self._step / ramp), self.density) if ramp else self.density)
+            self._keep(min(1.0, self._step / ramp) if ramp else 1.0)
 
     def end(self, phase: Phase, model: nn.Module) -> None:
         """The last choice of a phase; after `settle` the layers hold what is packed."""
         self._train(bases=True, coefficients=True)
         if phase.name != SETTLE:
-            self._keep(self.density)
+            self._keep()
         else:
             for layer in self._layers.values():
                 layer.settle_latent()
@@ -245,7 +247,7 @@ class Escalate(Method):
 
     def _reset(self) -> None:
         self._where, self._step = "", 0
-        self._plan, self._costs = Plan(), dict[str, float]()
+        self._plan, self._costs, self._shares = Plan(), dict[str, float](), dict[str, float]()
         self._layers: dict[str, KernelBasisConv2d] = {}
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
@@ -274,16 +276,27 @@ class Escalate(Method):
         matching = [count for pattern, count in self.bases.items() if fnmatch.fnmatchcase(name, pattern)]
         return matching[-1] if matching else 6
 
-    def _require_some_left(self, model: nn.Module) -> None:
-        if self.allocation == "global":
-            return  # every layer keeps its largest
+    def _densities(self) -> list[tuple[str, float]]:
+        """For messages: what each is called, and it."""
+        if isinstance(self.density, Mapping):
+            return [(f"density of {name!r}", value) for name, value in self.density.items()]
+        return [("density", self.density)]
+
+    def _share_of(self, model: nn.Module) -> dict[str, float]:
+        """What each layer keeps, where each keeps its own; nothing where they compete."""
+        if isinstance(self.density, Mapping):
+            named = by_layer(self._plan, self.density, model, "escalate density")
+        elif self.allocation == "uniform":
+            named = {name: self.density for name, _ in self._plan.specs()}
+        else:
+            return {}
         for name, spec in self._plan.specs():
             shape = model.get_submodule(name).get_parameter("weight").shape
-            count = shape[0] * shape[1] * spec.bases
-            if self.density * count < 1:
+            if named[name] * (count := shape[0] * shape[1] * spec.bases) < 1:
                 raise SpecError(
-                    f"escalate density {self.density} leaves layer {name!r}, of {count} coefficients, without any"
+                    f"escalate density {named[name]} leaves layer {name!r}, of {count} coefficients, without any"
                 )
+        return named
 
     def _train(self, *, bases: bool, coefficients: bool) -> None:
         for layer in self._layers.values():
@@ -291,21 +304,25 @@ class Escalate(Method):
             layer.coefficients.requires_grad_(coefficients)
 
     @torch.no_grad()
-    def _keep(self, density: float) -> None:
-        """Keep that share of the coefficients, the most important ones."""
+    def _keep(self, at: float = 1.0) -> None:
+        """Keep the most important coefficients, as many as at this part of the ramp."""
         shared = {name: spec.shared for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
         sizes = {
             name: together(layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1), shared[name])
             for name, layer in self._layers.items()
         }
-        for name, kept in self._kept(sizes, density).items():
+        for name, kept in self._kept(sizes, at).items():
             layer = self._layers[name]
             layer.prune(kept.repeat_interleave(shared[name], 0)[: layer.out_channels])
 
-    def _kept(self, sizes: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
+    def _kept(self, sizes: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
         """Which of each layer's coefficients, or groups of them, are kept."""
-        if self.allocation == "uniform":
-            return {name: densest(size.flatten(), density).view(size.shape) for name, size in sizes.items()}
+        if self._shares:
+            return {
+                n: densest(size.flatten(), cubic(at, self._shares[n])).view(size.shape) for n, size in sizes.items()
+            }
+        assert not isinstance(self.density, Mapping)
+        density = cubic(at, self.density)
         surest = {name: densest(size.flatten(), max(self.least, ALIVE)) for name, size in sizes.items()}
         scores = torch.cat([size.flatten().masked_fill(surest[name], float("inf")) for name, size in sizes.items()])
         if self.cost is None:

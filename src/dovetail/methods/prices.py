@@ -1,4 +1,4 @@
-"""What layers cost, as a user hands it in, and what a budget then keeps."""
+"""Numbers for layers as a user hands them in, such as what they cost, and what a budget then keeps."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ def require_positive(cost: Mapping[str, float] | None, method: str) -> None:
             raise SpecError(f"{method} cost of {name!r} must be a positive number, not {value!r}")
 
 
-def costs_of(plan: Plan, cost: Mapping[str, float], model: nn.Module, method: str) -> dict[str, float]:
-    """The cost of every planned layer, by its name or a glob, later ones winning.
+def by_layer(plan: Plan, numbers: Mapping[str, float], model: nn.Module, what: str) -> dict[str, float]:
+    """The number that belongs to every planned layer, by its name or a glob, later ones winning.
+
+    Args:
+        plan: of the layers.
+        numbers: by name or glob.
+        model: whose layers they are.
+        what: the numbers are, for messages.
 
     Raises:
         SpecError: a name matches nothing, or a layer is not named.
     """
-    known = {name: value for pattern, value in cost.items() for name in Plan({pattern: Kept("")}).resolve(model)}
+    known = {name: value for pattern, value in numbers.items() for name in Plan({pattern: Kept("")}).resolve(model)}
     if missing := [name for name, _ in plan.specs() if name not in known]:
-        raise SpecError(f"{method} cost says nothing of {', '.join(missing)}; name them, or keep them dense")
+        raise SpecError(f"{what} says nothing of {', '.join(missing)}; name them, or keep them dense")
     return {name: known[name] for name, _ in plan.specs()}
 
 

@@ -150,6 +150,14 @@ def test_uniform_gives_every_layer_the_same_share(build, data):
         assert int((layer.coefficients != 0).sum()) == pytest.approx(0.25 * layer.coefficients.numel(), abs=1)
 
 
+def test_layers_keep_shares_of_their_own(build, data):
+    model = build()
+    compress(model, short(density={"*": 0.25, "down": 0.5}, shared=2), train=data)
+    for name, layer in layers(model).items():
+        want = (0.5 if name == "down" else 0.25) * layer.coefficients.numel()
+        assert int((layer.coefficients != 0).sum()) == pytest.approx(want, abs=2)
+
+
 def test_no_layer_falls_below_the_least(build, data):
     model = build()
     with torch.no_grad():
@@ -164,7 +172,7 @@ def test_dear_coefficients_go_first():
     method = short(density=0.5, cost={"dear": 4.0, "cheap": 1.0})
     method._costs = dict(method.cost)
     sizes = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    kept = method._kept({"dear": sizes, "cheap": sizes}, 0.5)
+    kept = method._kept({"dear": sizes, "cheap": sizes}, 1.0)
     assert kept["dear"].tolist() == [True, False, False, False]
     assert kept["cheap"].tolist() == [True, True, True, False]
 
@@ -271,6 +279,8 @@ def test_a_stopped_training_ends_as_an_unbroken_one(build, data, tmp_path):
     [
         ({"density": 0.0}, "density"),
         ({"density": 0.001}, "least"),
+        ({"density": {"*": 0.1, "a": 2.0}}, "density of 'a' 2.0"),
+        ({"density": {"*": 0.1}, "cost": {"a": 1.0}}, "cost"),
         ({"ramp": 2.0}, "ramp"),
         ({"l1": -1.0}, "l1"),
         ({"update": 0}, "update"),
@@ -294,6 +304,7 @@ def test_plans_that_make_no_sense_are_refused_and_leave_the_model(build, example
         (short(), Plan({"same": KernelBasisSpec(bases=10, coefficients="ternary")}), "at most 9"),
         (short(), Plan(dict.fromkeys(NAMES, Kept("no"))), "no convolution"),
         (short(bases={"nowhere": 3}), None, "nowhere"),
+        (short(density={"down": 0.3}), None, "says nothing of same"),
         (short(cost={"same": 1.0}), None, "says nothing of"),
         (short(density=0.0005, least=0.0, allocation="uniform"), None, "without any"),
     ]
