@@ -159,8 +159,9 @@ def test_macs_by_brute_force(name: str, case: Case, number: int, thinned: bool) 
     weight = packed(name, case, number)
     if thinned and name == "kernel_basis":
         bases, coefficients = weight.factors()
-        kept = np.random.default_rng(1).random(coefficients.shape) < 0.2
-        weight = type(weight).from_factors(bases, coefficients * kept, weight.spec)
+        (outputs, *rest), shared = coefficients.shape, weight.spec.shared
+        kept = np.random.default_rng(1).random((-(-outputs // shared), *rest)) < 0.2
+        weight = type(weight).from_factors(bases, coefficients * kept.repeat(shared, 0)[:outputs], weight.spec)
     x = np.random.default_rng(2).standard_normal((case.channels, *case.size))
     dense = torch.from_numpy(weight.dense().astype(np.float64)).reshape(*case.shape[:2], *(case.shape[2:] or (1, 1)))
     oracle = F.conv2d(torch.from_numpy(x)[None], dense, None, case.stride, case.padding, 1, case.groups)[0].numpy()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dovetail.api import compress
 from dovetail.engine.quantize import quantize
-from dovetail.methods import METHODS, Block, Distill, Int8, Magnitude, Method, Penni, Thin, Tucker
+from dovetail.methods import METHODS, Block, Distill, Escalate, Int8, Magnitude, Method, Penni, Thin, Tucker
 from dovetail.program.lower import lower
 from dovetail.program.reference import run
 from dovetail.training import Settings
@@ -20,6 +20,9 @@ from programs import close
 
 SAMPLES = {
     "block": lambda: Block(density=0.4, epochs=2, interval=2),
+    "escalate": lambda: Escalate(
+        bases=3, density=0.3, shared=2, sparsify_epochs=1, ternarise_epochs=2, settle_epochs=1, update=2
+    ),
     "int8": lambda: Int8(epochs=2, observe=2, freeze=0.5),
     "magnitude": lambda: Magnitude(density=0.4, epochs=2, interval=2),
     "penni": lambda: Penni(bases=3, l1=0.01, channel_density=0.6, alternate_epochs=2, retrain_epochs=1),

@@ -11,6 +11,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -40,10 +41,15 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """How a layer's weight is stored: data only, hashable, with a version and a JSON round trip."""
+    """How a layer's weight is stored: data only, hashable, with a version and a JSON round trip.
+
+    Attributes:
+        younger: fields that the format once lacked, and what files without them mean: so it is written only otherwise.
+    """
 
     format: ClassVar[str]
     version: ClassVar[int] = 1
+    younger: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     holds: ClassVar[tuple[Values, ...]] = (F32, BF16, INT8)
     values: Values = F32
 
@@ -58,6 +64,7 @@ class Spec:
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of `spec_from_json`."""
         data = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "values"}
+        data = {name: value for name, value in data.items() if (name, value) not in self.younger.items()}
         return {"format": self.format, "version": self.version, "values": self.values.name, **data}
 
     @classmethod

@@ -90,6 +90,7 @@ def test_shared_places_come_back_and_take_their_part_of_the_bits(shared: int) ->
     assert signs == alone.arrays["coefficients"].nbytes
     assert places < 1.1 * alone.arrays["coefficients.runs"].nbytes / shared + 30
     assert spec == type(spec).from_json(spec.to_json())
+    assert "shared" not in SPEC.to_json()  # files from before it was there stay the same, byte for byte
 
 
 def test_rounding_keeps_neighbours_together() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args
 
 from dovetail.errors import SpecError
 from dovetail.formats.base import Shape, Spec, check_rank, kernel_size
@@ -22,6 +24,7 @@ class KernelBasisSpec(Spec):
     """
 
     format: ClassVar[str] = "kernel_basis"
+    younger: ClassVar[Mapping[str, Any]] = MappingProxyType({"shared": 1})
     bases: int
     coefficients: Coefficients = "dense"
     shared: int = 1
