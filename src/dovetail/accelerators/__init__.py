@@ -5,6 +5,7 @@ from dovetail.accelerators.cnvlutin import Cnvlutin
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.eie import Eie
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
+from dovetail.accelerators.escalate import Escalate
 from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
 from dovetail.accelerators.memory import chained
@@ -27,6 +28,7 @@ __all__ = [
     "Cnvlutin",
     "CostSet",
     "Eie",
+    "Escalate",
     "Eyeriss",
     "Machine",
     "Scnn",
