@@ -5,12 +5,15 @@ from dovetail.accelerators.cnvlutin import Cnvlutin
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.eie import Eie
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
+from dovetail.accelerators.equal import equal
 from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
 from dovetail.accelerators.memory import chained
 from dovetail.accelerators.parts import as_convolutions
 from dovetail.accelerators.record import record
 from dovetail.accelerators.scnn import Scnn
+from dovetail.accelerators.sensitivity import sensitivity
+from dovetail.accelerators.simulation import Simulation, recorded, simulate
 from dovetail.accelerators.sparten import Sparten
 from dovetail.accelerators.systolic import Systolic
 from dovetail.accelerators.trace import Charge, Trace, total
@@ -30,6 +33,7 @@ __all__ = [
     "Eyeriss",
     "Machine",
     "Scnn",
+    "Simulation",
     "Sparten",
     "Systolic",
     "Trace",
@@ -38,8 +42,12 @@ __all__ = [
     "chained",
     "costs_named",
     "drawn",
+    "equal",
     "machine_named",
     "record",
+    "recorded",
     "register",
+    "sensitivity",
+    "simulate",
     "total",
 ]
