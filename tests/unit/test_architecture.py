@@ -77,8 +77,8 @@ ROOMS = {
         "torch",
     ),
     "cli": room(
-        "cli api formats formats.layer program program.lower engine accelerators training methods export peers zoo report "
-        "version",
+        "cli api formats formats.layer program program.lower engine accelerators training methods export peers zoo "
+        "report version",
         "torch safetensors pydantic cyclopts rich yaml PIL",
     ),
     "main": room("cli"),

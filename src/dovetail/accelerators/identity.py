@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.accelerators.machine import Machine
-from dovetail.accelerators.simulation import Recorded
 from dovetail.accelerators.workload import Workload
 
 
-def fingerprint(machine: Machine, layer: Recorded) -> str:
-    """Of a layer on a machine: its weight, inputs and shapes, every parameter, and the code of the models."""
-    return _digest(code(), _text(machine.to_json()), layer.name, *map(of_workload, layer.workloads))
+def fingerprint(machine: Machine, *digests: str) -> str:
+    """Of layers on a machine: what they are, every parameter, and the code of the models."""
+    return _digest(code(), _text(machine.to_json()), *digests)
 
 
 def of_workload(workload: Workload) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final, Self, overload
 
 import numpy as np
 
+from dovetail.accelerators.identity import of_workload
 from dovetail.accelerators.machine import Machine, machine_named
 from dovetail.accelerators.memory import chained
 from dovetail.accelerators.parts import DECOMPOSED, ORDERS, Order, as_convolutions
@@ -52,6 +53,11 @@ class Recorded:
     def images(self) -> int:
         """Of all batches; rows, for a linear layer over several."""
         return sum(workload.images for workload in self.workloads)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weight, what it met, and the shapes: equal for equal layers, whatever their names."""
+        return "".join(of_workload(workload) for workload in self.workloads)
 
     @cached_property
     def forms(self) -> Mapping[str, tuple[tuple[Workload, ...], ...]]:

@@ -83,7 +83,9 @@ def picture(bars: Sequence[Bar], legend: Sequence[str], title: str, told: Callab
 def svg(width: int, height: int, words: str, body: Sequence[str]) -> str:
     """The element around a drawing, to stand in a page that has the style already."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" class="sim" viewBox="0 0 {width} {height}"'
-    return "\n".join([f'{head} width="{width}" height="{height}" role="img" aria-label="{escape(words)}">', *body, "</svg>"])
+    return "\n".join(
+        [f'{head} width="{width}" height="{height}" role="img" aria-label="{escape(words)}">', *body, "</svg>"]
+    )
 
 
 def standalone(drawing: str) -> str:
