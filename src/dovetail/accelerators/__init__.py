@@ -2,10 +2,10 @@
 
 from dovetail.accelerators.cambricon_x import CambriconX
 from dovetail.accelerators.cnvlutin import Cnvlutin
+from dovetail.accelerators.common_size import of_common_size
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.eie import Eie
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
-from dovetail.accelerators.equal import equal
 from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
 from dovetail.accelerators.memory import chained
@@ -42,8 +42,8 @@ __all__ = [
     "chained",
     "costs_named",
     "drawn",
-    "equal",
     "machine_named",
+    "of_common_size",
     "record",
     "recorded",
     "register",

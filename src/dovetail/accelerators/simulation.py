@@ -49,11 +49,6 @@ class Recorded:
         """Of its weight."""
         return self.workloads[0].weight.spec.format
 
-    @property
-    def images(self) -> int:
-        """Of all batches; rows, for a linear layer over several."""
-        return sum(workload.images for workload in self.workloads)
-
     @cached_property
     def digest(self) -> str:
         """Of the weight, what it met, and the shapes: equal for equal layers, whatever their names."""

@@ -128,8 +128,7 @@ def _machines(names: Iterable[str], *, equal: bool) -> Machines:
 
 
 def _machine(name: str, *, equal: bool) -> Machine:
-    from dovetail.accelerators import equal as of_common_size
-    from dovetail.accelerators import machine_named
+    from dovetail.accelerators import machine_named, of_common_size
 
     return of_common_size(machine_named(name)) if equal else machine_named(name)
 

@@ -74,7 +74,7 @@ def picture(bars: Sequence[Bar], legend: Sequence[str], title: str, told: Callab
     present = [name for name in legend if any(sum(bar.parts[name].values()) for bar in bars)]
     most = max(bar.total for bar in bars) or 1.0
     height = TOP + ROW * len(bars) + 6
-    body = [_text("strong", 0, 14, title), *_legend(present, legend)]
+    body = [text("strong", 0, 14, title), *_legend(present, legend)]
     for number, bar in enumerate(bars):
         body += _bar(bar, legend, TOP + ROW * number, most, told)
     return svg(WIDTH, height, f"{title} of {len(bars)} pairs of network and machine", body)
@@ -103,13 +103,13 @@ def _legend(present: Sequence[str], legend: Sequence[str]) -> list[str]:
     lines, x = [], 0.0
     for name in present:
         lines.append(f'<rect class="t{legend.index(name)}" x="{x:.1f}" y="24" width="11" height="11" rx="1"/>')
-        lines.append(_text("", x + 16, 34, name))
+        lines.append(text("", x + 16, 34, name))
         x += 34 + LETTER * len(name)
     return lines
 
 
 def _bar(bar: Bar, legend: Sequence[str], y: float, most: float, told: Callable[[float], str]) -> list[str]:
-    lines = [_text("ink", 0, y + 14, _short(bar.label)), _text("", 0, y + 28, bar.under)]
+    lines = [text("ink", 0, y + 14, _short(bar.label)), text("", 0, y + 28, bar.under)]
     x, scale = float(LABELS), (WIDTH - LABELS - END) / most
     for name in legend:
         amount = sum(bar.parts[name].values())
@@ -120,9 +120,9 @@ def _bar(bar: Bar, legend: Sequence[str], y: float, most: float, told: Callable[
         lines.append(f"<g><title>{escape(_title(name, bar, told))}</title>{part}</g>")
         share = f"{amount / bar.total:.0%}"
         if width > LETTER * len(share) + 8:
-            lines.append(_text("inside", x + width / 2, y + BAR - 2, share, "middle"))
+            lines.append(text("inside", x + width / 2, y + BAR - 2, share, "middle"))
         x += width
-    lines.append(_text("strong", x + 7, y + 18, told(bar.total)))
+    lines.append(text("strong", x + 7, y + 18, told(bar.total)))
     return lines
 
 
@@ -139,6 +139,7 @@ def _short(label: str) -> str:
     return label if len(label) <= most else label[: most - 1] + "…"
 
 
-def _text(css: str, x: float, y: float, words: str, anchor: str = "start") -> str:
+def text(css: str, x: float, y: float, words: str, anchor: str = "start") -> str:
+    """A line of words."""
     named = f'class="{css}" ' if css else ""
     return f'<text {named}x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

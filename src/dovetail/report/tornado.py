@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
-from dovetail.report.stacked import svg
+from dovetail.report.stacked import svg, text
 
 Json = Mapping[str, Any]
 WIDTH, LABELS, GAP, EDGE = 720, 236, 30, 34
@@ -57,13 +57,13 @@ def tornado(effects: Iterable[Json], whole: Json, title: str) -> str:
     drawn = [swing for swing in found if swing.most >= LEAST]
     without = [swing.name for swing in found if swing.most < LEAST]
     height = TOP + ROW * len(drawn) + 34 + (18 * len(_lines(without)))
-    body = [_text("strong", 0, 14, title), *_legend()]
+    body = [text("strong", 0, 14, title), *_legend()]
     body += [line for row, swing in enumerate(drawn) for line in _label(swing, TOP + ROW * row)]
     for panel, words in enumerate(("cycles", "energy")):
         changes = [swing.cycles if words == "cycles" else swing.energy for swing in drawn]
         body += _panel(panel, words, changes)
     for number, line in enumerate(_lines(without)):
-        body.append(_text("", 0, TOP + ROW * len(drawn) + 44 + 18 * number, line))
+        body.append(text("", 0, TOP + ROW * len(drawn) + 44 + 18 * number, line))
     return svg(WIDTH, height, f"{title}: {len(found)} parameters halved and doubled", body)
 
 
@@ -76,7 +76,7 @@ def _legend() -> list[str]:
     words = ("half the value", "twice the value")
     lines, x = [], 0.0
     for (_, css, _), told in zip(SIDES, words, strict=True):
-        lines += [f'<rect class="{css}" x="{x}" y="24" width="11" height="11" rx="1"/>', _text("", x + 16, 34, told)]
+        lines += [f'<rect class="{css}" x="{x}" y="24" width="11" height="11" rx="1"/>', text("", x + 16, 34, told)]
         x += 130
     return lines
 
@@ -84,7 +84,7 @@ def _legend() -> list[str]:
 def _label(swing: Swing, y: float) -> list[str]:
     title = f"<title>{escape(swing.means)}</title>"
     name = f'<text class="ink" x="0" y="{y + 16:.1f}">{title}{escape(swing.name)}</text>'
-    return [name, _text("", LABELS - 8, y + 16, swing.value, "end")]
+    return [name, text("", LABELS - 8, y + 16, swing.value, "end")]
 
 
 def _panel(panel: int, words: str, rows: Sequence[tuple[float | None, float | None]]) -> list[str]:
@@ -94,11 +94,11 @@ def _panel(panel: int, words: str, rows: Sequence[tuple[float | None, float | No
     low, high = min(0.0, *every, -LEAST), max(0.0, *every, LEAST)
     scale = (wide - 2 * EDGE) / (high - low)
     zero = left - low * scale
-    lines = [_text("ink", zero, TOP - 10, words, "middle")]
+    lines = [text("ink", zero, TOP - 10, words, "middle")]
     for tick in _ticks(low, high):
         x = zero + tick * scale
         lines.append(f'<line class="scale" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-        lines.append(_text("", x, bottom + 16, f"{tick:+.0%}" if tick else "0", "middle"))
+        lines.append(text("", x, bottom + 16, f"{tick:+.0%}" if tick else "0", "middle"))
     for number, row in enumerate(rows):
         lines += _row(row, TOP + ROW * number, zero, scale)
     return [*lines, f'<line class="zero" x1="{zero:.1f}" x2="{zero:.1f}" y1="{TOP}" y2="{bottom}"/>']
@@ -116,7 +116,7 @@ def _row(changes: tuple[float | None, float | None], y: float, zero: float, scal
         bar = f'<rect class="part {css}" x="{x:.1f}" y="{y + 6}" width="{width:.1f}" height="{BAR}"/>'
         lines.append(f"<g>{title}{bar}</g>")
         end, anchor = (x - 4, "end") if change < 0 else (x + width + 4, "start")
-        lines.append(_text("", end, y + 16, mark, anchor))
+        lines.append(text("", end, y + 16, mark, anchor))
     return lines
 
 
@@ -137,8 +137,3 @@ def _lines(names: Sequence[str], most: int = 100) -> list[str]:
         else:
             lines.append(word if lines else f"without effect: {word}")
     return lines
-
-
-def _text(css: str, x: float, y: float, words: str, anchor: str = "start") -> str:
-    named = f'class="{css}" ' if css else ""
-    return f'<text {named}x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

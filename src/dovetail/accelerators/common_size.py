@@ -87,7 +87,7 @@ STANDS_FOR: Final[Mapping[str, str]] = MappingProxyType(
 """A machine of another size → its variant of the common size."""
 
 
-def equal(machine: Machine) -> Machine:
+def of_common_size(machine: Machine) -> Machine:
     """The machine, or the variant of it, that has the common size.
 
     Raises:
