@@ -21,7 +21,7 @@ FACTORS: Final = ("sram_factor", "dram_factor", "gated")
 
 @dataclass(frozen=True)
 class Variation:
-    """A parameter of a machine, and the machine with half and with twice its value; None where it has none such.
+    """A parameter of a machine, and the machine with half and with twice its value; None where there is none such.
 
     Attributes:
         field: of the machine; `costs.…` for a field of its cost set.
@@ -40,7 +40,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a variation does to the sum over all layers; `(halved, doubled)`, None where there is no such machine."""
+    """What a variation does to the sum over all layers; `(halved, doubled)`, None where no machine can run them so."""
 
     field: str
     value: int | float
@@ -90,8 +90,9 @@ def variations(machine: Machine, marks: Sequence[str] = CHOSEN) -> Iterator[Vari
         if isinstance(row.value, CostSet):
             yield from _of_costs(machine, row.value)
         elif _is_number(row.value) and row.value:
-            both = [_changed(machine, row.field, value) for value in (_half(row.value), 2 * row.value)]
-            yield Variation(row.field, row.value, both[0], both[1], row.means)
+            half = _changed(machine, row.field, row.value / 2)
+            half = _changed(machine, row.field, row.value // 2) if half is None else half
+            yield Variation(row.field, row.value, half, _changed(machine, row.field, 2 * row.value), row.means)
 
 
 def effect(variation: Variation, layers: Sequence[Recorded]) -> Effect:
@@ -99,7 +100,9 @@ def effect(variation: Variation, layers: Sequence[Recorded]) -> Effect:
     machines = (variation.halved, variation.doubled)
     low, high = (None if machine is None else _total(machine, layers) for machine in machines)
     read = attrgetter(variation.field)
-    values = [None if machine is None else read(machine) for machine in machines]
+    values = [
+        None if machine is None or done is None else read(machine) for machine, done in zip(machines, (low, high))
+    ]
     return Effect(
         variation.field,
         variation.value,
@@ -110,8 +113,12 @@ def effect(variation: Variation, layers: Sequence[Recorded]) -> Effect:
     )
 
 
-def _total(machine: Machine, layers: Sequence[Recorded]) -> Trace:
-    return total(run(machine, layer).trace for layer in layers)
+def _total(machine: Machine, layers: Sequence[Recorded]) -> Trace | None:
+    """None where a layer does not fit the machine, or no energy is known for it."""
+    try:
+        return total(run(machine, layer).trace for layer in layers)
+    except MachineError:
+        return None
 
 
 def _of_costs(machine: Machine, costs: CostSet) -> Iterator[Variation]:
@@ -121,10 +128,6 @@ def _of_costs(machine: Machine, costs: CostSet) -> Iterator[Variation]:
         changed = [_changed(costs, name, other) for other in (value / 2, value * 2)]
         both = [None if one is None else replace(machine, costs=one) for one in changed]
         yield Variation(f"costs.{name}", value, both[0], both[1], means[name].means)
-
-
-def _half(value: int | float) -> int | float:
-    return value // 2 if isinstance(value, int) else value / 2
 
 
 def _changed(described: Described, field: str, value: int | float) -> Described | None:

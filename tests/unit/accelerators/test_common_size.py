@@ -40,7 +40,7 @@ def test_a_variant_is_the_same_kind_of_machine(name):
     machine, variant = machine_named(name), of_common_size(machine_named(name))
     assert type(variant) is type(machine)
     assert variant.name in COMMON
-    assert differences(machine)
+    assert variant != machine
 
 
 @pytest.mark.parametrize(("name", "complaint"), [("tpu-v1", "65,536 multipliers instead of 1,024"), ("eie", "64 mult")])

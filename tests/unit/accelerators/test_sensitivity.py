@@ -71,6 +71,13 @@ def test_what_cannot_be_halved_or_doubled_says_so():
     assert (effects["most"].values, effects["most"].joules[1]) == ((0.375, None), None)
 
 
+def test_a_node_without_known_energies_is_left_out():
+    machine = machine_named("systolic")
+    effects = {effect.field: effect for effect in sensitivity(machine, recorded(*network()))}
+    assert effects["node_nm"].values == (22.5, None)
+    assert effects["node_nm"].joules[0] is not None
+
+
 def test_only_numbers_of_the_marks_are_varied():
     fields = [variation.field for variation in variations(TOY)]
     assert fields == [
