@@ -183,7 +183,8 @@ def _inputs(network: Network, program: Program, where: Images) -> tuple[np.ndarr
     if program.metadata.get("data") is None:
         raise RecipeError(f"{network.path} does not say what data it was made for; give images with --inputs")
     sets, count = networks.sets_of(program, None, where.data), where.count or 1
-    return _first(sets.test, count), f"the first {count} test images of {sets.name}"
+    source = f"the first {count} test images" if count > 1 else "the first test image"
+    return _first(sets.test, count), f"{source} of {sets.name}"
 
 
 def _first(batches: Iterable[tuple[Any, Any]], count: int) -> np.ndarray:
@@ -259,7 +260,7 @@ def _write(compared: dict[str, Any], folder: Path) -> None:
     drawings = {"cycles": stacked.cycles(compared["pairs"]), "energy": stacked.energy(compared["pairs"])}
     for pair in compared["pairs"]:
         title = f"{pair['network']} on {pair['machine']}"
-        drawings[f"tornado-{pair['machine']}"] = tornado(pair["sensitivity"], pair, title)
+        drawings[f"{Path(pair['file']).stem}-tornado"] = tornado(pair["sensitivity"], pair, title)
     for name, drawing in drawings.items():
         if drawing:
             written.append(files.write(folder / f"{name}.svg", stacked.standalone(drawing), error=DataError))

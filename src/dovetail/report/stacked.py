@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +13,7 @@ from dovetail.report import numbers
 
 Json = Mapping[str, Any]
 WIDTH, LABELS, END = 720, 214, 86
-TOP, ROW, BAR = 46, 36, 20
+TOP, ROW, BAR, MARGIN = 46, 36, 20, 16
 LETTER = 6.4
 CAUSES: Final = ("compute", "imbalance", "fill", "stalls", "halo", "memory", "first load")
 FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -82,21 +83,26 @@ def picture(bars: Sequence[Bar], legend: Sequence[str], title: str, told: Callab
 
 def svg(width: int, height: int, words: str, body: Sequence[str]) -> str:
     """The element around a drawing, to stand in a page that has the style already."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="sim" viewBox="0 0 {width} {height}"'
-    return "\n".join(
-        [f'{head} width="{width}" height="{height}" role="img" aria-label="{escape(words)}">', *body, "</svg>"]
-    )
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" class="sim" {_box(width, height)}'
+    return "\n".join([f'{head} role="img" aria-label="{escape(words)}">', *body, "</svg>"])
 
 
 def standalone(drawing: str) -> str:
-    """The same drawing as a file of its own, with its style."""
+    """The same drawing as a file of its own, with its style and a margin."""
     head, rest = drawing.split(">", 1)
-    return f"{head}>\n<style>{STANDALONE}{style()}</style>{rest}\n"
+    width, height = (int(size) for size in re.findall(r' (?:width|height)="(\d+)"', head))
+    framed = head.replace(_box(width, height), _box(width, height, MARGIN))
+    return f"{framed}>\n<style>{STANDALONE}{style()}</style>{rest}\n"
 
 
 def style() -> str:
     """The rules that a page with these drawings needs."""
     return resources.files("dovetail.report").joinpath("simulations.css").read_text(encoding="utf-8")
+
+
+def _box(width: int, height: int, margin: int = 0) -> str:
+    wide, high = width + 2 * margin, height + 2 * margin
+    return f'viewBox="{-margin} {-margin} {wide} {high}" width="{wide}" height="{high}"'
 
 
 def _legend(present: Sequence[str], legend: Sequence[str]) -> list[str]:

@@ -105,8 +105,9 @@ def _panel(panel: int, words: str, rows: Sequence[tuple[float | None, float | No
 
 
 def _row(changes: tuple[float | None, float | None], y: float, zero: float, scale: float) -> list[str]:
-    """Both bars; where both lie on one side, the longer one is behind."""
-    lines = []
+    """Both bars; where both lie on one side, the longer one is behind, and alone has its mark at the end."""
+    lines: list[str] = []
+    marked: set[bool] = set()
     for side, css, mark in sorted(SIDES, key=lambda each: -abs(changes[each[0]] or 0.0)):
         change = changes[side]
         if change is None or abs(change) < LEAST:
@@ -115,8 +116,10 @@ def _row(changes: tuple[float | None, float | None], y: float, zero: float, scal
         title = f"<title>{mark}: {change:+.1%}</title>"
         bar = f'<rect class="part {css}" x="{x:.1f}" y="{y + 6}" width="{width:.1f}" height="{BAR}"/>'
         lines.append(f"<g>{title}{bar}</g>")
-        end, anchor = (x - 4, "end") if change < 0 else (x + width + 4, "start")
-        lines.append(text("", end, y + 16, mark, anchor))
+        if (grows := change > 0) not in marked:
+            end, anchor = (x - 4, "end") if change < 0 else (x + width + 4, "start")
+            lines.append(text("", end, y + 16, mark, anchor))
+            marked.add(grows)
     return lines
 
 
