@@ -159,8 +159,11 @@ def test_a_tornado_is_drawn_and_taken_again(here, capsys, monkeypatch):
     assert bandwidth["cycles"][0] > read("t-on-systolic.json")["total"]["cycles"] > bandwidth["cycles"][1]
     assert "dram_bytes_per_cycle" in (FOLDER / "t-on-systolic-tornado.svg").read_text()
     monkeypatch.setattr(sys.modules["dovetail.accelerators.sensitivity"], "effect", None)
-    assert main(command) == 0
-    assert read("t-on-systolic.json")["sensitivity"] == effects
+    for words in (command, command[:-2]):  # not asked for again, it still holds
+        assert main(words) == 0
+        assert read("t-on-systolic.json")["sensitivity"] == effects
+    assert main([*command[:-2], "--images", "2"]) == 0
+    assert read("t-on-systolic.json")["sensitivity"] == []
 
 
 def test_the_report_shows_simulations_of_its_network(here, capsys):

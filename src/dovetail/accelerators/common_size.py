@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from dovetail.accelerators.cambricon_x import CAMBRICON_X
 from dovetail.accelerators.cnvlutin import CNVLUTIN
@@ -28,7 +28,7 @@ MAP_KB: Final = 256
 WEIGHT_KB: Final = 256
 
 _FIELDS: Final = "clock_hz node_nm dram_bytes_per_cycle bits"
-_COMMON: Final = {"clock_hz": CLOCK, "node_nm": NODE, "dram_bytes_per_cycle": BANDWIDTH, "bits": BITS}
+_COMMON: Final[dict[str, Any]] = {"clock_hz": CLOCK, "node_nm": NODE, "dram_bytes_per_cycle": BANDWIDTH, "bits": BITS}
 
 SYSTOLIC: Final = register(
     replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from dovetail.accelerators import parameters
 from dovetail.accelerators.energy import DRAM, ISSCC45, Cost, CostSet
@@ -150,9 +150,10 @@ def sram_bits(charges: Iterable[Charge], *parts: str) -> float:
 
 
 MACHINES: dict[str, Machine] = {}
+Registered = TypeVar("Registered", bound=Machine)
 
 
-def register(machine: Machine) -> Machine:
+def register(machine: Registered) -> Registered:
     """Enter a machine under its name, and return it."""
     if not isinstance(machine, Machine):
         raise MachineError(f"{machine!r} is no Machine; give an instance of a subclass")

@@ -108,8 +108,8 @@ def effect(variation: Variation, layers: Sequence[Recorded]) -> Effect:
         variation.value,
         variation.means,
         (values[0], values[1]),
-        (low and low.cycles, high and high.cycles),
-        (low and low.joules, high and high.joules),
+        (None if low is None else low.cycles, None if high is None else high.cycles),
+        (None if low is None else low.joules, None if high is None else high.joules),
     )
 
 
@@ -132,8 +132,9 @@ def _of_costs(machine: Machine, costs: CostSet) -> Iterator[Variation]:
 
 def _changed(described: Described, field: str, value: int | float) -> Described | None:
     """With another value of a field; None where it may not have that."""
+    changes: dict[str, Any] = {field: value}
     try:
-        return replace(described, **{field: value})
+        return replace(described, **changes)
     except MachineError:
         return None
 

@@ -149,7 +149,7 @@ def figures(trace: Trace) -> dict[str, Any]:
 
 
 @overload
-def simulate(
+def simulate(  # type: ignore[overload-overlap]  # a name is a sequence of names, too
     program: Program | str | os.PathLike[str],
     *,
     on: Named,

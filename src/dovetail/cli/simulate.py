@@ -101,7 +101,7 @@ def simulate(
         if tornado:
             _vary(pairs[: len(chosen)], met[0].layers, tornado)
         for pair in pairs:
-            pair.save(complete=True)
+            pair.finish()
         _show(pairs)
         _write(comparison(met[0].about, pairs, alike(pair.machine for pair in pairs)), target)
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,14 @@ class Network:
     path: Path
     case: str = ""
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
     def to_json(self) -> dict[str, str]:
-        """Plain data, with the hash of the file."""
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        return {"name": self.name, "file": self.path.name, "sha256": digest, "case": self.case}
+        """Plain data."""
+        return {"name": self.name, "file": self.path.name, "sha256": self.sha256, "case": self.case}
 
 
 @dataclass
@@ -88,13 +93,14 @@ class Pair:
 
         entries = self.layers if isinstance(done, Layer) else self.effects
         entries.append({"fingerprint": fingerprint, **done.to_json()})
-        self.save(complete=False)
+        self._save(complete=False)
 
-    def save(self, *, complete: bool) -> None:
-        """Write what there is; until it is complete with what an earlier command left, in case this one is stopped."""
-        data = self.to_json() | {"complete": complete}
-        left = {} if complete else {"earlier": list(self._earlier.values())}
-        files.write(self.target, json.dumps(data | left, indent=1, ensure_ascii=False) + "\n", error=DataError)
+    def finish(self) -> None:
+        """Nothing more comes. Effects that an earlier command found still hold where all layers are the same."""
+        if not self.effects and self.reused == len(self.layers):
+            self.effects = [entry for entry in self._earlier.values() if "field" in entry]
+        self._earlier = {}
+        self._save(complete=True)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -113,6 +119,12 @@ class Pair:
         from dovetail.accelerators.trace import Trace, total
 
         return figures(total(Trace.from_json(layer["trace"]) for layer in self.layers))
+
+    def _save(self, *, complete: bool) -> None:
+        """Write what there is, and what an earlier command left, in case this one is stopped."""
+        data = self.to_json() | {"complete": complete}
+        left = {} if complete else {"earlier": list(self._earlier.values())}
+        files.write(self.target, json.dumps(data | left, indent=1, ensure_ascii=False) + "\n", error=DataError)
 
     def _takes(self, fingerprint: str, entries: list[Json]) -> bool:
         found = self._earlier.pop(fingerprint, None)
