@@ -15,11 +15,42 @@ Json = Mapping[str, Any]
 WIDTH, LABELS, END = 720, 214, 86
 TOP, ROW, BAR, MARGIN = 46, 36, 20, 16
 LETTER = 6.4
-CAUSES: Final = ("compute", "imbalance", "fill", "stalls", "halo", "memory", "first load")
+CAUSES: Final = (
+    "compute",
+    "imbalance",
+    "fill",
+    "stalls",
+    "additions",
+    "broadcast",
+    "halo",
+    "memory",
+    "first load",
+)
+COLOURS: Final[Mapping[str, str]] = {
+    "arithmetic": "compute",
+    "registers": "imbalance",
+    "memory on the chip": "fill",
+    "logic and wires": "stalls",
+    "leakage and clock": "halo",
+    "memory off the chip": "memory",
+    "other": "load",
+    "first load": "load",
+}
+"""What has the colour of another, as the style names it; every other cause has its own."""
 FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
     "arithmetic": ("multipliers", "accumulators", "adders"),
     "registers": ("registers", "filter spads", "input spads", "sum spads"),
-    "memory on the chip": ("sram", "buffer", "inputs", "outputs", "weights", "units", "pointers", "queues"),
+    "memory on the chip": (
+        "sram",
+        "buffer",
+        "inputs",
+        "outputs",
+        "weights",
+        "units",
+        "pointers",
+        "queues",
+        "partial sums",
+    ),
     "logic and wires": ("joins", "crossbar", "halo", "array"),
     "leakage and clock": ("leakage", "control"),
     "memory off the chip": ("dram",),
@@ -75,7 +106,7 @@ def picture(bars: Sequence[Bar], legend: Sequence[str], title: str, told: Callab
     present = [name for name in legend if any(sum(bar.parts[name].values()) for bar in bars)]
     most = max(bar.total for bar in bars) or 1.0
     height = TOP + ROW * len(bars) + 6
-    body = [text("strong", 0, 14, title), *_legend(present, legend)]
+    body = [text("strong", 0, 14, title), *_legend(present)]
     for number, bar in enumerate(bars):
         body += _bar(bar, legend, TOP + ROW * number, most, told)
     return svg(WIDTH, height, f"{title} of {len(bars)} pairs of network and machine", body)
@@ -105,10 +136,10 @@ def _box(width: int, height: int, margin: int = 0) -> str:
     return f'viewBox="{-margin} {-margin} {wide} {high}" width="{wide}" height="{high}"'
 
 
-def _legend(present: Sequence[str], legend: Sequence[str]) -> list[str]:
+def _legend(present: Sequence[str]) -> list[str]:
     lines, x = [], 0.0
     for name in present:
-        lines.append(f'<rect class="t{legend.index(name)}" x="{x:.1f}" y="24" width="11" height="11" rx="1"/>')
+        lines.append(f'<rect class="{_colour(name)}" x="{x:.1f}" y="24" width="11" height="11" rx="1"/>')
         lines.append(text("", x + 16, 34, name))
         x += 34 + LETTER * len(name)
     return lines
@@ -122,7 +153,7 @@ def _bar(bar: Bar, legend: Sequence[str], y: float, most: float, told: Callable[
         if not amount:
             continue
         width = scale * amount
-        part = f'<rect class="part t{legend.index(name)}" x="{x:.2f}" y="{y + 4}" width="{width:.2f}" height="{BAR}"/>'
+        part = f'<rect class="part {_colour(name)}" x="{x:.2f}" y="{y + 4}" width="{width:.2f}" height="{BAR}"/>'
         lines.append(f"<g><title>{escape(_title(name, bar, told))}</title>{part}</g>")
         share = f"{amount / bar.total:.0%}"
         if width > LETTER * len(share) + 8:
@@ -138,6 +169,10 @@ def _title(name: str, bar: Bar, told: Callable[[float], str]) -> str:
     amount = sum(parts.values())
     several = "" if set(parts) == {name} else " = " + " + ".join(f"{each} {told(parts[each])}" for each in parts)
     return f"{bar.label} {bar.under}, {name}: {told(amount)}, {amount / bar.total:.1%}{several}"
+
+
+def _colour(name: str) -> str:
+    return COLOURS.get(name, name)
 
 
 def _short(label: str) -> str:

@@ -15,7 +15,7 @@ WIDTH, LABELS, GAP, EDGE = 720, 236, 30, 34
 TOP, ROW, BAR = 64, 24, 12
 LEAST: Final = 0.0005
 """Changes below this share of the whole count as none."""
-SIDES: Final = ((0, "t1", "½"), (1, "t0", "2×"))
+SIDES: Final = ((0, "imbalance", "½"), (1, "compute", "2×"))
 
 
 @dataclass(frozen=True)
