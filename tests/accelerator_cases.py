@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.workload import Workload
+from dovetail.formats import KernelBasisSpec, PackedKernelBasis
 from dovetail.formats.sparse import PackedSparse, SparseSpec
+from dovetail.formats.values import F32, INT8, TERNARY, Values
 
 
 def dense_layer(k: int, c: int, kernel: tuple[int, int], size: tuple[int, int], **options: Any) -> Workload:
@@ -23,6 +25,48 @@ def masked_layer(weight: Any, inputs: Any, **options: Any) -> Workload:
     """From masks (or numbers) of shape `(K, C/groups, R, S)` and `(N, C, H, W)`."""
     packed = PackedSparse.from_dense(np.asarray(weight, np.float32), SparseSpec())
     return Workload("layer", packed, np.asarray(inputs), **options)
+
+
+def basis_layer(
+    coefficients: Any, inputs: Any, kernel: tuple[int, int], values: Values = F32, kind: Any = "ternary", **options: Any
+) -> Workload:
+    """Coefficients `(K, C/groups, M)` of -1, 0 and 1 (or of another `kind`) on bases of ones and twos in turn."""
+    signs = np.asarray(coefficients, np.float32)
+    bases = np.resize(np.array([1, 2], np.float32), (signs.shape[2], *kernel))
+    spec = KernelBasisSpec(bases=signs.shape[2], coefficients=kind, values=values)
+    return Workload("layer", PackedKernelBasis.from_factors(bases, signs, spec), np.asarray(inputs), **options)
+
+
+def ternary_layer(signs: Any, inputs: Any, **options: Any) -> Workload:
+    """A weight `(K, C/groups)` or `(K, C/groups, R, S)` of -1, 0 and 1 that is stored as such."""
+    packed = PackedSparse.from_dense(np.asarray(signs, np.float32), SparseSpec(values=TERNARY))
+    return Workload("layer", packed, np.asarray(inputs), **options)
+
+
+@st.composite
+def basis_layers(draw: Any, codes: bool = False) -> Workload:
+    """Small decomposed layers, the coefficients mostly ternary; over masks, or over codes."""
+    random, groups = np.random.default_rng(draw(st.integers(0, 999))), draw(st.sampled_from([1, 1, 2]))
+    kernel = draw(st.sampled_from([(3, 3), (1, 2), (3, 1), (1, 1)]))
+    bases = draw(st.integers(1, kernel[0] * kernel[1]))
+    shape = draw(st.integers(1, 5)) * groups, draw(st.integers(1, 9)), bases
+    size = kernel[0] + draw(st.integers(0, 4)), kernel[1] + draw(st.integers(0, 4))
+    kind = draw(st.sampled_from(["ternary", "ternary", "sparse", "dense"]))
+    signs = random.choice([-1, 1], shape) if kind == "ternary" else random.integers(-127, 128, shape)
+    signs = signs * (random.random(shape) < draw(st.sampled_from([0.0, 0.3, 1.0])))
+    inputs = random.integers(0, 4, (draw(st.integers(1, 2)), shape[1] * groups, *size))
+    zero = draw(st.integers(0, 2)) if codes else 0
+    return basis_layer(
+        signs,
+        inputs.astype(np.uint8) if codes else inputs > draw(st.integers(-1, 3)),
+        kernel,
+        INT8,
+        kind,
+        stride=(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
+        padding=tuple(draw(st.integers(0, 1)) for _ in range(4)),
+        groups=groups,
+        zero=zero,
+    )
 
 
 @st.composite

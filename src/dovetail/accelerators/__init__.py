@@ -6,6 +6,7 @@ from dovetail.accelerators.common_size import of_common_size
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.eie import Eie
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
+from dovetail.accelerators.escalate import Escalate
 from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
 from dovetail.accelerators.memory import chained
@@ -30,6 +31,7 @@ __all__ = [
     "Cnvlutin",
     "CostSet",
     "Eie",
+    "Escalate",
     "Eyeriss",
     "Machine",
     "Scnn",

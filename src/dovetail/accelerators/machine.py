@@ -90,6 +90,7 @@ class Machine(ABC):
         charges: Iterable[Charge],
         macs: int,
         gated_macs: int = 0,
+        additions: int = 0,
     ) -> Trace:
         """What `simulate` gives; leakage and control are added here where the cost set has them."""
         found = [one for one in charges if one.count]
@@ -107,6 +108,7 @@ class Machine(ABC):
             tuple(found),
             macs,
             gated_macs,
+            additions,
         )
 
     def dram_charge(self, bits: int) -> Charge:

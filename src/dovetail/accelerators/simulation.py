@@ -142,6 +142,7 @@ def figures(trace: Trace) -> dict[str, Any]:
         "utilisation": trace.utilisation,
         "macs": trace.macs,
         "gated_macs": trace.gated_macs,
+        "additions": trace.additions,
         "bytes_by": dict(trace.bytes_by),
         "joules": trace.joules,
         "picojoules_by": trace.energy_by,

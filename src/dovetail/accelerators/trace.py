@@ -15,6 +15,8 @@ CAUSES: Final = {
     "imbalance": "units that have nothing to do while others compute",
     "fill": "operands on their way into the units and results on their way out",
     "stalls": "units that wait for a conflict, a buffer or a neighbour",
+    "additions": "multipliers that wait for sums that are still being added up",
+    "broadcast": "units that wait for inputs that all of them share",
     "halo": "sums handed to a neighbour's part of the image",
     "memory": "waiting for off-chip memory, beyond what computing hides",
     "first load": "off-chip memory before the first unit can start",
@@ -61,6 +63,7 @@ class Trace:
         charges: the events that cost energy.
         macs: multiply-accumulates that were computed.
         gated_macs: those that took a unit's cycle but were switched off, as an operand is zero.
+        additions: those that no multiplier took part in.
     """
 
     machine: str
@@ -72,6 +75,7 @@ class Trace:
     charges: tuple[Charge, ...]
     macs: int
     gated_macs: int = 0
+    additions: int = 0
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.cycles_by) - set(CAUSES)):
@@ -149,6 +153,7 @@ def total(traces: Iterable[Trace], layer: str = "total") -> Trace:
         charges=_merge(charge for trace in found for charge in trace.charges),
         macs=sum(trace.macs for trace in found),
         gated_macs=sum(trace.gated_macs for trace in found),
+        additions=sum(trace.additions for trace in found),
     )
 
 

@@ -40,7 +40,8 @@ def test_invariants(name, layer, faster):
     machine = machine_named(name)
     trace = machine.simulate(layer)
     assert trace.cycles * machine.units >= trace.macs + trace.gated_macs
-    assert layer.effective_macs <= trace.macs + trace.gated_macs <= layer.dense_macs
+    assert trace.macs + trace.gated_macs <= layer.dense_macs
+    assert layer.effective_macs <= trace.macs + trace.gated_macs + trace.additions
     assert trace.utilisation <= 1
     assert all(n >= 0 for n in trace.bytes_by.values())
     assert trace.cycles >= trace.bytes_by["dram"] / machine.dram_bytes_per_cycle

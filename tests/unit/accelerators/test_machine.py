@@ -140,6 +140,7 @@ def test_traces_add_up():
     assert both.joules == pytest.approx(one.joules + two.joules)
     assert len(both.charges) == 2  # the same events at the same price are one row
     assert total([one]) == replace(one, layer="total")
+    assert total([replace(one, additions=3), replace(two, additions=4)]).additions == 7
 
 
 def test_traces_of_several_machines_do_not():
@@ -154,7 +155,7 @@ def test_json_round_trip():
     trace = TOY.simulate(dense_layer(3, 2, (1, 1), (2, 2)))
     assert Trace.from_json(json.loads(json.dumps(trace.to_json()))) == trace
     for wrong in ({}, [], {**trace.to_json(), "more": 1}):
-        with pytest.raises(MachineError, match="a trace has the fields bytes_by, charges"):
+        with pytest.raises(MachineError, match="a trace has the fields additions, bytes_by, charges"):
             Trace.from_json(wrong)
     with pytest.raises(MachineError, match="this is no trace"):
         Trace.from_json({**trace.to_json(), "charges": [{"part": "x"}]})
