@@ -144,8 +144,11 @@ def test_baselines_run_their_own_network(here, capsys):
     assert "Whose gain it is" in out
     assert "t on eyeriss-1024" in out
     assert "multipliers differ" not in out
-    assert main(["simulate", "tiny.dovetail", "--on", "sparten", "--on", "tpu-v1", "--out", "unlike"]) == 0
-    assert "multipliers differ: sparten 1,024, tpu-v1 65,536" in " ".join(capsys.readouterr().out.split())
+    unlike = ["--on", "sparten", "--on", "tpu-v1", "--baseline", "tpu-v1=t.dovetail", "--out", "unlike"]
+    assert main(["simulate", "tiny.dovetail", *unlike]) == 0
+    assert "multipliers differ: sparten 1,024, tpu-v1 65,536; clocks differ" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_tornado_is_drawn_and_taken_again(here, capsys, monkeypatch):

@@ -168,7 +168,7 @@ def read_comparisons(folder: Path) -> list[dict[str, Any]]:
 
 def alike(machines: Iterable[Machine]) -> str:
     """What a reader must know of machines that are not of one size; "" where they are."""
-    found = list(machines)
+    found = list({machine.name: machine for machine in machines}.values())
     told = []
     for what, values in {
         "multipliers": [f"{machine.units:,}" for machine in found],
