@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dovetail import formats, methods
+    from dovetail.accelerators import Simulation, simulate
     from dovetail.api import Compression, compress, quantize, race
     from dovetail.engine import Session
     from dovetail.errors import DovetailError
@@ -34,6 +35,7 @@ _WHERE = {
     "Program": "dovetail.program.program:Program",
     "Session": "dovetail.engine:Session",
     "Settings": "dovetail.training.loop:Settings",
+    "Simulation": "dovetail.accelerators:Simulation",
     "Spec": "dovetail.formats.base:Spec",
     "compress": "dovetail.api:compress",
     "export_onnx": "dovetail.export.onnx:export_onnx",
@@ -45,6 +47,7 @@ _WHERE = {
     "race": "dovetail.api:race",
     "reference": "dovetail.program.reference:run",
     "shrink": "dovetail.methods.shrink:shrink",
+    "simulate": "dovetail.accelerators:simulate",
 }
 
 __all__ = [
@@ -56,6 +59,7 @@ __all__ = [
     "Program",
     "Session",
     "Settings",
+    "Simulation",
     "Spec",
     "compress",
     "export_onnx",
@@ -67,6 +71,7 @@ __all__ = [
     "race",
     "reference",
     "shrink",
+    "simulate",
 ]
 
 

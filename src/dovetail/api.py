@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dovetail.accelerators.simulation import simulate
 from dovetail.engine.quantize import quantize
 from dovetail.errors import TrainingError
 from dovetail.formats import structure
@@ -18,7 +19,7 @@ from dovetail.training.loop import Settings
 from dovetail.training.loop import train as run
 from dovetail.training.metrics import History, device_of
 
-__all__ = ["Compression", "compress", "quantize", "race"]
+__all__ = ["Compression", "compress", "quantize", "race", "simulate"]
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 

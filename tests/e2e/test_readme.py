@@ -49,6 +49,8 @@ THEN = {
     "formats.md": "assert len(plan.resolve(build('resnet20'))) == 3 + 1",
     "quick-start.md": "session = compress(build('resnet8', in_channels=1), loader, torch.from_numpy(x))\n"
     "assert session(x).shape == (1, 10)",
+    "simulate.md": "assert done.total == both['sparten'].total\n"
+    "assert {'costs.sram_factor', 'dram_bytes_per_cycle', 'fill'} <= {effect.field for effect in effects}",
 }
 """What a page's code is asked after it ran: functions that it defines are called."""
 

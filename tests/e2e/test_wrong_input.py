@@ -106,6 +106,24 @@ class Strange(nn.Module):
         (["recipe", "run", "broken.yaml"], "unknown key 'netwrk'; did you mean 'network'"),
         (["report", "--network", "nobody"], "there are results of tiny"),
         (["pack", "resnet8", "--input", "3x"], "3x32x32"),
+        (["simulate"], "name at least one .dovetail file and one machine"),
+        (["simulate", "t.dovetail"], "name at least one .dovetail file and one machine"),
+        (["simulate", "t.dovetail", "--on", "scnn,spartan"], "unknown machine 'spartan'; known are"),
+        (["simulate", "t.dovetail", "--on", "eie", "--equal"], "machine 'eie' has 64 multipliers instead of 1,024"),
+        (["simulate", "missing.dovetail", "--on", "scnn"], "there is no file missing.dovetail"),
+        (["simulate", "broken.dovetail", "--on", "scnn"], "truncated"),
+        (["simulate", "resnet8", "--on", "scnn"], "resnet8 is no .dovetail file"),
+        (["simulate", "t.dovetail", "recipes/t.dovetail", "--on", "scnn"], "have the same name; rename one"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--baseline", "scnn"], "write a machine and its network"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--baseline", "scn=t.dovetail"], "unknown machine 'scn'"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--images", "0"], "--images 0 simulates nothing"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--images", "100000"], "--images 100000: the test set has"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--batch", "0"], "--batch 0 simulates nothing"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--inputs", "missing.npy"], "there is no file missing.npy"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--inputs", "wrong.npy"], "has shape (1, 3, 8, 8); this network"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--inputs", "nan.npy"], "holds NaN or infinity"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--tornado", "guessed"], "there is no such mark; there are paper"),
+        (["simulate", "t.dovetail", "--on", "scnn", "--out", "t.dovetail"], "t.dovetail"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )
@@ -118,6 +136,7 @@ def test_wrong_input_gets_one_paragraph_and_status_2(here, capsys, monkeypatch, 
     (here / "words.npy").write_text("words")
     np.save("wrong.npy", np.zeros((1, 3, 8, 8), np.float32))
     np.save("pixels.npy", np.zeros((1, 1, 8, 8), np.uint8))
+    np.save("nan.npy", np.full((1, 1, 8, 8), np.nan, np.float32))
     bad = {name: np.full_like(array, np.nan) for name, array in load_file("t.safetensors").items() if array.ndim}
     save_file(load_file("t.safetensors") | bad, "nan.safetensors")
     (here / "strange_for_tests.py").write_text(STRANGE)

@@ -2,6 +2,7 @@
 
 from dovetail.accelerators.cambricon_x import CambriconX
 from dovetail.accelerators.cnvlutin import Cnvlutin
+from dovetail.accelerators.common_size import of_common_size
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.eie import Eie
 from dovetail.accelerators.energy import ACCELERGY45, COSTS, DRAM, ISSCC45, CostSet, costs_named
@@ -12,6 +13,8 @@ from dovetail.accelerators.memory import chained
 from dovetail.accelerators.parts import as_convolutions
 from dovetail.accelerators.record import record
 from dovetail.accelerators.scnn import Scnn
+from dovetail.accelerators.sensitivity import sensitivity
+from dovetail.accelerators.simulation import Simulation, recorded, simulate
 from dovetail.accelerators.sparten import Sparten
 from dovetail.accelerators.systolic import Systolic
 from dovetail.accelerators.trace import Charge, Trace, total
@@ -32,6 +35,7 @@ __all__ = [
     "Eyeriss",
     "Machine",
     "Scnn",
+    "Simulation",
     "Sparten",
     "Systolic",
     "Trace",
@@ -41,7 +45,11 @@ __all__ = [
     "costs_named",
     "drawn",
     "machine_named",
+    "of_common_size",
     "record",
+    "recorded",
     "register",
+    "sensitivity",
+    "simulate",
     "total",
 ]

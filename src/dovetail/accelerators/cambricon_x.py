@@ -43,6 +43,11 @@ class CambriconX(Machine):
         """Multipliers."""
         return self.elements * self.lanes
 
+    @property
+    def kept_values(self) -> int:
+        """Those that both buffers hold."""
+        return 8 * KB * (self.input_kb + self.output_kb) // self.bits
+
     def simulate(self, layer: Workload) -> Trace:
         """Exactly, on the layer's own weights."""
         macs, traffic = self.macs(layer), self._traffic(layer)

@@ -27,6 +27,7 @@ from dovetail.accelerators.workload import Mask
 Array = NDArray[np.int64]
 BANKS: Final = 32
 BLOCK: Final = 1 << 19  # steps counted at once
+FEW: Final = 8  # products that fall inside are listed one by one where there are so many steps to each
 
 
 @dataclass(frozen=True)
@@ -142,16 +143,32 @@ def meet(inputs: Vectors, weights: Mask, first: int, axes: tuple[Axis, Axis], gr
         grid: of the machine.
     """
     elements = grid.rows * grid.columns
-    table = _table(weights, first, axes, inputs.none, grid.weights)
     vectors = np.bincount(inputs.element, minlength=elements)
-    if not len(table) or not len(inputs.which):
+    count = -(-int(weights.sum()) // grid.weights)
+    if not count or not len(inputs.which):
         nothing = np.zeros(elements, np.int64)
         return Steps(nothing, nothing, 0, 0)
-    each = _cycles(inputs.classes, table)[inputs.which]
-    cycles = np.bincount(inputs.element, each, minlength=elements).astype(np.int64)
-    found = table.sum(axis=(0, 2), dtype=np.int64)[inputs.classes].sum(axis=1)[inputs.which]
+    found = _inside(weights, axes)[inputs.classes].sum(axis=1)
+    if FEW * found.sum() < len(found) * count:
+        each = count + _waits(inputs, weights, first, axes, grid.weights)
+    else:
+        each = _cycles(inputs.classes, _table(weights, first, axes, inputs.none, grid.weights))
+    cycles = np.bincount(inputs.element, each[inputs.which], minlength=elements).astype(np.int64)
     there = (inputs.classes != inputs.none).sum(axis=1)[inputs.which].sum()
-    return Steps(cycles, vectors * len(table), int(found.sum()), int(there) * int(weights.sum()))
+    return Steps(cycles, vectors * count, int(found[inputs.which].sum()), int(there) * int(weights.sum()))
+
+
+def _inside(weights: Mask, axes: tuple[Axis, Axis]) -> Array:
+    """How many of the weights take an input of each class into the output; none for the class of nothing."""
+    at_places = weights.sum(axis=0, dtype=np.int64)
+    found = axes[0].inside.astype(np.int64) @ at_places @ axes[1].inside.T.astype(np.int64)
+    return np.append(found.reshape(-1), 0)
+
+
+def _bank(k: Array, v: Array, u: Array) -> Array:
+    """Of products for filter `k` and the output whose row and column are `v` and `u` modulo 4."""
+    found: Array = 16 * ((k >> 2 & 1) ^ (u >> 1) ^ (v >> 1)) + 8 * (u & 1) + 4 * (v & 1) + k % 4
+    return found
 
 
 def _table(weights: Mask, first: int, axes: tuple[Axis, Axis], none: int, length: int) -> NDArray[np.uint8]:
@@ -162,8 +179,7 @@ def _table(weights: Mask, first: int, axes: tuple[Axis, Axis], none: int, length
     k = (filters + first)[:, None, None]
     v, u = axes[0].low[:, rows].T[:, :, None], axes[1].low[:, columns].T[:, None, :]
     inside = axes[0].inside[:, rows].T[:, :, None] & axes[1].inside[:, columns].T[:, None, :]
-    bank = 16 * ((k >> 2 & 1) ^ (u >> 1) ^ (v >> 1)) + 8 * (u & 1) + 4 * (v & 1) + k % 4
-    bank, inside = bank.reshape(len(filters), none), inside.reshape(len(filters), none)
+    bank, inside = _bank(k, v, u).reshape(len(filters), none), inside.reshape(len(filters), none)
     for lane in range(length):
         count = len(bank[lane::length])
         at = np.arange(count)[:, None], np.arange(none), bank[lane::length]
@@ -185,3 +201,31 @@ def _cycles(classes: Array, table: NDArray[np.uint8]) -> Array:
         fullest = sums.view(np.uint8).max(axis=2)
         found[start : start + block] = np.maximum(fullest, 1).sum(axis=0, dtype=np.int64)
     return found
+
+
+def _waits(inputs: Vectors, weights: Mask, first: int, axes: tuple[Axis, Axis], length: int) -> Array:
+    """Cycles beyond one for each step, of each distinct vector of inputs with all vectors of weights.
+
+    Products inside are listed, which is quick where they are few: in a linear layer an input meets one place only.
+    """
+    rows, columns, filters = np.nonzero(weights.transpose(1, 2, 0))
+    places = weights.shape[2]
+    starts = np.searchsorted(rows * places + columns, np.arange(weights.shape[1] * places + 1))
+    vector, lane = np.nonzero(inputs.classes != inputs.none)
+    down, across = np.divmod(inputs.classes[vector, lane], len(axes[1].inside))
+    met, place = np.nonzero(
+        (axes[0].inside[down][:, :, None] & axes[1].inside[across][:, None, :]).reshape(len(vector), -1)
+    )
+    counts = np.diff(starts)[place]
+    product = np.repeat(np.arange(len(met)), counts)
+    weight = starts[place][product] + np.arange(len(product)) - np.repeat(np.cumsum(counts) - counts, counts)
+    entry, row, column = met[product], rows[weight], columns[weight]
+    bank = _bank(filters[weight] + first, axes[0].low[down[entry], row], axes[1].low[across[entry], column])
+    step = vector[entry] * -(-len(filters) // length) + weight // length
+    keys, full = np.unique(step * BANKS + bank, return_counts=True)
+    steps, begin = np.unique(keys // BANKS, return_index=True)
+    if not len(steps):
+        return np.zeros(len(inputs.classes), np.int64)
+    beyond = np.maximum.reduceat(full, begin) - 1
+    waits = np.bincount(steps // -(-len(filters) // length), beyond, minlength=len(inputs.classes))
+    return waits.astype(np.int64)

@@ -43,6 +43,11 @@ class Cnvlutin(Machine):
         """Multipliers."""
         return self.filters * self.lanes
 
+    @property
+    def kept_values(self) -> int:
+        """Those that the memory of inputs and outputs holds."""
+        return 8 * KB * self.input_kb // self.bits
+
     def simulate(self, layer: Workload) -> Trace:
         """Exactly, on the layer's own inputs."""
         traffic, macs = self._traffic(layer), self.macs(layer)

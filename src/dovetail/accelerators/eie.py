@@ -63,6 +63,11 @@ class Eie(Machine):
         """Multipliers."""
         return self.elements
 
+    @property
+    def kept_values(self) -> int:
+        """Those that the elements' memories hold."""
+        return 8 * KB * self.input_kb * self.elements // self.bits
+
     def simulate(self, layer: Workload) -> Trace:
         """Exactly, on the layer's own weights and inputs."""
         work, traffic = self.work(layer), self._traffic(layer)

@@ -20,6 +20,8 @@ from dovetail.accelerators.ternary_rows import Rows, rows_of
 from dovetail.accelerators.trace import Charge, Trace
 from dovetail.accelerators.workload import Workload
 from dovetail.errors import MachineError
+from dovetail.formats.base import Packed
+from dovetail.formats.kernel_basis import PackedKernelBasis
 
 PRODUCT_BITS: Final = 16  # a product of 8 x 20 bits takes the energy of one of 8 x 16 [chosen]
 
@@ -59,6 +61,19 @@ class Escalate(Machine):
     def pace(self) -> Pace:
         """Of the two stages."""
         return Pace(self.adders, self.look_ahead, self.queue, self.ahead, self.rows_independent)
+
+    @property
+    def kept_values(self) -> int:
+        """Those that the buffers of inputs and outputs hold."""
+        return 8 * KB * (self.input_kb + self.output_kb) // self.bits
+
+    def takes(self, weight: Packed) -> bool:
+        """Shared bases with coefficients as they are; other decompositions become plain convolutions."""
+        return isinstance(weight, PackedKernelBasis) or super().takes(weight)
+
+    def require(self, layer: Workload) -> None:
+        """It has no dilation."""
+        self.require_undilated(layer)
 
     def simulate(self, layer: Workload) -> Trace:
         """Exactly, on the layer's own coefficients and inputs."""

@@ -43,6 +43,16 @@ class Eyeriss(Machine):
         """Multipliers."""
         return self.rows * self.columns
 
+    @property
+    def kept_values(self) -> int:
+        """Those that the global buffer holds."""
+        return 8 * KB * self.buffer_kb // self.bits
+
+    def require(self, layer: Workload) -> None:
+        """It has no dilation, and needs a mapping."""
+        self.require_undilated(layer)
+        self.mapping(layer)
+
     def simulate(self, layer: Workload) -> Trace:
         """With the best mapping that the mapper allows."""
         self.require_undilated(layer)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Self, TypeVar
 
 from dovetail.accelerators import parameters
 from dovetail.accelerators.energy import DRAM, ISSCC45, Cost, CostSet
 from dovetail.accelerators.parameters import Row, Source, instance, one_of, positive
+from dovetail.accelerators.parts import DECOMPOSED
 from dovetail.accelerators.trace import Charge, Number, Trace
 from dovetail.accelerators.workload import Workload
 from dovetail.errors import MachineError
+from dovetail.formats.base import Packed
 
 ACCESS_BITS: Final = 64  # of one access to a buffer [chosen]
 
@@ -47,6 +49,18 @@ class Machine(ABC):
     def units(self) -> int:
         """Multipliers."""
 
+    @property
+    def kept_values(self) -> int:
+        """Values of a layer's input and output that its memory holds together; what fits need not leave the chip."""
+        return 0
+
+    def takes(self, weight: Packed) -> bool:
+        """Whether it runs such a weight as it is packed; a decomposed one else becomes plain convolutions."""
+        return not isinstance(weight, DECOMPOSED)
+
+    def require(self, layer: Workload) -> None:  # noqa: B027 - many machines run any shape
+        """`MachineError` where the machine cannot run a layer of such a shape; by a look, without counting anything."""
+
     @abstractmethod
     def simulate(self, layer: Workload) -> Trace:
         """Cycles, bytes and energy of one layer, for all of its images.
@@ -62,6 +76,11 @@ class Machine(ABC):
     def provenance(self) -> tuple[Row, ...]:
         """A row per parameter: value, meaning, and where the value is known from."""
         return parameters.table(self, self.sources)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: what kind it is, and its parameters with where they are known from."""
+        rows = [asdict(row) | {"value": plain(row.value)} for row in self.provenance()]
+        return {"name": self.name, "kind": type(self).__name__, "units": self.units, "parameters": rows}
 
     def trace(
         self,
@@ -122,15 +141,21 @@ def charge(part: str, event: str, count: Number, cost: Cost) -> Charge:
     return Charge(part, event, count, cost.picojoules, cost.source)
 
 
+def plain(value: Any) -> Any:
+    """A parameter's value as plain data."""
+    return value.to_json() if isinstance(value, CostSet) else value
+
+
 def sram_bits(charges: Iterable[Charge], *parts: str) -> float:
     """Bits that `memory_charges` has charged to these parts."""
     return ACCESS_BITS * sum(one.count for one in charges if one.part in parts)
 
 
 MACHINES: dict[str, Machine] = {}
+Registered = TypeVar("Registered", bound=Machine)
 
 
-def register(machine: Machine) -> Machine:
+def register(machine: Registered) -> Registered:
     """Enter a machine under its name, and return it."""
     if not isinstance(machine, Machine):
         raise MachineError(f"{machine!r} is no Machine; give an instance of a subclass")

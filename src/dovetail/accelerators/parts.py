@@ -22,6 +22,8 @@ from dovetail.program.functions import Pads, Pair, conv2d
 Array = np.ndarray
 Order = Literal["conv_first", "coef_first"]
 ORDERS: Final = ("conv_first", "coef_first")
+DECOMPOSED: Final = (PackedKernelBasis, PackedTucker, PackedSvd)
+"""Weights that stand for several plain convolutions."""
 
 
 @dataclass(frozen=True)

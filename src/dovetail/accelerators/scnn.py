@@ -103,6 +103,15 @@ class Scnn(Machine):
         """Elements and vectors."""
         return Grid(self.rows, self.columns, self.input_vector, self.weight_vector)
 
+    @property
+    def kept_values(self) -> int:
+        """Those that the memories of inputs hold."""
+        return 8 * KB * self.input_kb // self.bits
+
+    def require(self, layer: Workload) -> None:
+        """It has no dilation."""
+        self.require_undilated(layer)
+
     def simulate(self, layer: Workload) -> Trace:
         """Exactly, on the layer's own masks."""
         self.require_undilated(layer)

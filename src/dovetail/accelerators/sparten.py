@@ -76,6 +76,11 @@ class Sparten(Machine):
         """Multipliers."""
         return self.clusters * self.cluster_units
 
+    @property
+    def kept_values(self) -> int:
+        """Those that the buffer of inputs and outputs holds."""
+        return 8 * KB * self.input_kb // self.bits
+
     def simulate(self, layer: Workload) -> Trace:
         """Exactly, on the layer's own masks."""
         work, traffic = self.work(layer), self._traffic(layer)

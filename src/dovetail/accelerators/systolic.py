@@ -70,6 +70,11 @@ class Systolic(Machine):
         """Multipliers."""
         return self.rows * self.columns
 
+    @property
+    def kept_values(self) -> int:
+        """Those that both buffers hold."""
+        return 8 * KB * (self.input_kb + self.output_kb) // self.bits
+
     def simulate(self, layer: Workload) -> Trace:
         """Closed form; zeros save energy, never cycles."""
         traffic = self._traffic(layer)

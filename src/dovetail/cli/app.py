@@ -28,6 +28,7 @@ VERBS = {
     "bench": ("bench:bench", "The fair race: networks against other runtimes."),
     "speed": ("speed:speed", "What all races have measured, beside what they should reach."),
     "shapes": ("shapes:app", "Single layers of networks, timed and drawn under the roofline."),
+    "simulate": ("simulate:simulate", "Cycles and energy of networks on models of accelerators."),
     "inspect": ("inspect:inspect", "The layers of a packed network: format, size, work, time."),
     "export": ("export:export", "Write ONNX with standard ops only."),
     "recipe": ("recipe:app", "Run, verify and list recipes: one file, one result."),

@@ -48,6 +48,7 @@ class Material:
     command: str
     timed: bool = True
     notes: Sequence[str] = field(default_factory=tuple)
+    simulations: Sequence[Json] = field(default_factory=tuple)
 
 
 def build(material: Material) -> Page:
@@ -61,6 +62,7 @@ def build(material: Material) -> Page:
         points=tuple(_points(material.dense, entries)),
         sections=tuple(_section(entry, before, timed=material.timed) for entry in entries if not entry.thin),
         left=tuple(left for entry in entries if not entry.thin for left in _left(entry)),
+        simulations=tuple(material.simulations),
         split=material.split,
         machine=_machine(races),
         versions=_versions(races),

@@ -17,6 +17,7 @@ from dovetail.cli.console import say
 from dovetail.cli.options import DataFolder, writable
 from dovetail.cli.pipeline import dense_like
 from dovetail.cli.schema import Recipe, read
+from dovetail.cli.simulations import FOLDER, read_comparisons
 from dovetail.cli.speed import read_races
 from dovetail.errors import RecipeError
 from dovetail.peers.machine import portable
@@ -33,11 +34,12 @@ def report(
     *,
     network: Annotated[str | None, Parameter(help="Which network's results, such as resnet56_cifar.")] = None,
     bench: Annotated[Path, Parameter(help="Folder of race results.")] = RESULTS,
+    simulations: Annotated[Path, Parameter(help="Folder of what `dovetail simulate` wrote.")] = FOLDER,
     time: Annotated[bool, Parameter(help="Time every layer on this machine.")] = True,
     data: DataFolder = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The page.")] = Path("report.html"),
 ) -> None:
-    """Make one HTML page from recipes/results and benchmarks/results: nothing is trained, nothing leaves the page."""
+    """Make one HTML page from recipes/results, benchmarks/results and simulations: nothing is trained or raced."""
     from dovetail.report import write
 
     target = writable(out)
@@ -52,8 +54,9 @@ def report(
         dense=dense,
         entries=entries,
         split=f"the test images of {data_set}",
-        command=_command(chosen, bench, time=time),
+        command=_command(chosen, bench, simulations, time=time),
         timed=time,
+        simulations=[one for one in read_comparisons(simulations) if one["case"].partition("/")[0] == chosen],
         notes=() if races else ("No race has been run yet: `dovetail bench` adds times against other runtimes.",),
     )
     write(pages.build(material), target)
@@ -99,9 +102,10 @@ def _dense_accuracy(found: Found) -> float:
     return max(told.values())
 
 
-def _command(network: str, bench: Path, *, time: bool) -> str:
+def _command(network: str, bench: Path, simulations: Path, *, time: bool) -> str:
     words = ["dovetail", "report", "--network", network, *([] if time else ["--no-time"])]
-    return shlex.join(words + ([] if bench == RESULTS else ["--bench", portable(bench)]))
+    words += [] if bench == RESULTS else ["--bench", portable(bench)]
+    return shlex.join(words + ([] if simulations == FOLDER else ["--simulations", portable(simulations)]))
 
 
 def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, str]:

@@ -39,7 +39,7 @@ def run(
 
     target = None if out is None else writable(out)
     loaded = networks.load(str(program))
-    given = _read(input, loaded)
+    given = read_input(input, loaded)
     answer = Session(loaded, threads=threads)(given)
     outputs = answer if isinstance(answer, tuple) else (answer,)
     for name, output in zip(loaded.graph.outputs, outputs, strict=True):
@@ -51,7 +51,8 @@ def run(
         say(f"wrote {target}")
 
 
-def _read(path: Path | None, program: Program) -> np.ndarray:
+def read_input(path: Path | None, program: Program) -> np.ndarray:
+    """An image or a `.npy` file as the network takes it; random numbers for None."""
     shape = networks.input_shape(program)
     if path is None:
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

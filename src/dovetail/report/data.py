@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Group = Literal["ours", "dense", "thin", "int8"]
 
@@ -93,6 +93,7 @@ class Page:
     Attributes:
         split: what the accuracies are measured on, in words.
         machine, versions: label → text.
+        simulations: comparisons that `dovetail simulate` wrote, as their JSON.
         command: what makes this page again.
         notes: whatever a reader must know, such as peers that were not installed.
     """
@@ -103,6 +104,7 @@ class Page:
     points: tuple[Point, ...] = ()
     sections: tuple[Section, ...] = ()
     left: tuple[Left, ...] = ()
+    simulations: tuple[Mapping[str, Any], ...] = ()
     split: str = "test images"
     machine: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 DASH = "–"
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
 
 def count(value: float | None) -> str:
@@ -27,6 +28,16 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return DASH
     return f"{digits(value)} ms" if value >= 0.1 else f"{digits(value * 1000)} µs"
+
+
+def joules(value: float | None) -> str:
+    """Energy, `0.00123` as `1.23 mJ`."""
+    if value is None:
+        return DASH
+    for size, unit in SMALL:
+        if abs(value) >= size:
+            return f"{digits(value / size)} {unit}J"
+    return f"{digits(value * 1e12)} pJ"
 
 
 def percent(value: float | None) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dovetail import files
 from dovetail.errors import DovetailError
-from dovetail.report import numbers, plot
+from dovetail.report import comparison, numbers, plot, stacked
 from dovetail.report.data import Layer, Page, Section, Variant
+from dovetail.report.tornado import tornado
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jinja2 import Environment
 
@@ -37,7 +38,8 @@ def render(page: Page) -> str:
         .get_template("page.html.j2")
         .render(
             page=page,
-            style=_text("style.css"),
+            style=_text("style.css") + (stacked.style() if page.simulations else ""),
+            simulated=[simulated(one) for one in page.simulations],
             dense=page.variants[0],
             leading=leading(page),
             lead=lead(page),
@@ -91,6 +93,26 @@ def lead(page: Page) -> list[tuple[str, str, str]]:
     if speed is not None:
         figures.insert(0, (numbers.times(speed.value), _faster(speed.value), f"against {CLAIMS[speed.name]}"))
     return [figure for figure in figures if figure[0] != numbers.DASH]
+
+
+def simulated(compared: Mapping[str, Any]) -> dict[str, Any]:
+    """Drawings and tables of a comparison."""
+    pairs = compared["pairs"]
+    titles = [(pair, f"{pair['network']} on {pair['machine']}") for pair in pairs]
+    drawn = [(title, tornado(pair["sensitivity"], pair, title)) for pair, title in titles]
+    return {
+        "cycles": stacked.cycles(pairs),
+        "energy": stacked.energy(pairs),
+        "columns": comparison.PAIRS,
+        "rows": comparison.pair_cells(pairs),
+        "share_columns": comparison.SHARES,
+        "shares": [share.cells() for share in comparison.shares(pairs)],
+        "tornados": [(title, drawing) for title, drawing in drawn if drawing],
+        "inputs": compared["inputs"],
+        "batch": compared["batch"],
+        "alike": compared["alike"],
+        "command": compared["command"],
+    }
 
 
 def totals(section: Section) -> dict[str, float | None]:

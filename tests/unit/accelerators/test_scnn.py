@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accelerator_cases import dense_layer, layers, masked_layer
+from dovetail.accelerators import cartesian
+from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.energy import ACCELERGY45
 from dovetail.accelerators.machine import machine_named
 from dovetail.accelerators.scnn import Scnn, as_planes, halo_area
@@ -169,6 +172,23 @@ def test_the_work_is_that_of_the_slow_twin(layer, rows, columns, accumulators, l
     work = small.work(layer)
     assert (work.cycles, work.steps, work.products) == (relaxed, steps, products)
     assert replace(small, sync="strict").work(layer).cycles == strict
+
+
+@given(layer=layers(), lengths=st.sampled_from([(4, 4), (2, 3)]))
+def test_products_one_by_one_give_what_the_table_gives(layer, lengths):
+    small = machine(2, 2, 20, input_vector=lengths[0], weight_vector=lengths[1])
+    found = []
+    for few in (0, 8, 1 << 40):  # always one by one, as it is, never
+        with mock.patch.object(cartesian, "FEW", few):
+            found.append(small.work(layer))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_linear_layer_lists_its_products():
+    layer = drawn("fc", (40, 600, 1, 1), (1, 1), weight_density=0.5, input_density=0.5, seed=0)
+    with mock.patch.object(cartesian, "_table", side_effect=AssertionError("a table was made")):
+        work = machine_named("scnn").work(layer)
+    assert work.products == layer.effective_macs
 
 
 @given(layer=layers())

@@ -25,7 +25,7 @@ def test_results_of_different_dense_networks_share_no_page():
 
 def test_the_command_makes_the_same_page_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert report._command("net", report.RESULTS, time=True) == "dovetail report --network net"
-    assert report._command("net", tmp_path / "races", time=False) == (
-        "dovetail report --network net --no-time --bench races"
+    assert report._command("net", report.RESULTS, report.FOLDER, time=True) == "dovetail report --network net"
+    assert report._command("net", tmp_path / "races", tmp_path / "models", time=False) == (
+        "dovetail report --network net --no-time --bench races --simulations models"
     )
