@@ -7,7 +7,6 @@ and what is chosen here is marked so on the method's page.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -32,7 +31,15 @@ from dovetail.methods.base import (
     execution_order,
     unplain,
 )
-from dovetail.methods.kernels import Bases, bases_for, decomposed, soften
+from dovetail.methods.kernels import (
+    Bases,
+    bases_for,
+    bases_of,
+    decomposed,
+    drop_frozen_gradients,
+    soften,
+    train_sides,
+)
 from dovetail.methods.largest import densest
 from dovetail.methods.magnitude import cubic
 from dovetail.methods.prices import by_layer, require_positive, within_budget
@@ -181,7 +188,7 @@ class Escalate(Method):
             self._where, self._step = phase.name, 0
         self._phase = phase
         self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
-        self._train(bases=True, coefficients=phase.name != SETTLE)
+        train_sides(self._layers.values(), bases=True, coefficients=phase.name != SETTLE)
         if phase.name != SPARSIFY and any(layer.mask is None for layer in self._layers.values()):
             self._keep()
         return super().begin(phase, model)
@@ -190,14 +197,11 @@ class Escalate(Method):
         """Give the turn to one side in `sparsify`, coefficients first."""
         if self._where == SPARSIFY and self.interval:
             of_bases = (epoch + 1) // self.interval % 2 == 1
-            self._train(bases=of_bases, coefficients=not of_bases)
+            train_sides(self._layers.values(), bases=of_bases, coefficients=not of_bases)
 
     def before_step(self) -> None:
         """What is frozen has no gradient at all, so that neither momentum nor weight decay moves it."""
-        for layer in self._layers.values():
-            for parameter in (layer.bases, layer.coefficients):
-                if not parameter.requires_grad:
-                    parameter.grad = None
+        drop_frozen_gradients(self._layers.values())
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -217,7 +221,7 @@ class Escalate(Method):
 
     def end(self, phase: Phase, model: nn.Module) -> None:
         """The last choice of a phase; after `settle` the layers hold what is packed."""
-        self._train(bases=True, coefficients=True)
+        train_sides(self._layers.values(), bases=True, coefficients=True)
         if phase.name != SETTLE:
             self._keep()
         else:
@@ -265,16 +269,10 @@ class Escalate(Method):
         if size == 1:
             return self._spec(1) if self.pointwise else Kept("1x1: int8")
         most = min(size, layer.weight.shape[0] * layer.weight.shape[1])
-        return self._spec(min(bases_for(numpy(layer.weight), self._bases_of(name)), most))
+        return self._spec(min(bases_for(numpy(layer.weight), bases_of(name, self.bases, 6)), most))
 
     def _spec(self, bases: int) -> KernelBasisSpec:
         return KernelBasisSpec(bases=bases, coefficients="ternary", shared=self.shared)
-
-    def _bases_of(self, name: str) -> Bases:
-        if not isinstance(self.bases, Mapping):
-            return self.bases
-        matching = [count for pattern, count in self.bases.items() if fnmatch.fnmatchcase(name, pattern)]
-        return matching[-1] if matching else 6
 
     def _densities(self) -> list[tuple[str, float]]:
         """For messages: what each is called, and it."""
@@ -297,11 +295,6 @@ class Escalate(Method):
                     f"escalate density {named[name]} leaves layer {name!r}, of {count} coefficients, without any"
                 )
         return named
-
-    def _train(self, *, bases: bool, coefficients: bool) -> None:
-        for layer in self._layers.values():
-            layer.bases.requires_grad_(bases)
-            layer.coefficients.requires_grad_(coefficients)
 
     @torch.no_grad()
     def _keep(self, at: float = 1.0) -> None:

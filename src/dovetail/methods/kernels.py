@@ -1,7 +1,9 @@
-"""Kernel bases as methods use them: how many, how they start, what they cost."""
+"""Kernel bases as methods use them: how many, how they start, which side of them trains, what they cost."""
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -26,10 +28,33 @@ def bases_for(weight: np.ndarray, wanted: Bases) -> int:
     if isinstance(wanted, int) and wanted >= 1:
         return wanted
     if not 0 < wanted < 1:
-        raise SpecError(f"penni bases {wanted!r} must be a whole number from 1 or a fraction between 0 and 1")
+        raise SpecError(f"bases {wanted!r} must be a whole number from 1 or a fraction between 0 and 1")
     kernels = weight.reshape(-1, weight.shape[2] * weight.shape[3]).astype(np.float64)
     energies = np.linalg.svd(kernels, compute_uv=False) ** 2
     return min(int(np.searchsorted(np.cumsum(energies), wanted * energies.sum())) + 1, len(energies))
+
+
+def bases_of(name: str, wanted: Bases | Mapping[str, Bases], otherwise: int) -> Bases:
+    """What is wanted of the layer `name`, where that may be said by names and globs, later ones winning."""
+    if not isinstance(wanted, Mapping):
+        return wanted
+    matching = [count for pattern, count in wanted.items() if fnmatch.fnmatchcase(name, pattern)]
+    return matching[-1] if matching else otherwise
+
+
+def train_sides(layers: Iterable[KernelBasisConv2d], *, bases: bool, coefficients: bool) -> None:
+    """Which of the two sides learn from now on."""
+    for layer in layers:
+        layer.bases.requires_grad_(bases)
+        layer.coefficients.requires_grad_(coefficients)
+
+
+def drop_frozen_gradients(layers: Iterable[KernelBasisConv2d]) -> None:
+    """A frozen side has no gradient at all, so that neither momentum nor weight decay moves it."""
+    for layer in layers:
+        for parameter in (layer.bases, layer.coefficients):
+            if not parameter.requires_grad:
+                parameter.grad = None
 
 
 def decomposed(layer: Any, spec: Any, init: Init = "svd") -> KernelBasisConv2d:

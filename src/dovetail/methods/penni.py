@@ -7,7 +7,6 @@ move through momentum and weight decay), this follows the paper.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,7 +21,17 @@ from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
 from dovetail.formats.layer import numpy, swap
 from dovetail.methods.base import Kept, Method, ParamGroups, Phase, Plan, Schedule, complete, execution_order, unplain
-from dovetail.methods.kernels import Bases, Init, bases_for, basis_macs, decomposed, soften
+from dovetail.methods.kernels import (
+    Bases,
+    Init,
+    bases_for,
+    bases_of,
+    basis_macs,
+    decomposed,
+    drop_frozen_gradients,
+    soften,
+    train_sides,
+)
 from dovetail.methods.largest import densest
 from dovetail.methods.reach import require_reach
 from dovetail.methods.shrink import Bound, ChannelMap, bind, shrink
@@ -173,13 +182,13 @@ class Penni(Method):
         self._phase, self._model, self._layers = phase, model, _decomposed_layers(model)
         grouped = phase.name == "alternate" and self.group_l1 > 0
         self._groups = ChannelGroups(model, bind(model, self._example).coupling) if grouped else None
-        self._train(bases=True, coefficients=True)
+        train_sides(self._layers.values(), bases=True, coefficients=True)
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
         """Give the turn to one side: only in the first phase."""
         turn = self.turn(epoch) if self._where == "alternate" else "both"
-        self._train(bases=turn != "coefficients", coefficients=turn != "bases")
+        train_sides(self._layers.values(), bases=turn != "coefficients", coefficients=turn != "bases")
 
     def turn(self, epoch: int) -> Literal["coefficients", "bases", "both"]:
         """Who trains in an epoch (from 0) of `alternate`: sides change before epochs e with (e + 1) % interval == 0."""
@@ -199,10 +208,7 @@ class Penni(Method):
 
     def before_step(self) -> None:
         """A frozen side has no gradient at all, so that neither momentum nor weight decay moves it."""
-        for layer in self._layers.values():
-            for parameter in (layer.bases, layer.coefficients):
-                if not parameter.requires_grad:
-                    parameter.grad = None
+        drop_frozen_gradients(self._layers.values())
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -220,7 +226,7 @@ class Penni(Method):
 
     def end(self, phase: Phase, model: nn.Module) -> None:
         """Both sides train again; `prune` cuts coefficients, removes channels and settles the formats."""
-        self._train(bases=True, coefficients=True)
+        train_sides(self._layers.values(), bases=True, coefficients=True)
         if phase.name == "prune":
             self._prune()
             bound = bind(model, self._example) if self._removes or self.finish == "auto" else None
@@ -288,23 +294,12 @@ class Penni(Method):
         if kernel == 1:
             return KernelBasisSpec(bases=1, coefficients="sparse") if self.pointwise else Kept("1x1: left as it is")
         most = min(kernel, layer.weight.shape[0] * layer.weight.shape[1])
-        count = bases_for(numpy(layer.weight), self._bases_of(name)) + (self.init == "pca_mean")
+        count = bases_for(numpy(layer.weight), bases_of(name, self.bases, 5)) + (self.init == "pca_mean")
         return KernelBasisSpec(bases=min(count, most), coefficients="sparse")
-
-    def _bases_of(self, name: str) -> Bases:
-        if not isinstance(self.bases, Mapping):
-            return self.bases
-        matching = [count for pattern, count in self.bases.items() if fnmatch.fnmatchcase(name, pattern)]
-        return matching[-1] if matching else 5
 
     def _require_names(self, model: nn.Module) -> None:
         if isinstance(self.bases, Mapping):
             Plan(dict.fromkeys(self.bases, Kept(""))).resolve(model)
-
-    def _train(self, *, bases: bool, coefficients: bool) -> None:
-        for layer in self._layers.values():
-            layer.bases.requires_grad_(bases)
-            layer.coefficients.requires_grad_(coefficients)
 
     def _free(self, layer: KernelBasisConv2d) -> Tensor:
         """Coefficients that may become zero: not those of the mean."""
