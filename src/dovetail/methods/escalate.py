@@ -116,7 +116,7 @@ class Escalate(Method):
         for name, value in (*self._densities(), ("ramp", self.ramp)):
             if not 0 < value <= 1:
                 raise SpecError(f"escalate {name} {value} must lie above 0 and not above 1")
-        if not 0 <= self.least <= min(value for _, value in self._densities()):
+        if not own and self.allocation == "global" and not 0 <= self.least <= self._densities()[0][1]:
             raise SpecError(f"escalate least {self.least} must lie between 0 and the density, {self.density}")
         for name in ("l1", "interval"):
             if not getattr(self, name) >= 0:
@@ -155,7 +155,7 @@ class Escalate(Method):
         return self._plan
 
     def phases(self) -> Sequence[Phase]:
-        """Sparsify, grow, settle."""
+        """Sparsify, ternarise, settle."""
         first = Phase(
             name=SPARSIFY,
             epochs=self.sparsify_epochs,
@@ -166,7 +166,8 @@ class Escalate(Method):
             nesterov=self.nesterov,
         )
         later = replace(first, schedule=self.schedule)
-        rates = (self.ternarise_learning_rate or self.learning_rate, self.settle_learning_rate or self.learning_rate)
+        given = (self.ternarise_learning_rate, self.settle_learning_rate)
+        rates = [self.learning_rate if rate is None else rate for rate in given]
         return (
             first,
             replace(later, name=TERNARISE, epochs=self.ternarise_epochs, learning_rate=rates[0]),
@@ -189,8 +190,6 @@ class Escalate(Method):
         self._phase = phase
         self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
         train_sides(self._layers.values(), bases=True, coefficients=phase.name != SETTLE)
-        if phase.name != SPARSIFY and any(layer.mask is None for layer in self._layers.values()):
-            self._keep()
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
@@ -205,13 +204,15 @@ class Escalate(Method):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Soften the coefficients in `sparsify`; choose anew which are kept."""
-        if self._where == SPARSIFY and self.l1:
+        """Soften the coefficients in `sparsify` and hold removed ones at zero; choose anew which are kept."""
+        if self._where == SPARSIFY:
             steps = self._phase.epochs * self.steps_per_epoch
             rate = self._phase.learning_rate * factor(self._phase.schedule, self._step, steps, 0)
             for layer in self._layers.values():
-                if layer.coefficients.requires_grad:
+                if layer.coefficients.requires_grad and self.l1:
                     soften(layer.coefficients, rate * self.l1)
+                if layer.mask is not None:
+                    layer.coefficients.mul_(layer.mask)
         self._step += 1
         if self._where == SETTLE:
             return
@@ -290,9 +291,9 @@ class Escalate(Method):
             return {}
         for name, spec in self._plan.specs():
             shape = model.get_submodule(name).get_parameter("weight").shape
-            if named[name] * (count := shape[0] * shape[1] * spec.bases) < 1:
+            if named[name] * (count := -(-shape[0] // spec.shared) * shape[1] * spec.bases) < 1:
                 raise SpecError(
-                    f"escalate density {named[name]} leaves layer {name!r}, of {count} coefficients, without any"
+                    f"escalate density {named[name]} leaves layer {name!r}, of {count} places, without a coefficient"
                 )
         return named
 
@@ -323,6 +324,7 @@ class Escalate(Method):
         else:
             prices = [torch.full_like(s, self._costs[name] / s.numel()).flatten() for name, s in sizes.items()]
             kept = within_budget(scores, torch.cat(prices), density)
+        kept |= torch.cat(list(surest.values()))
         parts = kept.split([size.numel() for size in sizes.values()])
         return {name: part.view(size.shape) for (name, size), part in zip(sizes.items(), parts)}
 

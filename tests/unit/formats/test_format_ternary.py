@@ -104,6 +104,30 @@ def test_rounding_keeps_neighbours_together() -> None:
         assert (present[first : first + 4] == present[first]).all()
 
 
+def test_an_output_that_vanishes_leaves_the_places_of_its_neighbours() -> None:
+    given = np.ones((4, 3, 1)) * np.array([1, -1, 1])[:, None]
+    packed = PackedKernelBasis.from_factors(bases(1), given, KernelBasisSpec(bases=1, coefficients="ternary", shared=4))
+    cast = packed.cast(INT8, np.array([1, 0, 1, 1], np.float32))
+    assert cast.spec == KernelBasisSpec(bases=1, coefficients="ternary", values=INT8)
+    assert np.array_equal(cast.codes()[1], given * np.array([1, 0, 1, 1])[:, None, None])
+    assert packed.cast(INT8, np.full(4, 0.5, np.float32)).spec.shared == 4
+
+
+def test_outputs_that_go_keep_places_shared_only_within_their_groups() -> None:
+    conv = nn.Conv2d(5, 8, 3)
+    for out, shared in (([0, 1, 2, 3], 4), ([0, 3], 4), ([0, 2, 3, 4], 1)):
+        layer = KernelBasisConv2d.from_dense(conv, KernelBasisSpec(bases=4, coefficients="ternary", shared=4))
+        smaller = layer.slice_channels(torch.tensor(out))
+        assert smaller.spec.shared == shared
+        smaller.pack().validate()
+
+
+def test_bases_of_ternary_coefficients_keep_their_norms() -> None:
+    layer = KernelBasisConv2d.from_dense(nn.Conv2d(5, 8, 3), KernelBasisSpec(bases=4, coefficients="ternary"))
+    with pytest.raises(SpecError, match="keep their norms"):
+        layer.normalise_bases()
+
+
 def test_shared_places_are_refused_where_they_are_none() -> None:
     given = np.ones((4, 3, 1))
     given[3, 1] = 0

@@ -96,7 +96,13 @@ class KernelBasisConv2d(FormatConv2d):
 
     @torch.no_grad()
     def normalise_bases(self) -> None:
-        """Give every basis norm 1 and move its norm into the coefficients, in place; the weight stays the same."""
+        """Give every basis norm 1 and move its norm into the coefficients, in place; the weight stays the same.
+
+        Raises:
+            SpecError: the coefficients are ternary, and an output has one magnitude.
+        """
+        if self.spec.coefficients == "ternary":
+            raise SpecError(f"layer {self.name!r}: bases of ternary coefficients keep their norms")
         norms = self.bases.flatten(1).norm(dim=1)
         norms = torch.where(norms > 0, norms, torch.ones_like(norms))
         self.bases.div_(norms[:, None, None])
@@ -119,6 +125,10 @@ class KernelBasisConv2d(FormatConv2d):
 
     def _slice(self, out: Tensor, into: Tensor) -> None:
         mask = None if self.mask is None else self.mask[out][:, into]
+        groups = (out // self.spec.shared).tolist()
+        starts = range(0, len(groups), self.spec.shared)
+        if any(len(set(groups[i : i + self.spec.shared])) > 1 for i in starts):  # outputs of several groups
+            self.spec = replace(self.spec, shared=1)
         self._take(self.coefficients[out][:, into], mask)
 
     def _take(self, coefficients: Tensor, mask: Tensor | None) -> None:
@@ -130,14 +140,16 @@ def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None) -> tuple
     """Bases (d, R, S) on one int8 grid, and coefficients gamma_k T (K, C/groups, d) with T in -1, 0, 1.
 
     T is the sign of the latent coefficient, 0 where the mask is false. alpha_m, the mean magnitude of the others of a
-    basis, becomes a factor of the basis; gamma_k is the mean of |latent| / alpha_m of an output, as float16 holds it.
-    Being means, the scales move with their latent numbers just as their own gradients would move them.
+    basis (of all where the mask leaves none, so that they may return), becomes a factor of the basis; gamma_k is the
+    mean of |latent| / alpha_m of an output, as float16 holds it. Being means, the scales move with their latent numbers
+    just as their own gradients would move them.
 
     Source: ESCALATE (MICRO 2021) with symmetric scales, in the manner of ternary weight networks (Li et al., 2016).
     """
     kept = latent != 0 if mask is None else mask
     sizes = latent.abs() * kept
-    alpha = _mean(sizes, kept, (0, 1))
+    every = _mean(latent.abs(), torch.ones_like(kept), (0, 1))
+    alpha = torch.where(kept.any(0).any(0), _mean(sizes, kept, (0, 1)), every)
     gamma = _mean(sizes / alpha.clamp_min(SMALLEST), kept, (1, 2)).clamp_min(SMALLEST_HALF)
     ternary = torch.where(latent < 0, -1.0, 1.0) * kept * gamma.half().float()[:, None, None]
     scaled = bases * alpha[:, None, None]

@@ -13,7 +13,7 @@ from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import positions
 from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size, scaled
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
-from dovetail.formats.kernel_basis.ternary import require_ternary, shared_pattern, spread, ternarise
+from dovetail.formats.kernel_basis.ternary import require_ternary, share_places, shared_pattern, spread, ternarise
 from dovetail.formats.values import ONE_ROW, TERNARY, FloatArray, Integer8, Rows, Values, Whole
 
 Init = Literal["svd", "pca_nomean"]
@@ -80,13 +80,16 @@ class PackedKernelBasis(Packed):
     def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
         """Bases and coefficients in another value type; the coefficients take the factors of the outputs.
 
-        Ternary ones stay what they are, but for those of outputs whose scale becomes too small for float16.
+        Ternary ones stay what they are, but for those of outputs whose scale becomes too small for float16: they are
+        zero, and where other outputs shared their places, each has its own from then on.
         """
         bases, coefficients = self.factors()
-        coefficients = scaled(coefficients, multiply)
-        if self.spec.coefficients == "ternary":
+        coefficients, spec = scaled(coefficients, multiply), replace(self.spec, values=values)
+        if spec.coefficients == "ternary":
             coefficients = TERNARY.round(coefficients)
-        return type(self).from_factors(bases, coefficients, replace(self.spec, values=values))
+            if not share_places(coefficients != 0, spec.shared):
+                spec = replace(spec, shared=1)
+        return type(self).from_factors(bases, coefficients, spec)
 
     def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
         """Codes of the coefficients times codes of the bases, which have one scale for all (int8 values)."""

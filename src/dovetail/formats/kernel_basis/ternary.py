@@ -25,7 +25,12 @@ def ternarise(coefficients: np.ndarray, threshold: float = THRESHOLD, shared: in
 
 def spread(pattern: np.ndarray, shared: int, outputs: int) -> np.ndarray:
     """What neighbouring outputs share (index of axis 0) for each of them."""
-    return pattern.repeat(shared, axis=0)[:outputs]
+    return pattern.repeat(min(shared, outputs), axis=0)[:outputs]
+
+
+def share_places(present: np.ndarray, shared: int) -> bool:
+    """Whether each `shared` neighbours (index of axis 0) are present at the same places."""
+    return bool((present == spread(present[::shared], shared, len(present))).all())
 
 
 def shared_pattern(present: np.ndarray, shared: int) -> np.ndarray:
@@ -34,14 +39,15 @@ def shared_pattern(present: np.ndarray, shared: int) -> np.ndarray:
     Raises:
         SpecError: outputs that should have theirs at the same places have not.
     """
+    if share_places(present, shared):
+        return present[::shared]
     pattern = np.logical_or.reduceat(present, np.arange(0, len(present), shared))
-    if (wrong := (spread(pattern, shared, len(present)) != present).reshape(len(present), -1).any(axis=1)).any():
-        k = int(np.argmax(wrong))
-        raise SpecError(
-            f"output {k} lacks a coefficient that a neighbour has, and {shared} outputs share the places of theirs; "
-            f"train them towards it, or take from_dense, which makes them alike"
-        )
-    return pattern
+    wrong = (spread(pattern, shared, len(present)) != present).reshape(len(present), -1).any(axis=1)
+    k = int(np.argmax(wrong))
+    raise SpecError(
+        f"output {k} lacks a coefficient that a neighbour has, and {shared} outputs share the places of theirs; take "
+        f"shared=1, or from_dense, which makes them alike"
+    )
 
 
 def require_ternary(coefficients: FloatArray, rows: Rows) -> None:
