@@ -43,12 +43,11 @@ from dovetail.methods.kernels import (
 from dovetail.methods.largest import densest
 from dovetail.methods.magnitude import cubic
 from dovetail.methods.prices import by_layer, require_positive, within_budget
+from dovetail.methods.reach import ALIVE
 from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.schedule import factor
 
 Allocation = Literal["global", "uniform"]
-ALIVE = 1e-12
-"""A share so small that it is a single coefficient."""
 SPARSIFY, TERNARISE, SETTLE = "sparsify", "ternarise", "settle"
 
 
@@ -315,7 +314,6 @@ class Escalate(Method):
             return {
                 n: densest(size.flatten(), cubic(at, self._shares[n])).view(size.shape) for n, size in sizes.items()
             }
-        assert not isinstance(self.density, Mapping)
         density = cubic(at, self.density)
         surest = {name: densest(size.flatten(), max(self.least, ALIVE)) for name, size in sizes.items()}
         scores = torch.cat([size.flatten().masked_fill(surest[name], float("inf")) for name, size in sizes.items()])

@@ -151,6 +151,21 @@ def test_rows_of_floating_point_are_rounded_to_8_bits():
     np.testing.assert_array_equal(rows.codes != 0, sparse.factors()[1].transpose(0, 2, 1) != 0)
 
 
+@pytest.mark.parametrize("kernel", [3, 1])
+def test_coefficients_take_the_bits_of_the_file_but_for_scales(kernel):
+    fields = {"bases": 4 if kernel > 1 else 1, "coefficients": "ternary", "values": INT8}
+    stored = []
+    for shared in (1, 4):
+        random = np.random.default_rng(0)
+        weight = random_packed("kernel_basis", (8, 90, kernel, kernel), random, shared=shared, **fields)
+        bits = rows_of(Workload("x", weight, np.ones((1, 90, 5, 5), bool)), 64).stored_bits
+        bases = 0 if kernel > 1 else 8 + 32  # a 1x1 layer's basis of one number is a scale
+        in_file = weight.bits() - 16 * 8 - bases
+        assert 0 <= in_file + 2 - bits < 8  # a tag, and signs that do not fill their last byte
+        stored.append(bits / weight.nonzeros())
+    assert stored[1] < stored[0]
+
+
 def test_channels_of_other_groups_are_not_read():
     signs = np.array([[1, -1], [1, 0], [0, 1], [1, 1]])
     layer = ternary_layer(signs, np.ones((1, 4, 1, 1)), groups=2)
