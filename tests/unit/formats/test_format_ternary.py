@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -182,6 +184,40 @@ def test_the_threshold_is_of_each_basis() -> None:
     kept, scales = ternarise(coefficients, 0.5)
     assert kept.tolist() == [[[1, 1], [0, 0]], [[0, 0], [0, 0]]]
     assert ternarise(np.zeros((2, 2, 2)))[1].tolist() == [0, 0]
+
+
+def test_a_density_keeps_the_largest() -> None:
+    coefficients = np.array([[[1.0, 4.0], [-8.0, 2.0]], [[3.0, 0.0], [-2.0, -16.0]], [[9.0, 1.0], [0.0, 0.0]]])
+    kept, scales = ternarise(coefficients, density=0.25)
+    assert kept.tolist() == [[[0, 0], [-1, 0]], [[0, 0], [0, -1]], [[1, 0], [0, 0]]]
+    assert scales.tolist() == [8.5, 16]
+    kept, _ = ternarise(coefficients, density=0.375, shared=2)  # of places: means 2, 2, 5, 9 and 9, 1, 0, 0 of one
+    assert kept.tolist() == [[[0, 0], [-1, 1]], [[0, 0], [-1, -1]], [[1, 0], [0, 0]]]
+    kept, _ = ternarise(coefficients, density=1e-9)
+    assert np.flatnonzero(kept).tolist() == [7]
+
+
+@pytest.mark.parametrize("coefficients", ["sparse", "ternary"])
+def test_what_is_packed_has_the_density_in_its_coefficients_alone(coefficients: Any) -> None:
+    spec = KernelBasisSpec(bases=4, coefficients=coefficients, density=0.1)
+    packed = PackedKernelBasis.from_dense(RANDOM.standard_normal((10, 15, 3, 3)).astype(np.float32), spec)
+    assert packed.stored_coefficients() == 60
+    assert packed.spec == KernelBasisSpec(bases=4, coefficients=coefficients)
+    assert "density" not in packed.spec.to_json()
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "density", "said"),
+    [
+        ("dense", 0.5, "keeps all dense coefficients"),
+        ("ternary", 0, "above 0 and not above 1, not 0"),
+        ("sparse", 1.5, "not 1.5"),
+        ("ternary", True, "not True"),
+    ],
+)
+def test_densities_that_are_none(coefficients: Any, density: float, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        KernelBasisSpec(bases=4, coefficients=coefficients, density=density)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.03, 0.01])

@@ -13,7 +13,14 @@ from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import positions
 from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size, scaled
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
-from dovetail.formats.kernel_basis.ternary import require_ternary, share_places, shared_pattern, spread, ternarise
+from dovetail.formats.kernel_basis.ternary import (
+    most,
+    require_ternary,
+    share_places,
+    shared_pattern,
+    spread,
+    ternarise,
+)
 from dovetail.formats.values import ONE_ROW, TERNARY, FloatArray, Integer8, Rows, Values, Whole
 
 Init = Literal["svd", "pca_nomean"]
@@ -36,15 +43,18 @@ class PackedKernelBasis(Packed):
     def from_dense(cls, weight: FloatArray, spec: KernelBasisSpec) -> Self:
         """The truncated SVD of the (K C, R S) matrix of kernels: the Frobenius optimum for `spec.bases`.
 
-        Ternary coefficients are then those of `ternarise`, and the bases take their scales.
+        Of the coefficients the largest are kept, as many as `spec.density` says. Ternary ones are then those of
+        `ternarise`, and the bases take their scales.
         """
         weight = as_weight(weight)
         spec.check(weight.shape)
         bases, coefficients = decompose(weight, spec.bases)
         if spec.coefficients == "ternary":
-            coefficients, scales = ternarise(coefficients, shared=spec.shared)
+            coefficients, scales = ternarise(coefficients, density=spec.density, shared=spec.shared)
             bases = bases * scales[:, None, None]
-        return cls.from_factors(bases, coefficients, spec)
+        elif spec.density is not None:
+            coefficients = coefficients * most(coefficients, spec.density)
+        return cls.from_factors(bases, coefficients, replace(spec, density=None))
 
     @classmethod
     def from_factors(cls, bases: np.ndarray, coefficients: np.ndarray, spec: KernelBasisSpec) -> Self:

@@ -21,13 +21,18 @@ class KernelBasisSpec(Spec):
     signs of these, positions and a scale per output channel. The value type of ternary ones is that of the bases alone.
     Of ternary ones `shared` neighbouring output channels, counted from the first, may have theirs at the same places,
     each with signs of its own: then the positions are stored once for all of them.
+
+    Attributes:
+        density: the share of the coefficients (or of the places that outputs share) that `from_dense` keeps, the
+            largest; None keeps all sparse ones, and the ternary ones beyond a threshold. The packed spec lacks it.
     """
 
     format: ClassVar[str] = "kernel_basis"
-    younger: ClassVar[Mapping[str, Any]] = MappingProxyType({"shared": 1})
+    younger: ClassVar[Mapping[str, Any]] = MappingProxyType({"shared": 1, "density": None})
     bases: int
     coefficients: Coefficients = "dense"
     shared: int = 1
+    density: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +43,13 @@ class KernelBasisSpec(Spec):
             raise SpecError(f"kernel_basis coefficients are {known}, not {self.coefficients!r}")
         if self.shared > 1 and self.coefficients != "ternary":
             raise SpecError(f"kernel_basis shares places among outputs of ternary coefficients only, not {self}")
+
+        if self.density is not None:
+            if self.coefficients == "dense":
+                raise SpecError(f"kernel_basis keeps all dense coefficients, not a share of {self.density!r}")
+            if isinstance(self.density, bool | str) or not 0 < float(self.density) <= 1:
+                raise SpecError(f"kernel_basis density must lie above 0 and not above 1, not {self.density!r}")
+            object.__setattr__(self, "density", float(self.density))
 
     def check(self, shape: Shape, name: str = "") -> None:
         """There are at most R S independent kernels."""

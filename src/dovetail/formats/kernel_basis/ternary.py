@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from dovetail.errors import SpecError
+from dovetail.formats.sparse.packed import largest
 from dovetail.formats.values import THRESHOLD, FloatArray, Rows
 
 
-def ternarise(coefficients: np.ndarray, threshold: float = THRESHOLD, shared: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def ternarise(
+    coefficients: np.ndarray, threshold: float = THRESHOLD, shared: int = 1, density: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """-1, 0 or 1 for each of the `coefficients` (K, C, d), and the scale of each basis `(d,)`.
 
-    Beyond zero are those of a magnitude above `threshold` times the largest of their basis; `shared` neighbouring
-    outputs stay together, by their mean magnitude. The scale, the mean of what is kept, errs least; it is 0 where there
-    is nothing.
+    Beyond zero are those of a magnitude above `threshold` times the largest of their basis, or the share `density` of
+    all, the largest; `shared` neighbouring outputs stay together, by their mean magnitude. The scale, the mean of what
+    is kept, errs least; it is 0 where there is nothing.
     """
     magnitudes = np.abs(coefficients)
     first = np.arange(0, len(coefficients), shared)
     means = np.add.reduceat(magnitudes, first) / np.diff([*first, len(coefficients)])[:, None, None]
-    kept = spread(means > threshold * means.max(axis=(0, 1), initial=0), shared, len(coefficients))
+    beyond = means > threshold * means.max(axis=(0, 1), initial=0) if density is None else most(means, density)
+    kept = spread(beyond, shared, len(coefficients))
     scales = (magnitudes * kept).sum(axis=(0, 1)) / np.maximum(kept.sum(axis=(0, 1)), 1)
     return np.where(coefficients < 0, -1.0, 1.0) * kept, scales
+
+
+def most(sizes: np.ndarray, density: float) -> np.ndarray:
+    """Where the largest share `density` of `sizes` is; a half is rounded up, and one always stays."""
+    return largest(sizes, max(1, math.floor(density * sizes.size + 0.5)))
 
 
 def spread(pattern: np.ndarray, shared: int, outputs: int) -> np.ndarray:
