@@ -74,6 +74,8 @@ class Escalate(Method):
         l1: penalty per coefficient in `sparsify`, by soft thresholding after each step.
         interval: epochs of a turn of `sparsify`: coefficients and bases train in turns; 0 trains both all the time.
         ramp: part of `sparsify` over which the density falls, by a cubic law.
+        blend: part of `ternarise`, its first, over which ternary coefficients take the place of the real ones, evenly,
+            in training alone: what is evaluated and packed has the ternary ones. 0 takes these at once.
         update: steps between two choices of the coefficients that are kept. In `sparsify` those that are gone stay so;
             in `ternarise` they train on behind their zeros, and come back where they have become larger than others.
         sparsify_epochs, ternarise_epochs, settle_epochs: of the phases; zero skips the training, not the phase.
@@ -95,6 +97,7 @@ class Escalate(Method):
     interval: int = 0
     update: int = 50
     ramp: float = 0.6
+    blend: float = 0.0
     sparsify_epochs: int = 100
     ternarise_epochs: int = 60
     settle_epochs: int = 20
@@ -115,6 +118,8 @@ class Escalate(Method):
         for name, value in (*self._densities(), ("ramp", self.ramp)):
             if not 0 < value <= 1:
                 raise SpecError(f"escalate {name} {value} must lie above 0 and not above 1")
+        if not 0 <= self.blend <= 1:
+            raise SpecError(f"escalate blend {self.blend} must lie between 0 and 1")
         if not own and self.allocation == "global" and not 0 <= self.least <= self._densities()[0][1]:
             raise SpecError(f"escalate least {self.least} must lie between 0 and the density, {self.density}")
         for name in ("l1", "interval"):
@@ -189,6 +194,7 @@ class Escalate(Method):
         self._phase = phase
         self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
         train_sides(self._layers.values(), bases=True, coefficients=phase.name != SETTLE)
+        self._blend()
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
@@ -213,6 +219,7 @@ class Escalate(Method):
                 if layer.mask is not None:
                     layer.coefficients.mul_(layer.mask)
         self._step += 1
+        self._blend()
         if self._where == SETTLE:
             return
         ramp = max(1, round(self.ramp * self._phase.epochs * self.steps_per_epoch)) if self._where == SPARSIFY else 0
@@ -253,6 +260,12 @@ class Escalate(Method):
         self._where, self._step = "", 0
         self._plan, self._costs, self._shares = Plan(), dict[str, float](), dict[str, float]()
         self._layers: dict[str, KernelBasisConv2d] = {}
+
+    def _blend(self) -> None:
+        """How ternary the next step is: it follows from the steps of the phase, so a resumed one finds it again."""
+        steps = self.blend * self._phase.epochs * self.steps_per_epoch if self._where == TERNARISE else 0
+        for layer in self._layers.values():
+            layer.blend = min(1.0, self._step / steps) if steps else 1.0
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
         if isinstance(layer, nn.Linear):

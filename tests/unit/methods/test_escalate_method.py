@@ -45,6 +45,45 @@ def test_numbers_of_the_layer_by_hand():
     assert scaled.flatten().tolist() == [254.0, -126.0]
 
 
+def test_blended_coefficients_by_hand():
+    """A quarter of the ternary numbers above, three quarters of -1 / 2, 2 / 2, 3 / 2 and of the zero of the mask."""
+    latent = torch.tensor([[[-1.0, 2.0]], [[3.0, 8.0]]])
+    mask = torch.tensor([[[True, True]], [[True, False]]])
+    scaled, coefficients = trained_ternary(torch.tensor([[[127.0]], [[-63.4]]]), latent, mask, 0.25)
+    assert coefficients.tolist() == [[[-0.5625, 0.9375]], [[1.5, 0.0]]]
+    assert scaled.flatten().tolist() == [254.0, -126.0]
+
+
+def test_blending_leaves_the_gradients():
+    torch.manual_seed(0)
+    mask, g = torch.rand(4, 3, 2) > 0.5, torch.randn(4, 3, 2)
+    latent, bases = torch.randn(4, 3, 2, requires_grad=True), torch.randn(2, 3, 3)
+    found = []
+    for blend in (0.0, 0.4, 1.0):
+        latent.grad = None
+        (trained_ternary(bases, latent, mask, blend)[1] * g).sum().backward()
+        found.append(latent.grad)
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
+
+
+def test_only_training_computes_with_blended_coefficients():
+    torch.manual_seed(0)
+    layer = KernelBasisConv2d.from_dense(nn.Conv2d(4, 6, 3), KernelBasisSpec(bases=3))
+    layer.prune(torch.rand(6, 4, 3) > 0.3)
+    x = torch.randn(2, 4, 7, 7)
+    with torch.no_grad():
+        real = layer(x)
+        layer.spec, layer.latent, layer.blend = TERNARY, True, 0.0
+        assert float((layer.train()(x) - real).abs().max()) < 0.02 * np.ptp(real.numpy())  # bases are on their grid
+        evaluated = layer.eval()(x)
+        packed = torch.from_numpy(layer.train().pack().dense())
+        torch.testing.assert_close(evaluated, layer.convolve(x, packed, layer.bias))
+        assert float((evaluated - real).abs().max()) > 0.1 * np.ptp(real.numpy())
+        layer.blend = 1.0
+        assert torch.equal(evaluated, layer(x))
+
+
 def test_gradients_pass_as_if_nothing_had_been_rounded():
     torch.manual_seed(0)
     latent, bases = torch.randn(4, 3, 2, requires_grad=True), torch.randn(2, 3, 3, requires_grad=True)
@@ -251,10 +290,27 @@ def test_l1_makes_zeros_and_turns_are_taken(build, data):
     assert method.zeros > 0.1
 
 
+@pytest.mark.parametrize(("blend", "want"), [(0.5, [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]), (0.0, [1] * 8)])
+def test_ternary_coefficients_take_over_evenly(build, data, blend, want):
+    """Over four of the eight steps of `ternarise`; real ones have no part in `settle`, nor in what is evaluated."""
+
+    seen = {}
+
+    class Watched(Escalate):
+        def loss(self, model, batch, criterion):
+            seen.setdefault(self._where, []).append(model.same.blend)
+            return super().loss(model, batch, criterion)
+
+    method = Watched(bases=3, sparsify_epochs=1, ternarise_epochs=2, settle_epochs=1, blend=blend, update=1)
+    compress(build(), method, train=data)
+    assert seen == {"sparsify": [1] * 4, "ternarise": want, "settle": [1] * 4}
+
+
+@pytest.mark.parametrize("blend", [0.0, 0.75])
 @pytest.mark.parametrize("stop", [2, 3, 7, 8, 11, 16, 17, 19])
-def test_a_stopped_training_ends_as_an_unbroken_one(build, data, tmp_path, stop):
+def test_a_stopped_training_ends_as_an_unbroken_one(build, data, tmp_path, stop, blend):
     """Of 20 steps, 8 sparsify (coefficients, then bases), 8 ternarise and 4 settle."""
-    options = {"density": 0.2, "interval": 1, "sparsify_epochs": 2, "update": 3}
+    options = {"density": 0.2, "interval": 1, "sparsify_epochs": 2, "update": 3, "blend": blend}
     whole, broken = build(), build()
     compress(whole, short(**options), train=data)
     settings = Settings(run=tmp_path / "run", checkpoint_minutes=0.0)
@@ -296,6 +352,7 @@ def test_what_sparsify_removes_stays_at_zero(build, data):
         ({"density": {"*": 0.1, "a": 2.0}}, "density of 'a' 2.0"),
         ({"density": {"*": 0.1}, "cost": {"a": 1.0}}, "cost"),
         ({"ramp": 2.0}, "ramp"),
+        ({"blend": 1.5}, "blend"),
         ({"l1": -1.0}, "l1"),
         ({"update": 0}, "update"),
         ({"allocation": "fair"}, "known are global, uniform"),
