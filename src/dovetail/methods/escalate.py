@@ -44,6 +44,7 @@ from dovetail.methods.largest import densest
 from dovetail.methods.magnitude import cubic
 from dovetail.methods.prices import by_layer, require_positive, within_budget
 from dovetail.methods.reach import ALIVE
+from dovetail.methods.shrink import ChannelMap, bind, shrink
 from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.schedule import factor
 
@@ -78,10 +79,14 @@ class Escalate(Method):
             in training alone: what is evaluated and packed has the ternary ones. 0 takes these at once.
         update: steps between two choices of the coefficients that are kept. In `sparsify` those that are gone stay so;
             in `ternarise` they train on behind their zeros, and come back where they have become larger than others.
+        shrink: channels that nothing makes or reads any more leave the network in the end, as with `dovetail.shrink`,
+            and shared kernels that are idle then. The network computes the same; outputs that share places leave
+            together.
         sparsify_epochs, ternarise_epochs, settle_epochs: of the phases; zero skips the training, not the phase.
         learning_rate: of `sparsify`; `ternarise_learning_rate`, `settle_learning_rate`: None takes `learning_rate`.
         schedule: of all phases; `sparsify_schedule`: of the first, None takes `schedule`.
         rule, images, reestimate: how the operands' codes are calibrated in the end; as in `Int8`.
+        channel_map: what `shrink` removed, once it has.
     """
 
     name = "escalate"
@@ -98,6 +103,7 @@ class Escalate(Method):
     update: int = 50
     ramp: float = 0.6
     blend: float = 0.0
+    shrink: bool = False
     sparsify_epochs: int = 100
     ternarise_epochs: int = 60
     settle_epochs: int = 20
@@ -143,8 +149,10 @@ class Escalate(Method):
         Raises:
             SpecError: a name matches nothing, another format is asked for, nothing can be decomposed, or the density
                 leaves some layer without a coefficient.
+            UnsupportedOp: channels are to be removed from a network that cannot be lowered.
         """
         self._reset()
+        self._example = example
         order = execution_order(model, example)
         if isinstance(self.bases, Mapping):
             Plan(dict.fromkeys(self.bases, Kept(""))).resolve(model)
@@ -156,6 +164,8 @@ class Escalate(Method):
             raise SpecError("escalate finds no convolution to decompose")
         self._shares = self._share_of(model)
         self._costs = {} if self.cost is None else by_layer(self._plan, self.cost, model, "escalate cost")
+        if self.shrink:
+            bind(model, example)
         return self._plan
 
     def phases(self) -> Sequence[Phase]:
@@ -235,6 +245,9 @@ class Escalate(Method):
             for layer in self._layers.values():
                 layer.settle_latent()
                 layer.prune(layer.coefficients != 0)
+            if self.shrink:
+                self.channel_map = shrink(model, self._example)
+                self._layers = {name: model.get_submodule(name) for name in self._layers}
 
     def quantization(self) -> Quantization:
         """int8 by calibration alone: bases and coefficients are whole numbers already."""
@@ -249,17 +262,20 @@ class Escalate(Method):
         return {"density": sum(int((x != 0).sum()) for x in live) / sum(x.numel() for x in live)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Phase and steps within it; masks are in the layers."""
-        return {"phase": self._where, "step": self._step}
+        """Phase, steps within it, and what was removed; masks are in the layers."""
+        channels = None if self.channel_map is None else self.channel_map.to_json()
+        return {"phase": self._where, "step": self._step, "channels": channels}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self._where, self._step = str(state["phase"]), int(state["step"])
+        self.channel_map = None if state["channels"] is None else ChannelMap.from_json(state["channels"])
 
     def _reset(self) -> None:
         self._where, self._step = "", 0
         self._plan, self._costs, self._shares = Plan(), dict[str, float](), dict[str, float]()
         self._layers: dict[str, KernelBasisConv2d] = {}
+        self.channel_map: ChannelMap | None = None
 
     def _blend(self) -> None:
         """How ternary the next step is: it follows from the steps of the phase, so a resumed one finds it again."""

@@ -290,6 +290,42 @@ def test_l1_makes_zeros_and_turns_are_taken(build, data):
     assert method.zeros > 0.1
 
 
+def with_dead_channels(build):
+    """Of `down` outputs 0 to 7 are a constant, which `point` reads, 8 to 15 and 17 are not read."""
+    model = build()
+    with torch.no_grad():
+        model.down.weight[:8], model.down.bias[:8] = 0, 1
+        model.point.weight[:, [*range(8, 16), 17]] = 0
+    return model
+
+
+@pytest.mark.parametrize("shared", [1, 4])
+def test_dead_channels_leave_with_all_that_was_theirs(build, data, tmp_path, shared):
+    options = {"density": 0.3, "shared": shared, "l1": 0.0, "ternarise_epochs": 1, "learning_rate": 1e-4}
+    whole, small, method = with_dead_channels(build), with_dead_channels(build), short(shrink=True, **options)
+    compress(whole, short(**options), train=data)
+    settings = Settings(run=tmp_path / "run")
+    done = compress(small, method, train=data, settings=settings)
+    every = torch.cat([layer.coefficients.detach().flatten() for layer in layers(small).values()])
+    assert done.history.records[-1].metrics["density"] == pytest.approx(float((every != 0).double().mean()))
+    kept = [k for k in range(16, 32) if k != 17 or shared > 1]
+    assert small.down.weight_shape == (len(kept), 16, 3, 3)
+    assert list(method.channel_map.layers["down"].outputs) == kept
+    assert {layer.spec.shared for layer in layers(small).values()} == {shared}
+    for got, want in (
+        (small.down.coefficients, whole.down.coefficients[kept]),
+        (small.point.coefficients, whole.point.coefficients[:, kept]),
+        (small.down.bases, whole.down.bases),
+    ):
+        assert torch.equal(got, want)
+    x = data[0][0]
+    torch.testing.assert_close(small.eval()(x), whole.eval()(x), atol=1e-5, rtol=1e-5)
+    again, finished = with_dead_channels(build), short(shrink=True, **options)
+    compress(again, finished, train=data, settings=settings)
+    assert finished.channel_map == method.channel_map
+    assert torch.equal(again.eval()(x), small(x))
+
+
 @pytest.mark.parametrize(("blend", "want"), [(0.5, [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]), (0.0, [1] * 8)])
 def test_ternary_coefficients_take_over_evenly(build, data, blend, want):
     """Over four of the eight steps of `ternarise`; real ones have no part in `settle`, nor in what is evaluated."""
