@@ -40,10 +40,8 @@ from dovetail.methods.kernels import (
     soften,
     train_sides,
 )
-from dovetail.methods.largest import densest
-from dovetail.methods.magnitude import cubic
-from dovetail.methods.prices import by_layer, require_positive, within_budget
-from dovetail.methods.reach import ALIVE
+from dovetail.methods.places import Places
+from dovetail.methods.prices import by_layer, require_positive
 from dovetail.methods.shrink import ChannelMap, bind, shrink
 from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.schedule import factor
@@ -162,8 +160,7 @@ class Escalate(Method):
                 raise SpecError(f"layer {name!r}: escalate trains kernel_basis with ternary coefficients, not {spec}")
         if not any(self._plan.specs()):
             raise SpecError("escalate finds no convolution to decompose")
-        self._shares = self._share_of(model)
-        self._costs = {} if self.cost is None else by_layer(self._plan, self.cost, model, "escalate cost")
+        self._places = self._places_of(model)
         if self.shrink:
             bind(model, example)
         return self._plan
@@ -234,13 +231,13 @@ class Escalate(Method):
             return
         ramp = max(1, round(self.ramp * self._phase.epochs * self.steps_per_epoch)) if self._where == SPARSIFY else 0
         if self._step % self.update == 0 or self._step == ramp:
-            self._keep(min(1.0, self._step / ramp) if ramp else 1.0)
+            self._places.keep(self._layers, min(1.0, self._step / ramp) if ramp else 1.0)
 
     def end(self, phase: Phase, model: nn.Module) -> None:
         """The last choice of a phase; after `settle` the layers hold what is packed."""
         train_sides(self._layers.values(), bases=True, coefficients=True)
         if phase.name != SETTLE:
-            self._keep()
+            self._places.keep(self._layers)
         else:
             for layer in self._layers.values():
                 layer.settle_latent()
@@ -273,7 +270,7 @@ class Escalate(Method):
 
     def _reset(self) -> None:
         self._where, self._step = "", 0
-        self._plan, self._costs, self._shares = Plan(), dict[str, float](), dict[str, float]()
+        self._plan = Plan()
         self._layers: dict[str, KernelBasisConv2d] = {}
         self.channel_map: ChannelMap | None = None
 
@@ -309,56 +306,18 @@ class Escalate(Method):
             return [(f"density of {name!r}", value) for name, value in self.density.items()]
         return [("density", self.density)]
 
-    def _share_of(self, model: nn.Module) -> dict[str, float]:
-        """What each layer keeps, where each keeps its own; nothing where they compete."""
+    def _places_of(self, model: nn.Module) -> Places:
+        """What the options say of the planned layers."""
+        specs = {name: spec for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
+        shares, costs, density = dict[str, float](), dict[str, float](), 1.0
         if isinstance(self.density, Mapping):
-            named = by_layer(self._plan, self.density, model, "escalate density")
+            shares = by_layer(self._plan, self.density, model, "escalate density")
         elif self.allocation == "uniform":
-            named = {name: self.density for name, _ in self._plan.specs()}
+            shares = dict.fromkeys(specs, self.density)
         else:
-            return {}
-        for name, spec in self._plan.specs():
-            shape = model.get_submodule(name).get_parameter("weight").shape
-            if named[name] * (count := -(-shape[0] // spec.shared) * shape[1] * spec.bases) < 1:
-                raise SpecError(
-                    f"escalate density {named[name]} leaves layer {name!r}, of {count} places, without a coefficient"
-                )
-        return named
-
-    @torch.no_grad()
-    def _keep(self, at: float = 1.0) -> None:
-        """Keep the most important coefficients, as many as at this part of the ramp."""
-        shared = {name: spec.shared for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
-        sizes = {
-            name: together(layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1), shared[name])
-            for name, layer in self._layers.items()
-        }
-        for name, kept in self._kept(sizes, at).items():
-            layer = self._layers[name]
-            layer.prune(kept.repeat_interleave(shared[name], 0)[: layer.out_channels])
-
-    def _kept(self, sizes: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
-        """Which of each layer's coefficients, or groups of them, are kept."""
-        if self._shares:
-            return {
-                n: densest(size.flatten(), cubic(at, self._shares[n])).view(size.shape) for n, size in sizes.items()
-            }
-        density = cubic(at, self.density)
-        surest = {name: densest(size.flatten(), max(self.least, ALIVE)) for name, size in sizes.items()}
-        scores = torch.cat([size.flatten().masked_fill(surest[name], float("inf")) for name, size in sizes.items()])
-        if self.cost is None:
-            kept = densest(scores, density)
-        else:
-            prices = [torch.full_like(s, self._costs[name] / s.numel()).flatten() for name, s in sizes.items()]
-            kept = within_budget(scores, torch.cat(prices), density)
-        kept |= torch.cat(list(surest.values()))
-        parts = kept.split([size.numel() for size in sizes.values()])
-        return {name: part.view(size.shape) for (name, size), part in zip(sizes.items(), parts)}
-
-
-def together(sizes: Tensor, shared: int) -> Tensor:
-    """Means over each `shared` neighbours along axis 0; the last group may have fewer."""
-    filled = nn.functional.pad(sizes, (0, 0, 0, 0, 0, -len(sizes) % shared))
-    counts = torch.ones(len(sizes)).view(-1, 1, 1)
-    counts = nn.functional.pad(counts, (0, 0, 0, 0, 0, -len(sizes) % shared)).view(-1, shared).sum(1)
-    return filled.view(-1, shared, *sizes.shape[1:]).sum(1) / counts.to(sizes)[:, None, None]
+            density = self.density
+        if self.cost is not None:
+            costs = by_layer(self._plan, self.cost, model, "escalate cost")
+        places = Places(specs, density, self.least, shares, costs)
+        places.require_some(model)
+        return places

@@ -14,7 +14,7 @@ from dovetail.formats import PackedKernelBasis
 from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d, trained_ternary
 from dovetail.methods import Escalate, Kept, Plan
-from dovetail.methods.escalate import together
+from dovetail.methods.places import Places, together
 from dovetail.program.lower import lower
 from dovetail.program.reference import run as reference
 from dovetail.training import Settings
@@ -206,10 +206,9 @@ def test_no_layer_falls_below_the_least(build, data):
 
 def test_dear_coefficients_go_first():
     """Four of price 1 and four of 1/4: half of the cost of 5 buys the cheap 8, 6 and 4, and the dear 4."""
-    method = short(density=0.5, cost={"dear": 4.0, "cheap": 1.0})
-    method._costs = dict(method.cost)
     sizes = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    kept = method._kept({"dear": sizes, "cheap": sizes}, 1.0)
+    places = Places({}, density=0.5, least=0.0, shares={}, costs={"dear": 4.0, "cheap": 1.0})
+    kept = places.kept({"dear": sizes, "cheap": sizes}, 1.0)
     assert kept["dear"].tolist() == [True, False, False, False]
     assert kept["cheap"].tolist() == [True, True, True, False]
 
