@@ -40,10 +40,9 @@ from dovetail.methods.kernels import (
     soften,
     train_sides,
 )
-from dovetail.methods.largest import densest
-from dovetail.methods.magnitude import cubic
-from dovetail.methods.prices import by_layer, require_positive, within_budget
-from dovetail.methods.reach import ALIVE
+from dovetail.methods.places import Places
+from dovetail.methods.prices import by_layer, require_positive
+from dovetail.methods.shrink import ChannelMap, bind, shrink
 from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.schedule import factor
 
@@ -74,12 +73,18 @@ class Escalate(Method):
         l1: penalty per coefficient in `sparsify`, by soft thresholding after each step.
         interval: epochs of a turn of `sparsify`: coefficients and bases train in turns; 0 trains both all the time.
         ramp: part of `sparsify` over which the density falls, by a cubic law.
+        blend: part of `ternarise`, its first, over which ternary coefficients take the place of the real ones, evenly,
+            in training alone: what is evaluated and packed has the ternary ones. 0 takes these at once.
         update: steps between two choices of the coefficients that are kept. In `sparsify` those that are gone stay so;
             in `ternarise` they train on behind their zeros, and come back where they have become larger than others.
+        shrink: channels that nothing makes or reads any more leave the network in the end, as with `dovetail.shrink`,
+            and shared kernels that are idle then. The network computes the same; outputs that share places leave
+            together.
         sparsify_epochs, ternarise_epochs, settle_epochs: of the phases; zero skips the training, not the phase.
         learning_rate: of `sparsify`; `ternarise_learning_rate`, `settle_learning_rate`: None takes `learning_rate`.
         schedule: of all phases; `sparsify_schedule`: of the first, None takes `schedule`.
         rule, images, reestimate: how the operands' codes are calibrated in the end; as in `Int8`.
+        channel_map: what `shrink` removed, once it has.
     """
 
     name = "escalate"
@@ -95,6 +100,8 @@ class Escalate(Method):
     interval: int = 0
     update: int = 50
     ramp: float = 0.6
+    blend: float = 0.0
+    shrink: bool = False
     sparsify_epochs: int = 100
     ternarise_epochs: int = 60
     settle_epochs: int = 20
@@ -115,6 +122,8 @@ class Escalate(Method):
         for name, value in (*self._densities(), ("ramp", self.ramp)):
             if not 0 < value <= 1:
                 raise SpecError(f"escalate {name} {value} must lie above 0 and not above 1")
+        if not 0 <= self.blend <= 1:
+            raise SpecError(f"escalate blend {self.blend} must lie between 0 and 1")
         if not own and self.allocation == "global" and not 0 <= self.least <= self._densities()[0][1]:
             raise SpecError(f"escalate least {self.least} must lie between 0 and the density, {self.density}")
         for name in ("l1", "interval"):
@@ -138,8 +147,10 @@ class Escalate(Method):
         Raises:
             SpecError: a name matches nothing, another format is asked for, nothing can be decomposed, or the density
                 leaves some layer without a coefficient.
+            UnsupportedOp: channels are to be removed from a network that cannot be lowered.
         """
         self._reset()
+        self._example = example
         order = execution_order(model, example)
         if isinstance(self.bases, Mapping):
             Plan(dict.fromkeys(self.bases, Kept(""))).resolve(model)
@@ -149,8 +160,9 @@ class Escalate(Method):
                 raise SpecError(f"layer {name!r}: escalate trains kernel_basis with ternary coefficients, not {spec}")
         if not any(self._plan.specs()):
             raise SpecError("escalate finds no convolution to decompose")
-        self._shares = self._share_of(model)
-        self._costs = {} if self.cost is None else by_layer(self._plan, self.cost, model, "escalate cost")
+        self._places = self._places_of(model)
+        if self.shrink:
+            bind(model, example)
         return self._plan
 
     def phases(self) -> Sequence[Phase]:
@@ -189,6 +201,7 @@ class Escalate(Method):
         self._phase = phase
         self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
         train_sides(self._layers.values(), bases=True, coefficients=phase.name != SETTLE)
+        self._blend()
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
@@ -213,21 +226,25 @@ class Escalate(Method):
                 if layer.mask is not None:
                     layer.coefficients.mul_(layer.mask)
         self._step += 1
+        self._blend()
         if self._where == SETTLE:
             return
         ramp = max(1, round(self.ramp * self._phase.epochs * self.steps_per_epoch)) if self._where == SPARSIFY else 0
         if self._step % self.update == 0 or self._step == ramp:
-            self._keep(min(1.0, self._step / ramp) if ramp else 1.0)
+            self._places.keep(self._layers, min(1.0, self._step / ramp) if ramp else 1.0)
 
     def end(self, phase: Phase, model: nn.Module) -> None:
         """The last choice of a phase; after `settle` the layers hold what is packed."""
         train_sides(self._layers.values(), bases=True, coefficients=True)
         if phase.name != SETTLE:
-            self._keep()
+            self._places.keep(self._layers)
         else:
             for layer in self._layers.values():
                 layer.settle_latent()
                 layer.prune(layer.coefficients != 0)
+            if self.shrink:
+                self.channel_map = shrink(model, self._example)
+                self._layers = {name: model.get_submodule(name) for name in self._layers}
 
     def quantization(self) -> Quantization:
         """int8 by calibration alone: bases and coefficients are whole numbers already."""
@@ -242,17 +259,26 @@ class Escalate(Method):
         return {"density": sum(int((x != 0).sum()) for x in live) / sum(x.numel() for x in live)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Phase and steps within it; masks are in the layers."""
-        return {"phase": self._where, "step": self._step}
+        """Phase, steps within it, and what was removed; masks are in the layers."""
+        channels = None if self.channel_map is None else self.channel_map.to_json()
+        return {"phase": self._where, "step": self._step, "channels": channels}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self._where, self._step = str(state["phase"]), int(state["step"])
+        self.channel_map = None if state["channels"] is None else ChannelMap.from_json(state["channels"])
 
     def _reset(self) -> None:
         self._where, self._step = "", 0
-        self._plan, self._costs, self._shares = Plan(), dict[str, float](), dict[str, float]()
+        self._plan = Plan()
         self._layers: dict[str, KernelBasisConv2d] = {}
+        self.channel_map: ChannelMap | None = None
+
+    def _blend(self) -> None:
+        """How ternary the next step is: it follows from the steps of the phase, so a resumed one finds it again."""
+        steps = self.blend * self._phase.epochs * self.steps_per_epoch if self._where == TERNARISE else 0
+        for layer in self._layers.values():
+            layer.blend = min(1.0, self._step / steps) if steps else 1.0
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
         if isinstance(layer, nn.Linear):
@@ -280,56 +306,18 @@ class Escalate(Method):
             return [(f"density of {name!r}", value) for name, value in self.density.items()]
         return [("density", self.density)]
 
-    def _share_of(self, model: nn.Module) -> dict[str, float]:
-        """What each layer keeps, where each keeps its own; nothing where they compete."""
+    def _places_of(self, model: nn.Module) -> Places:
+        """What the options say of the planned layers."""
+        specs = {name: spec for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
+        shares, costs, density = dict[str, float](), dict[str, float](), 1.0
         if isinstance(self.density, Mapping):
-            named = by_layer(self._plan, self.density, model, "escalate density")
+            shares = by_layer(self._plan, self.density, model, "escalate density")
         elif self.allocation == "uniform":
-            named = {name: self.density for name, _ in self._plan.specs()}
+            shares = dict.fromkeys(specs, self.density)
         else:
-            return {}
-        for name, spec in self._plan.specs():
-            shape = model.get_submodule(name).get_parameter("weight").shape
-            if named[name] * (count := -(-shape[0] // spec.shared) * shape[1] * spec.bases) < 1:
-                raise SpecError(
-                    f"escalate density {named[name]} leaves layer {name!r}, of {count} places, without a coefficient"
-                )
-        return named
-
-    @torch.no_grad()
-    def _keep(self, at: float = 1.0) -> None:
-        """Keep the most important coefficients, as many as at this part of the ramp."""
-        shared = {name: spec.shared for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
-        sizes = {
-            name: together(layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1), shared[name])
-            for name, layer in self._layers.items()
-        }
-        for name, kept in self._kept(sizes, at).items():
-            layer = self._layers[name]
-            layer.prune(kept.repeat_interleave(shared[name], 0)[: layer.out_channels])
-
-    def _kept(self, sizes: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
-        """Which of each layer's coefficients, or groups of them, are kept."""
-        if self._shares:
-            return {
-                n: densest(size.flatten(), cubic(at, self._shares[n])).view(size.shape) for n, size in sizes.items()
-            }
-        density = cubic(at, self.density)
-        surest = {name: densest(size.flatten(), max(self.least, ALIVE)) for name, size in sizes.items()}
-        scores = torch.cat([size.flatten().masked_fill(surest[name], float("inf")) for name, size in sizes.items()])
-        if self.cost is None:
-            kept = densest(scores, density)
-        else:
-            prices = [torch.full_like(s, self._costs[name] / s.numel()).flatten() for name, s in sizes.items()]
-            kept = within_budget(scores, torch.cat(prices), density)
-        kept |= torch.cat(list(surest.values()))
-        parts = kept.split([size.numel() for size in sizes.values()])
-        return {name: part.view(size.shape) for (name, size), part in zip(sizes.items(), parts)}
-
-
-def together(sizes: Tensor, shared: int) -> Tensor:
-    """Means over each `shared` neighbours along axis 0; the last group may have fewer."""
-    filled = nn.functional.pad(sizes, (0, 0, 0, 0, 0, -len(sizes) % shared))
-    counts = torch.ones(len(sizes)).view(-1, 1, 1)
-    counts = nn.functional.pad(counts, (0, 0, 0, 0, 0, -len(sizes) % shared)).view(-1, shared).sum(1)
-    return filled.view(-1, shared, *sizes.shape[1:]).sum(1) / counts.to(sizes)[:, None, None]
+            density = self.density
+        if self.cost is not None:
+            costs = by_layer(self._plan, self.cost, model, "escalate cost")
+        places = Places(specs, density, self.least, shares, costs)
+        places.require_some(model)
+        return places

@@ -14,7 +14,7 @@ from dovetail.formats import PackedKernelBasis
 from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d, trained_ternary
 from dovetail.methods import Escalate, Kept, Plan
-from dovetail.methods.escalate import together
+from dovetail.methods.places import Places, together
 from dovetail.program.lower import lower
 from dovetail.program.reference import run as reference
 from dovetail.training import Settings
@@ -43,6 +43,45 @@ def test_numbers_of_the_layer_by_hand():
     assert coefficients.tolist() == [[[-0.75, 0.75]], [[1.5, 0.0]]]
     # 254 and -126.8 in units of 254 / 127 = 2: 127 and -63.4, rounded to -63.
     assert scaled.flatten().tolist() == [254.0, -126.0]
+
+
+def test_blended_coefficients_by_hand():
+    """A quarter of the ternary numbers above, three quarters of -1 / 2, 2 / 2, 3 / 2 and of the zero of the mask."""
+    latent = torch.tensor([[[-1.0, 2.0]], [[3.0, 8.0]]])
+    mask = torch.tensor([[[True, True]], [[True, False]]])
+    scaled, coefficients = trained_ternary(torch.tensor([[[127.0]], [[-63.4]]]), latent, mask, 0.25)
+    assert coefficients.tolist() == [[[-0.5625, 0.9375]], [[1.5, 0.0]]]
+    assert scaled.flatten().tolist() == [254.0, -126.0]
+
+
+def test_blending_leaves_the_gradients():
+    torch.manual_seed(0)
+    mask, g = torch.rand(4, 3, 2) > 0.5, torch.randn(4, 3, 2)
+    latent, bases = torch.randn(4, 3, 2, requires_grad=True), torch.randn(2, 3, 3)
+    found = []
+    for blend in (0.0, 0.4, 1.0):
+        latent.grad = None
+        (trained_ternary(bases, latent, mask, blend)[1] * g).sum().backward()
+        found.append(latent.grad)
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
+
+
+def test_only_training_computes_with_blended_coefficients():
+    torch.manual_seed(0)
+    layer = KernelBasisConv2d.from_dense(nn.Conv2d(4, 6, 3), KernelBasisSpec(bases=3))
+    layer.prune(torch.rand(6, 4, 3) > 0.3)
+    x = torch.randn(2, 4, 7, 7)
+    with torch.no_grad():
+        real = layer(x)
+        layer.spec, layer.latent, layer.blend = TERNARY, True, 0.0
+        assert float((layer.train()(x) - real).abs().max()) < 0.02 * np.ptp(real.numpy())  # bases are on their grid
+        evaluated = layer.eval()(x)
+        packed = torch.from_numpy(layer.train().pack().dense())
+        torch.testing.assert_close(evaluated, layer.convolve(x, packed, layer.bias))
+        assert float((evaluated - real).abs().max()) > 0.1 * np.ptp(real.numpy())
+        layer.blend = 1.0
+        assert torch.equal(evaluated, layer(x))
 
 
 def test_gradients_pass_as_if_nothing_had_been_rounded():
@@ -167,10 +206,9 @@ def test_no_layer_falls_below_the_least(build, data):
 
 def test_dear_coefficients_go_first():
     """Four of price 1 and four of 1/4: half of the cost of 5 buys the cheap 8, 6 and 4, and the dear 4."""
-    method = short(density=0.5, cost={"dear": 4.0, "cheap": 1.0})
-    method._costs = dict(method.cost)
     sizes = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    kept = method._kept({"dear": sizes, "cheap": sizes}, 1.0)
+    places = Places({}, density=0.5, least=0.0, shares={}, costs={"dear": 4.0, "cheap": 1.0})
+    kept = places.kept({"dear": sizes, "cheap": sizes}, 1.0)
     assert kept["dear"].tolist() == [True, False, False, False]
     assert kept["cheap"].tolist() == [True, True, True, False]
 
@@ -251,10 +289,63 @@ def test_l1_makes_zeros_and_turns_are_taken(build, data):
     assert method.zeros > 0.1
 
 
+def with_dead_channels(build):
+    """Of `down` outputs 0 to 7 are a constant, which `point` reads, 8 to 15 and 17 are not read."""
+    model = build()
+    with torch.no_grad():
+        model.down.weight[:8], model.down.bias[:8] = 0, 1
+        model.point.weight[:, [*range(8, 16), 17]] = 0
+    return model
+
+
+@pytest.mark.parametrize("shared", [1, 4])
+def test_dead_channels_leave_with_all_that_was_theirs(build, data, tmp_path, shared):
+    options = {"density": 0.3, "shared": shared, "l1": 0.0, "ternarise_epochs": 1, "learning_rate": 1e-4}
+    whole, small, method = with_dead_channels(build), with_dead_channels(build), short(shrink=True, **options)
+    compress(whole, short(**options), train=data)
+    settings = Settings(run=tmp_path / "run")
+    done = compress(small, method, train=data, settings=settings)
+    every = torch.cat([layer.coefficients.detach().flatten() for layer in layers(small).values()])
+    assert done.history.records[-1].metrics["density"] == pytest.approx(float((every != 0).double().mean()))
+    kept = [k for k in range(16, 32) if k != 17 or shared > 1]
+    assert small.down.weight_shape == (len(kept), 16, 3, 3)
+    assert list(method.channel_map.layers["down"].outputs) == kept
+    assert {layer.spec.shared for layer in layers(small).values()} == {shared}
+    for got, want in (
+        (small.down.coefficients, whole.down.coefficients[kept]),
+        (small.point.coefficients, whole.point.coefficients[:, kept]),
+        (small.down.bases, whole.down.bases),
+    ):
+        assert torch.equal(got, want)
+    x = data[0][0]
+    torch.testing.assert_close(small.eval()(x), whole.eval()(x), atol=1e-5, rtol=1e-5)
+    again, finished = with_dead_channels(build), short(shrink=True, **options)
+    compress(again, finished, train=data, settings=settings)
+    assert finished.channel_map == method.channel_map
+    assert torch.equal(again.eval()(x), small(x))
+
+
+@pytest.mark.parametrize(("blend", "want"), [(0.5, [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]), (0.0, [1] * 8)])
+def test_ternary_coefficients_take_over_evenly(build, data, blend, want):
+    """Over four of the eight steps of `ternarise`; real ones have no part in `settle`, nor in what is evaluated."""
+
+    seen = {}
+
+    class Watched(Escalate):
+        def loss(self, model, batch, criterion):
+            seen.setdefault(self._where, []).append(model.same.blend)
+            return super().loss(model, batch, criterion)
+
+    method = Watched(bases=3, sparsify_epochs=1, ternarise_epochs=2, settle_epochs=1, blend=blend, update=1)
+    compress(build(), method, train=data)
+    assert seen == {"sparsify": [1] * 4, "ternarise": want, "settle": [1] * 4}
+
+
+@pytest.mark.parametrize("blend", [0.0, 0.75])
 @pytest.mark.parametrize("stop", [2, 3, 7, 8, 11, 16, 17, 19])
-def test_a_stopped_training_ends_as_an_unbroken_one(build, data, tmp_path, stop):
+def test_a_stopped_training_ends_as_an_unbroken_one(build, data, tmp_path, stop, blend):
     """Of 20 steps, 8 sparsify (coefficients, then bases), 8 ternarise and 4 settle."""
-    options = {"density": 0.2, "interval": 1, "sparsify_epochs": 2, "update": 3}
+    options = {"density": 0.2, "interval": 1, "sparsify_epochs": 2, "update": 3, "blend": blend}
     whole, broken = build(), build()
     compress(whole, short(**options), train=data)
     settings = Settings(run=tmp_path / "run", checkpoint_minutes=0.0)
@@ -296,6 +387,7 @@ def test_what_sparsify_removes_stays_at_zero(build, data):
         ({"density": {"*": 0.1, "a": 2.0}}, "density of 'a' 2.0"),
         ({"density": {"*": 0.1}, "cost": {"a": 1.0}}, "cost"),
         ({"ramp": 2.0}, "ramp"),
+        ({"blend": 1.5}, "blend"),
         ({"l1": -1.0}, "l1"),
         ({"update": 0}, "update"),
         ({"allocation": "fair"}, "known are global, uniform"),

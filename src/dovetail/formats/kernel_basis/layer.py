@@ -27,11 +27,14 @@ class KernelBasisConv2d(FormatConv2d):
         latent: for ternary coefficients in training: `bases` and `coefficients` are the real numbers behind the ones
             that the layer computes with, which are those of `trained_ternary`; gradients pass straight through, also to
             coefficients that the mask makes zero. `settle_latent` ends it.
+        blend: of a latent layer in training mode: how much of its coefficients is ternary, the rest being the real ones
+            that are kept. Evaluated or packed, it has the ternary ones alone.
     """
 
     spec: KernelBasisSpec
     mask: Tensor | None
     latent: bool = False
+    blend: float = 1.0
 
     def __init__(self, like: nn.Conv2d | FormatConv2d, packed: PackedKernelBasis) -> None:
         super().__init__(like, packed.spec)
@@ -57,8 +60,14 @@ class KernelBasisConv2d(FormatConv2d):
 
     def weight(self) -> Tensor:
         """(K, C/groups, R, S), recomposed."""
-        bases, coefficients = self.live_factors()
-        return (coefficients.flatten(0, 1) @ bases.flatten(1)).view(self.weight_shape)
+        return self._recomposed(*self.live_factors())
+
+    def compute(self, x: Tensor) -> Tensor:
+        """One convolution with the recomposed weight; in training that of the blended coefficients."""
+        if not (self.latent and self.training and self.blend < 1):
+            return super().compute(x)
+        factors = trained_ternary(self.bases, self.coefficients, self.mask, self.blend)
+        return self.convolve(x, self._recomposed(*factors), self.bias)
 
     def factored(self, x: Tensor) -> Tensor:
         """Every channel meets its d bases (channel c, basis b at map c d + b), then a 1x1 combines the maps."""
@@ -123,6 +132,9 @@ class KernelBasisConv2d(FormatConv2d):
         self.spec = replace(self.spec, bases=int(keep.sum()))
         return self
 
+    def _recomposed(self, bases: Tensor, coefficients: Tensor) -> Tensor:
+        return (coefficients.flatten(0, 1) @ bases.flatten(1)).view(self.weight_shape)
+
     def _slice(self, out: Tensor, into: Tensor) -> None:
         mask = None if self.mask is None else self.mask[out][:, into]
         groups = (out // self.spec.shared).tolist()
@@ -136,13 +148,16 @@ class KernelBasisConv2d(FormatConv2d):
         self.mask = mask
 
 
-def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None, blend: float = 1.0) -> tuple[Tensor, Tensor]:
     """Bases (d, R, S) on one int8 grid, and coefficients gamma_k T (K, C/groups, d) with T in -1, 0, 1.
 
     T is the sign of the latent coefficient, 0 where the mask is false. alpha_m, the mean magnitude of the others of a
     basis (of all where the mask leaves none, so that they may return), becomes a factor of the basis; gamma_k is the
     mean of |latent| / alpha_m of an output, as float16 holds it. Being means, the scales move with their latent numbers
     just as their own gradients would move them.
+
+    With a `blend` below 1 that much of the coefficients is ternary and the rest the latent ones that are kept, in the
+    same units: at 0 they combine the bases as before anything was ternary. Gradients are the same with any blend.
 
     Source: ESCALATE (MICRO 2021) with symmetric scales, in the manner of ternary weight networks (Li et al., 2016).
     """
@@ -151,9 +166,11 @@ def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None) -> tuple
     every = _mean(latent.abs(), torch.ones_like(kept), (0, 1))
     alpha = torch.where(kept.any(0).any(0), _mean(sizes, kept, (0, 1)), every)
     gamma = _mean(sizes / alpha.clamp_min(SMALLEST), kept, (1, 2)).clamp_min(SMALLEST_HALF)
-    ternary = torch.where(latent < 0, -1.0, 1.0) * kept * gamma.half().float()[:, None, None]
-    scaled = bases * alpha[:, None, None]
-    return straight(scaled, _on_one_grid(scaled)), straight(latent / alpha.clamp_min(SMALLEST), ternary)
+    made = torch.where(latent < 0, -1.0, 1.0) * kept * gamma.half().float()[:, None, None]
+    scaled, real = bases * alpha[:, None, None], latent / alpha.clamp_min(SMALLEST)
+    if blend < 1:
+        made = blend * made + (1 - blend) * real.detach() * kept
+    return straight(scaled, _on_one_grid(scaled)), straight(real, made)
 
 
 def _mean(sizes: Tensor, kept: Tensor, over: tuple[int, int]) -> Tensor:

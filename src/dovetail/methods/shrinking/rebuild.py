@@ -132,10 +132,17 @@ def _depthwise(layer: nn.Module) -> bool:
 
 
 def _without_idle_bases(layer: nn.Module) -> nn.Module:
-    """Shared kernels that no coefficient uses any more go, too."""
+    """Shared kernels that no coefficient uses any more go, too.
+
+    Bases of ternary coefficients lie on one int8 grid, from the largest of their numbers; so one that holds it stays.
+    """
     if not isinstance(layer, KernelBasisConv2d):
         return layer
-    used = (layer.live_coefficients().detach() != 0).any(dim=0).any(dim=0)
+    bases, coefficients = (factor.detach() for factor in layer.live_factors())
+    used = (coefficients != 0).any(dim=0).any(dim=0)
+    if layer.spec.coefficients == "ternary":
+        sizes = bases.abs().flatten(1).amax(dim=1)
+        used[sizes.argmax()] |= sizes.max() > sizes.where(used, 0).max()
     return layer if used.all() or len(used) == 1 else copy.deepcopy(layer).drop_bases(used)
 
 

@@ -76,10 +76,23 @@ def _settle(coupling: Coupling, mode: Mode, places: set[str], forced: Bools) -> 
     removed = np.zeros(coupling.count, dtype=bool)
     while True:
         kept = _needed(coupling, removed)
-        following = free & (~kept | _constant(coupling, mode, places, kept))
+        following = _together(coupling, free & (~kept | _constant(coupling, mode, places, kept)))
         if (following == removed).all():
             return removed
         removed = following
+
+
+def _together(coupling: Coupling, removed: Bools) -> Bools:
+    """Those of `removed` whose neighbours that share places with them are all among them: the largest such set."""
+    removed, sites = removed.copy(), [site for site in producers(coupling) if site.together > 1]
+    while True:
+        before = int(removed.sum())
+        for site in sites:
+            starts = np.arange(0, len(site.outputs), site.together)
+            whole = np.logical_and.reduceat(removed[site.outputs], starts).repeat(site.together)[: len(site.outputs)]
+            removed[site.outputs[~whole]] = False
+        if int(removed.sum()) == before:
+            return removed
 
 
 def _needed(coupling: Coupling, removed: Bools) -> Bools:

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.methods.shrinking.sites import Site, is_depthwise
 from dovetail.methods.shrinking.tracks import Floats, Track, joined
 from dovetail.methods.shrinking.walk import Rule, Walk
@@ -45,7 +46,9 @@ def linear(walk: Walk, node: Node) -> Track:
 
 def _record(walk: Walk, node: Node, x: Track, site: Site) -> Track:
     scaled, biased = node.epilogue.scale is not None, node.epilogue.bias is not None
-    site = replace(site, name=node.name, scaled=scaled, biased=biased)
+    spec = walk.program.weights[str(node.weight)].spec
+    together = spec.shared if isinstance(spec, KernelBasisSpec) else 1
+    site = replace(site, name=node.name, scaled=scaled, biased=biased, together=together)
     walk.sites.append(site)
     return Track(x.axis, site.outputs, *site.fan())
 

@@ -26,6 +26,8 @@ class Site:
         positions: `(inputs, outputs)` per image where the weight is applied.
         scaled: whether a norm's scale follows.
         biased: whether a bias follows, the layer's own or a norm's.
+        together: how many neighbouring outputs, counted from the first, share the places of their coefficients; they
+            leave together or not at all, or each would need places of its own.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Site:
     positions: tuple[int, int] = (1, 1)
     scaled: bool = False
     biased: bool = False
+    together: int = 1
 
     @property
     def depthwise(self) -> bool:

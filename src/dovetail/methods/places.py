@@ -1,0 +1,80 @@
+"""Which coefficients of shared kernels are kept: the largest of all layers together, or of each layer its own share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dovetail.errors import SpecError
+from dovetail.formats.kernel_basis import KernelBasisSpec
+from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.methods.largest import densest
+from dovetail.methods.magnitude import cubic
+from dovetail.methods.prices import within_budget
+from dovetail.methods.reach import ALIVE
+
+
+@dataclass(frozen=True)
+class Places:
+    """How many coefficients are kept, and which.
+
+    Attributes:
+        specs: of the layers.
+        density: share that all keep together, of their number or of what they cost.
+        least: share of its own that a layer keeps whatever the others are.
+        shares: layer → share of its own; where there are any, layers do not compete.
+        costs: layer → what it costs with all coefficients; where there are none, their number counts.
+    """
+
+    specs: Mapping[str, KernelBasisSpec]
+    density: float
+    least: float
+    shares: Mapping[str, float]
+    costs: Mapping[str, float]
+
+    def require_some(self, model: nn.Module) -> None:
+        """`SpecError` where a layer of the dense model would be left without any."""
+        for name, share in self.shares.items():
+            shape, spec = model.get_submodule(name).get_parameter("weight").shape, self.specs[name]
+            if share * (count := -(-shape[0] // spec.shared) * shape[1] * spec.bases) < 1:
+                raise SpecError(
+                    f"escalate density {share} leaves layer {name!r}, of {count} places, without a coefficient"
+                )
+
+    @torch.no_grad()
+    def keep(self, layers: Mapping[str, KernelBasisConv2d], at: float = 1.0) -> None:
+        """Keep the most important coefficients, as many as at this part of the way to the density."""
+        sizes = {
+            name: together(layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1), self.specs[name].shared)
+            for name, layer in layers.items()
+        }
+        for name, kept in self.kept(sizes, at).items():
+            layer = layers[name]
+            layer.prune(kept.repeat_interleave(self.specs[name].shared, 0)[: layer.out_channels])
+
+    def kept(self, sizes: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
+        """Which of each layer's coefficients, or groups of them, are kept."""
+        if self.shares:
+            return {n: densest(size.flatten(), cubic(at, self.shares[n])).view(size.shape) for n, size in sizes.items()}
+        density = cubic(at, self.density)
+        surest = {name: densest(size.flatten(), max(self.least, ALIVE)) for name, size in sizes.items()}
+        scores = torch.cat([size.flatten().masked_fill(surest[name], float("inf")) for name, size in sizes.items()])
+        if self.costs:
+            prices = [torch.full_like(s, self.costs[name] / s.numel()).flatten() for name, s in sizes.items()]
+            kept = within_budget(scores, torch.cat(prices), density)
+        else:
+            kept = densest(scores, density)
+        kept |= torch.cat(list(surest.values()))
+        parts = kept.split([size.numel() for size in sizes.values()])
+        return {name: part.view(size.shape) for (name, size), part in zip(sizes.items(), parts)}
+
+
+def together(sizes: Tensor, shared: int) -> Tensor:
+    """Means over each `shared` neighbours along axis 0; the last group may have fewer."""
+    filled = nn.functional.pad(sizes, (0, 0, 0, 0, 0, -len(sizes) % shared))
+    counts = torch.ones(len(sizes)).view(-1, 1, 1)
+    counts = nn.functional.pad(counts, (0, 0, 0, 0, 0, -len(sizes) % shared)).view(-1, shared).sum(1)
+    return filled.view(-1, shared, *sizes.shape[1:]).sum(1) / counts.to(sizes)[:, None, None]
