@@ -79,8 +79,9 @@ def random_packed(format_name: str, shape: tuple[int, ...], random: np.random.Ge
     packed = row.packed.from_dense(weight, spec)
     if format_name == "kernel_basis" and fields.get("coefficients") in ("sparse", "ternary"):
         bases, coefficients = packed.factors()
-        outputs, shared = len(coefficients), spec.shared  # type: ignore[attr-defined]
-        keep = random.random((-(-outputs // shared), *coefficients.shape[1:])).repeat(shared, axis=0)[:outputs] < 0.3
+        (outputs, inputs, count), shared, block = coefficients.shape, spec.shared, spec.block  # type: ignore[attr-defined]
+        keep = random.random((-(-outputs // shared), -(-inputs // block), count)) < 0.3
+        keep = keep.repeat(shared, axis=0)[:outputs].repeat(block, axis=1)[:, :inputs]
         packed = row.packed.from_factors(bases, coefficients * keep, spec)
     return packed
 

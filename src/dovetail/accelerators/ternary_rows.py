@@ -73,13 +73,13 @@ def rows_of(layer: Workload, window: int) -> Rows:
         codes = codes.transpose(0, 2, 1)
         bases = _bases(weight)
         starts = window_starts(layer.channels, 1, window)
-        bits = _stored_bits(codes, ternary, weight.spec.shared) + CODE_BITS * bases.size + SCALE_BITS
+        bits = _stored_bits(codes, ternary, weight.spec.shared, weight.spec.block) + CODE_BITS * bases.size + SCALE_BITS
         return Rows(_spread(codes, layer.groups), _magnitude(ternary), bases, True, starts, bits)
     codes, ternary = _whole(weight)
     codes = codes.reshape(*codes.shape[:2], *layer.kernel)
     bases = _bases(weight) if isinstance(weight, PackedKernelBasis) else np.ones((1, 1, 1), np.int8)
-    shared = weight.spec.shared if isinstance(weight, PackedKernelBasis) else 1
-    bits = _stored_bits(codes.reshape(len(codes), 1, -1), ternary, shared)
+    shared, block = (weight.spec.shared, weight.spec.block) if isinstance(weight, PackedKernelBasis) else (1, 1)
+    bits = _stored_bits(codes.reshape(len(codes), 1, -1), ternary, shared, block)
     spread = _spread(codes.transpose(0, 2, 3, 1), layer.groups).reshape(len(codes), 1, -1)
     starts = window_starts(layer.channels, math.prod(layer.kernel), window)
     return Rows(spread, _magnitude(ternary), bases, False, starts, bits)
@@ -132,7 +132,7 @@ def _magnitude(ternary: bool) -> int:
     return 1 if ternary else MAGNITUDE_BITS
 
 
-def _stored_bits(codes: Codes, ternary: bool, shared: int) -> int:
+def _stored_bits(codes: Codes, ternary: bool, shared: int, block: int) -> int:
     """Of coefficients `(K, M, places of a group)`, in whichever way is the smallest.
 
     Signs or codes of those that are not zero, and their positions (see `formats.positions`), once for outputs that
@@ -142,7 +142,8 @@ def _stored_bits(codes: Codes, ternary: bool, shared: int) -> int:
     plain = CODE_BITS * codes.size
     if not ternary and nonzeros + codes.size // CODE_BITS >= codes.size:
         return plain
-    where = positions.encode("x", codes[::shared] != 0, codes.shape[2])
+    present = codes[::shared, :, ::block] != 0
+    where = positions.encode("x", present, present.shape[2])
     bits = 8 * sum(array.nbytes for array in where.values()) + (1 if ternary else CODE_BITS) * nonzeros + TAG_BITS
     return bits if ternary else min(bits, plain)
 

@@ -63,6 +63,8 @@ class Escalate(Method):
             either by layer name or glob, later ones winning.
         shared: neighbouring output channels whose coefficients stand at the same places, each with its own signs. The
             places then take a part of the bits, and so the same bits hold more coefficients.
+        block: neighbouring input channels whose coefficients stand at a place together, as the dot products of the engine
+            take them: four. The same saving of bits; of `shared` and `block` one at most is more than 1.
         pointwise: 1x1 convolutions become ternary, too.
         density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost; or shares
             by layer name or glob, later ones winning, which every layer then keeps of its own.
@@ -91,6 +93,7 @@ class Escalate(Method):
 
     bases: Bases | Mapping[str, Bases] = 6
     shared: int = 1
+    block: int = 1
     pointwise: bool = True
     density: float | Mapping[str, float] = 0.05
     allocation: Allocation = "global"
@@ -129,7 +132,7 @@ class Escalate(Method):
         for name in ("l1", "interval"):
             if not getattr(self, name) >= 0:
                 raise SpecError(f"escalate {name} {getattr(self, name)} must not be negative")
-        for name in ("shared", "update", "images"):
+        for name in ("shared", "block", "update", "images"):
             if getattr(self, name) < 1:
                 raise SpecError(f"escalate {name} {getattr(self, name)} must be at least 1")
         if self.allocation not in ("global", "uniform"):
@@ -192,7 +195,7 @@ class Escalate(Method):
         for name, spec in self._plan.specs():
             layer = model.get_submodule(name)
             if not isinstance(layer, KernelBasisConv2d):
-                layer = decomposed(layer, replace(spec, coefficients="dense", shared=1))
+                layer = decomposed(layer, replace(spec, coefficients="dense", shared=1, block=1))
                 swap(model, name, layer)
             if phase.name != SPARSIFY:
                 layer.spec, layer.latent = spec, True
@@ -298,7 +301,7 @@ class Escalate(Method):
         return self._spec(min(bases_for(numpy(layer.weight), bases_of(name, self.bases, 6)), most))
 
     def _spec(self, bases: int) -> KernelBasisSpec:
-        return KernelBasisSpec(bases=bases, coefficients="ternary", shared=self.shared)
+        return KernelBasisSpec(bases=bases, coefficients="ternary", shared=self.shared, block=self.block)
 
     def _densities(self) -> list[tuple[str, float]]:
         """For messages: what each is called, and it."""

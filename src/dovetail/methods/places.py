@@ -39,7 +39,7 @@ class Places:
         """`SpecError` where a layer of the dense model would be left without any."""
         for name, share in self.shares.items():
             shape, spec = model.get_submodule(name).get_parameter("weight").shape, self.specs[name]
-            if share * (count := -(-shape[0] // spec.shared) * shape[1] * spec.bases) < 1:
+            if share * (count := -(-shape[0] // spec.shared) * -(-shape[1] // spec.block) * spec.bases) < 1:
                 raise SpecError(
                     f"escalate density {share} leaves layer {name!r}, of {count} places, without a coefficient"
                 )
@@ -47,13 +47,14 @@ class Places:
     @torch.no_grad()
     def keep(self, layers: Mapping[str, KernelBasisConv2d], at: float = 1.0) -> None:
         """Keep the most important coefficients, as many as at this part of the way to the density."""
-        sizes = {
-            name: together(layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1), self.specs[name].shared)
-            for name, layer in layers.items()
-        }
+        sizes = {}
+        for name, layer in layers.items():
+            spec, own = self.specs[name], layer.coefficients.abs() * layer.bases.flatten(1).norm(dim=1)
+            sizes[name] = together(together(own, spec.shared), spec.block, axis=1)
         for name, kept in self.kept(sizes, at).items():
-            layer = layers[name]
-            layer.prune(kept.repeat_interleave(self.specs[name].shared, 0)[: layer.out_channels])
+            spec, (outputs, inputs, _) = self.specs[name], layers[name].coefficients.shape
+            kept = kept.repeat_interleave(spec.block, 1)[:, :inputs]
+            layers[name].prune(kept.repeat_interleave(spec.shared, 0)[:outputs])
 
     def kept(self, sizes: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
         """Which of each layer's coefficients, or groups of them, are kept."""
@@ -72,9 +73,13 @@ class Places:
         return {name: part.view(size.shape) for (name, size), part in zip(sizes.items(), parts)}
 
 
-def together(sizes: Tensor, shared: int) -> Tensor:
-    """Means over each `shared` neighbours along axis 0; the last group may have fewer."""
-    filled = nn.functional.pad(sizes, (0, 0, 0, 0, 0, -len(sizes) % shared))
-    counts = torch.ones(len(sizes)).view(-1, 1, 1)
-    counts = nn.functional.pad(counts, (0, 0, 0, 0, 0, -len(sizes) % shared)).view(-1, shared).sum(1)
-    return filled.view(-1, shared, *sizes.shape[1:]).sum(1) / counts.to(sizes)[:, None, None]
+def together(sizes: Tensor, count: int, axis: int = 0) -> Tensor:
+    """Means over each `count` neighbours along an axis; the last group may have fewer."""
+    if count == 1:
+        return sizes
+    along = sizes.movedim(axis, -1)
+    missing = -along.shape[-1] % count
+    summed = nn.functional.pad(along, (0, missing)).unflatten(-1, (-1, count)).sum(-1)
+    counts = torch.full_like(summed, count)
+    counts[..., -1] -= missing
+    return (summed / counts).movedim(-1, axis)

@@ -95,11 +95,43 @@ def test_shared_places_come_back_and_take_their_part_of_the_bits(shared: int) ->
     assert "shared" not in SPEC.to_json()  # files from before it was there stay the same, byte for byte
 
 
-def test_rounding_keeps_neighbours_together() -> None:
+def test_a_layer_of_blocks_by_hand() -> None:
+    """Two outputs, five inputs in blocks of two, the last one alone; one basis."""
+    pattern = np.array([[1, 1, 0, 0, 1], [0, 0, 1, 1, 0]])
+    given = (pattern * np.array([1, -1, 1, -1, -1]))[:, :, None]
+    spec = KernelBasisSpec(bases=1, coefficients="ternary", block=2)
+    packed = PackedKernelBasis.from_factors(bases(1), given, spec)
+    packed.validate()
+    assert packed.arrays["coefficients.bitmap"].tolist() == [0b010101]  # blocks 0 and 2, and 1 of the other output
+    assert packed.arrays["coefficients"].tolist() == [0b10110]  # + - -, + -
+    assert packed.params() == 5 + 9
+    assert packed.live_kernels() == 5
+    assert np.array_equal(packed.factors()[1], given)
+
+
+@pytest.mark.parametrize("block", [2, 3, 4, 200])
+def test_blocks_come_back_and_take_their_part_of_the_bits(block: int) -> None:
+    pattern = RANDOM.random((64, -(-98 // block), 4)) < 0.05
+    given = np.where(RANDOM.random((64, 98, 4)) < 0.5, -1.0, 1.0) * pattern.repeat(block, axis=1)[:, :98]
+    kernels = bases()
+    spec = KernelBasisSpec(bases=4, coefficients="ternary", values=INT8, block=block)
+    alone = PackedKernelBasis.from_factors(kernels, given, SPEC)
+    packed = PackedKernelBasis.from_factors(kernels, given, spec)
+    packed.validate()
+    assert np.array_equal(packed.codes()[1], given)
+    assert np.array_equal(packed.dense(), alone.dense())
+    assert packed.arrays["coefficients"].nbytes == alone.arrays["coefficients"].nbytes  # signs
+    assert packed.bits() < alone.bits()
+    assert spec == type(spec).from_json(spec.to_json())
+    assert "block" not in SPEC.to_json()
+
+
+@pytest.mark.parametrize(("field", "axis"), [("shared", 0), ("block", 1)])
+def test_rounding_keeps_neighbours_together(field: str, axis: int) -> None:
     weight = RANDOM.standard_normal((10, 9, 3, 3)).astype(np.float32)
-    spec = KernelBasisSpec(bases=5, coefficients="ternary", shared=4)
+    spec = KernelBasisSpec(bases=5, coefficients="ternary", **{field: 4})  # type: ignore[arg-type]
     weight[4:8, :3] *= 1e-3
-    present = PackedKernelBasis.from_dense(weight, spec).factors()[1] != 0
+    present = np.moveaxis(PackedKernelBasis.from_dense(weight, spec).factors()[1] != 0, axis, 0)
     assert not present.all()
     assert present.any()
     for first in (0, 4, 8):
@@ -124,6 +156,15 @@ def test_outputs_that_go_keep_places_shared_only_within_their_groups() -> None:
         smaller.pack().validate()
 
 
+def test_inputs_that_go_keep_only_whole_blocks() -> None:
+    conv = nn.Conv2d(9, 4, 3)
+    for into, block in (([0, 1, 2, 3, 8], 4), ([4, 5, 6, 7], 4), ([0, 1, 2, 4, 8], 1), ([1, 2], 4)):
+        layer = KernelBasisConv2d.from_dense(conv, KernelBasisSpec(bases=4, coefficients="ternary", block=4))
+        smaller = layer.slice_channels(torch.arange(4), torch.tensor(into))
+        assert smaller.spec.block == block
+        smaller.pack().validate()
+
+
 def test_bases_of_ternary_coefficients_keep_their_norms() -> None:
     layer = KernelBasisConv2d.from_dense(nn.Conv2d(5, 8, 3), KernelBasisSpec(bases=4, coefficients="ternary"))
     with pytest.raises(SpecError, match="keep their norms"):
@@ -136,8 +177,14 @@ def test_shared_places_are_refused_where_they_are_none() -> None:
     spec = KernelBasisSpec(bases=1, coefficients="ternary", shared=2)
     with pytest.raises(SpecError, match="output 3 lacks a coefficient that a neighbour has, and 2 outputs share"):
         PackedKernelBasis.from_factors(bases(1), given, spec)
-    with pytest.raises(SpecError, match="ternary coefficients only"):
-        KernelBasisSpec(bases=2, coefficients="sparse", shared=4)
+    spec = KernelBasisSpec(bases=1, coefficients="ternary", block=2)
+    with pytest.raises(SpecError, match="input 1 lacks a coefficient that a neighbour has, and 2 inputs share"):
+        PackedKernelBasis.from_factors(bases(1), given, spec)
+    for field in ("shared", "block"):
+        with pytest.raises(SpecError, match="ternary coefficients only"):
+            KernelBasisSpec(bases=2, coefficients="sparse", **{field: 4})  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="not both"):
+        KernelBasisSpec(bases=2, coefficients="ternary", shared=4, block=4)
     with pytest.raises(SpecError, match="shared must be a whole number of at least 1, not 0"):
         KernelBasisSpec(bases=2, coefficients="ternary", shared=0)
 

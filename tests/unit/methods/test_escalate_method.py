@@ -161,15 +161,16 @@ def test_the_density_is_met_over_all_layers(build, data, density):
     assert done.history.records[-1].metrics["density"] == pytest.approx(kept / total)
 
 
-@pytest.mark.parametrize("shared", [2, 3])
-def test_neighbouring_outputs_share_their_places(build, data, shared):
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(("field", "axis"), [("shared", 0), ("block", 1)])
+def test_neighbours_share_their_places(build, data, field, axis, count):
     model = build()
-    compress(model, short(density=0.2, shared=shared), train=data)
+    compress(model, short(density=0.2, **{field: count}), train=data)
     found = layers(model).values()
     for layer in found:
-        present = layer.pack().factors()[1] != 0
-        for first in range(0, len(present), shared):
-            assert (present[first : first + shared] == present[first]).all()
+        present = np.moveaxis(layer.pack().factors()[1] != 0, axis, 0)
+        for first in range(0, len(present), count):
+            assert (present[first : first + count] == present[first]).all()
     kept = sum(int((layer.coefficients != 0).sum()) for layer in found)
     assert kept == pytest.approx(0.2 * sum(layer.coefficients.numel() for layer in found), rel=0.03)
 
@@ -178,6 +179,7 @@ def test_means_of_neighbours_by_hand():
     sizes = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]).view(5, 1, 1)
     assert together(sizes, 2).flatten().tolist() == [2.0, 6.0, 9.0]
     assert torch.equal(together(sizes, 1), sizes)
+    assert together(sizes.view(1, 5, 1), 3, axis=1).flatten().tolist() == [3.0, 8.0]
 
 
 def test_uniform_gives_every_layer_the_same_share(build, data):

@@ -137,15 +137,21 @@ class KernelBasisConv2d(FormatConv2d):
 
     def _slice(self, out: Tensor, into: Tensor) -> None:
         mask = None if self.mask is None else self.mask[out][:, into]
-        groups = (out // self.spec.shared).tolist()
-        starts = range(0, len(groups), self.spec.shared)
-        if any(len(set(groups[i : i + self.spec.shared])) > 1 for i in starts):  # outputs of several groups
+        if not _stay_together(out, self.spec.shared):
             self.spec = replace(self.spec, shared=1)
+        if not _stay_together(into, self.spec.block):
+            self.spec = replace(self.spec, block=1)
         self._take(self.coefficients[out][:, into], mask)
 
     def _take(self, coefficients: Tensor, mask: Tensor | None) -> None:
         self.coefficients = parameter(coefficients, self.coefficients)
         self.mask = mask
+
+
+def _stay_together(kept: Tensor, count: int) -> bool:
+    """Whether each `count` of the kept channels, counted anew, were together before."""
+    groups = (kept // count).tolist()
+    return all(len(set(groups[i : i + count])) == 1 for i in range(0, len(groups), count))
 
 
 def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None, blend: float = 1.0) -> tuple[Tensor, Tensor]:

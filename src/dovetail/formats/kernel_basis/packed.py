@@ -34,7 +34,7 @@ class PackedKernelBasis(Packed):
     With sparse coefficients `coefficients` holds only the non-zero ones, in the order of the flattened
     (K, C/groups, d), and `coefficients.bitmap` or `coefficients.gaps` says where they stand. With ternary ones it holds
     their signs, in the order of (K, d, C/groups), and the positions are a set of rows, one for each basis and output
-    (or `spec.shared` outputs).
+    (or `spec.shared` outputs), of ceil(C/groups / `spec.block`) places each.
     """
 
     spec: KernelBasisSpec
@@ -50,7 +50,8 @@ class PackedKernelBasis(Packed):
         spec.check(weight.shape)
         bases, coefficients = decompose(weight, spec.bases)
         if spec.coefficients == "ternary":
-            coefficients, scales = ternarise(coefficients, density=spec.density, shared=spec.shared)
+            together = {"shared": spec.shared, "block": spec.block}
+            coefficients, scales = ternarise(coefficients, density=spec.density, **together)
             bases = bases * scales[:, None, None]
         elif spec.density is not None:
             coefficients = coefficients * most(coefficients, spec.density)
@@ -62,7 +63,7 @@ class PackedKernelBasis(Packed):
 
         Raises:
             SpecError: ternary coefficients of an output have several magnitudes, or one that float16 does not hold, or
-                stand elsewhere than those of outputs that share their places.
+                stand elsewhere than those of outputs or inputs that share their places.
         """
         bases, stored = as_weight(bases), as_weight(coefficients)
         arrays, rows = spec.values.encode("bases", bases, ONE_ROW), None
@@ -70,7 +71,7 @@ class PackedKernelBasis(Packed):
         if spec.coefficients != "dense":
             stored = _ordered(stored, spec)
             present = stored != 0 if values == TERNARY else values.round(stored) != 0
-            pattern = shared_pattern(present, spec.shared) if spec.shared > 1 else present
+            pattern = shared_pattern(present, spec.shared, spec.block) if values == TERNARY else present
             arrays |= positions.encode("coefficients", pattern, _row(spec, coefficients.shape[1]))
             rows, stored = _output_of(np.flatnonzero(present), stored.shape), stored[present]
             if values == TERNARY:
@@ -176,14 +177,15 @@ class PackedKernelBasis(Packed):
         return (k, self.spec.bases, c) if self.spec.coefficients == "ternary" else (k, c, self.spec.bases)
 
     def _positions(self) -> positions.Indices:
-        row, (k, *rest), shared = _row(self.spec, self.shape[1]), self._grid, self.spec.shared
-        grid = (-(-k // shared), *rest)
+        row, shared, block = _row(self.spec, self.shape[1]), self.spec.shared, self.spec.block
+        k, middle, c = self._grid
+        grid = (-(-k // shared), middle, -(-c // block))
         stored = positions.decode("coefficients", self.arrays, math.prod(grid), row)
-        if shared == 1:
+        if shared == block == 1:
             return stored
         pattern = np.zeros(grid, dtype=np.bool_)
         pattern.ravel()[stored] = True
-        return np.flatnonzero(spread(pattern, shared, k))
+        return np.flatnonzero(spread(spread(pattern, block, c, axis=2), shared, k))
 
     def _in_place(self, stored: NDArray[T]) -> NDArray[T]:
         """The stored coefficients as (K, C/groups, d), zeros filled in."""
@@ -222,8 +224,8 @@ def _values_of_coefficients(spec: KernelBasisSpec) -> Values:
 
 
 def _row(spec: KernelBasisSpec, channels: int) -> int | None:
-    """How many coefficients an output has for a basis, where their positions are a set of rows."""
-    return channels if spec.coefficients == "ternary" else None
+    """How many places an output has for a basis, where positions are a set of rows."""
+    return -(-channels // spec.block) if spec.coefficients == "ternary" else None
 
 
 def _ordered(coefficients: NDArray[T], spec: KernelBasisSpec) -> NDArray[T]:

@@ -20,30 +20,37 @@ class KernelBasisSpec(Spec):
     `coefficients` says how the combinations are stored: all of them, or the non-zero ones and their positions, or the
     signs of these, positions and a scale per output channel. The value type of ternary ones is that of the bases alone.
     Of ternary ones `shared` neighbouring output channels, counted from the first, may have theirs at the same places,
-    each with signs of its own: then the positions are stored once for all of them.
+    each with signs of its own: then the positions are stored once for all of them. Or those of `block` neighbouring
+    input channels, counted from the first of a group, stand at a place together.
 
     Attributes:
-        density: the share of the coefficients (or of the places that outputs share) that `from_dense` keeps, the
+        density: the share of the coefficients (or of the places that some share) that `from_dense` keeps, the
             largest; None keeps all sparse ones, and the ternary ones beyond a threshold. The packed spec lacks it.
     """
 
     format: ClassVar[str] = "kernel_basis"
-    younger: ClassVar[Mapping[str, Any]] = MappingProxyType({"shared": 1, "density": None})
+    younger: ClassVar[Mapping[str, Any]] = MappingProxyType({"shared": 1, "block": 1, "density": None})
     bases: int
     coefficients: Coefficients = "dense"
     shared: int = 1
+    block: int = 1
     density: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.whole("bases")
         self.whole("shared")
+        self.whole("block")
         if self.coefficients not in get_args(Coefficients):
             known = "'dense', 'sparse' or 'ternary'"
             raise SpecError(f"kernel_basis coefficients are {known}, not {self.coefficients!r}")
         if self.shared > 1 and self.coefficients != "ternary":
             raise SpecError(f"kernel_basis shares places among outputs of ternary coefficients only, not {self}")
 
+        if self.block > 1 and self.coefficients != "ternary":
+            raise SpecError(f"kernel_basis has blocks of ternary coefficients only, not {self}")
+        if self.block > 1 and self.shared > 1:
+            raise SpecError(f"kernel_basis shares places among outputs or within blocks of inputs, not both: {self}")
         if self.density is not None:
             if self.coefficients == "dense":
                 raise SpecError(f"kernel_basis keeps all dense coefficients, not a share of {self.density!r}")

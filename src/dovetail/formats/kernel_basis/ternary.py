@@ -12,19 +12,22 @@ from dovetail.formats.values import THRESHOLD, FloatArray, Rows
 
 
 def ternarise(
-    coefficients: np.ndarray, threshold: float = THRESHOLD, shared: int = 1, density: float | None = None
+    coefficients: np.ndarray,
+    threshold: float = THRESHOLD,
+    shared: int = 1,
+    block: int = 1,
+    density: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """-1, 0 or 1 for each of the `coefficients` (K, C, d), and the scale of each basis `(d,)`.
 
     Beyond zero are those of a magnitude above `threshold` times the largest of their basis, or the share `density` of
-    all, the largest; `shared` neighbouring outputs stay together, by their mean magnitude. The scale, the mean of what
-    is kept, errs least; it is 0 where there is nothing.
+    all, the largest; `shared` neighbouring outputs, and `block` neighbouring inputs, stay together, by their mean
+    magnitude. The scale, the mean of what is kept, errs least; it is 0 where there is nothing.
     """
     magnitudes = np.abs(coefficients)
-    first = np.arange(0, len(coefficients), shared)
-    means = np.add.reduceat(magnitudes, first) / np.diff([*first, len(coefficients)])[:, None, None]
-    beyond = means > threshold * means.max(axis=(0, 1), initial=0) if density is None else most(means, density)
-    kept = spread(beyond, shared, len(coefficients))
+    sizes = means(means(magnitudes, shared, 0), block, 1)
+    beyond = sizes > threshold * sizes.max(axis=(0, 1), initial=0) if density is None else most(sizes, density)
+    kept = spread(spread(beyond, block, coefficients.shape[1], axis=1), shared, len(coefficients))
     scales = (magnitudes * kept).sum(axis=(0, 1)) / np.maximum(kept.sum(axis=(0, 1)), 1)
     return np.where(coefficients < 0, -1.0, 1.0) * kept, scales
 
@@ -34,31 +37,43 @@ def most(sizes: np.ndarray, density: float) -> np.ndarray:
     return largest(sizes, max(1, math.floor(density * sizes.size + 0.5)))
 
 
-def spread(pattern: np.ndarray, shared: int, outputs: int) -> np.ndarray:
-    """What neighbouring outputs share (index of axis 0) for each of them."""
-    return pattern.repeat(min(shared, outputs), axis=0)[:outputs]
+def means(sizes: np.ndarray, count: int, axis: int) -> np.ndarray:
+    """Of each `count` neighbours along an axis; the last may have fewer."""
+    first, shape = np.arange(0, sizes.shape[axis], count), [1] * sizes.ndim
+    shape[axis] = len(first)
+    counts = np.diff([*first, sizes.shape[axis]]).reshape(shape)
+    return np.add.reduceat(sizes, first, axis=axis) / counts if count > 1 else sizes
 
 
-def share_places(present: np.ndarray, shared: int) -> bool:
-    """Whether each `shared` neighbours (index of axis 0) are present at the same places."""
-    return bool((present == spread(present[::shared], shared, len(present))).all())
+def spread(pattern: np.ndarray, count: int, size: int, axis: int = 0) -> np.ndarray:
+    """What `count` neighbours along an axis share, for each of the `size` there are."""
+    return pattern.repeat(min(count, size), axis=axis).take(np.arange(size), axis=axis)
 
 
-def shared_pattern(present: np.ndarray, shared: int) -> np.ndarray:
-    """Of the places `(K, ...)` those of each `shared` outputs, `(ceil(K / shared), ...)`; inverse of `spread`.
+def share_places(present: np.ndarray, count: int, axis: int = 0) -> bool:
+    """Whether each `count` neighbours along an axis are present at the same places."""
+    first = present.take(np.arange(0, present.shape[axis], count), axis=axis)
+    return bool((present == spread(first, count, present.shape[axis], axis)).all())
+
+
+def shared_pattern(present: np.ndarray, shared: int, block: int) -> np.ndarray:
+    """Of the places `(K, d, C)` those of each `shared` outputs and `block` inputs; inverse of `spread` on both axes.
 
     Raises:
-        SpecError: outputs that should have theirs at the same places have not.
+        SpecError: outputs or inputs that should have theirs at the same places have not.
     """
-    if share_places(present, shared):
-        return present[::shared]
-    pattern = np.logical_or.reduceat(present, np.arange(0, len(present), shared))
-    wrong = (spread(pattern, shared, len(present)) != present).reshape(len(present), -1).any(axis=1)
-    k = int(np.argmax(wrong))
-    raise SpecError(
-        f"output {k} lacks a coefficient that a neighbour has, and {shared} outputs share the places of theirs; take "
-        f"shared=1, or from_dense, which makes them alike"
-    )
+    for axis, count, those, field in ((0, shared, "outputs", "shared"), (2, block, "inputs", "block")):
+        if not share_places(present, count, axis):
+            first = np.arange(0, present.shape[axis], count)
+            whole = spread(np.logical_or.reduceat(present, first, axis=axis), count, present.shape[axis], axis)
+            others = tuple(other for other in range(3) if other != axis)
+            at = int(np.argmax((whole != present).any(axis=others)))
+            raise SpecError(
+                f"{those[:-1]} {at} lacks a coefficient that a neighbour has, and {count} {those} share the places of "
+                f"theirs; take {field}=1, or from_dense, which makes them alike"
+            )
+        present = present.take(np.arange(0, present.shape[axis], count), axis=axis)
+    return present
 
 
 def require_ternary(coefficients: FloatArray, rows: Rows) -> None:
