@@ -291,6 +291,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvBasisCodesArgs, conv2d_kernel_basis_int8, DOVETAIL_CONV_BASIS_CODES) \
   K(ConvCoefficientsArgs, conv2d_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvSharedCoefficientsArgs, conv2d_shared_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
+  K(ConvBlockCoefficientsArgs, conv2d_block_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
   K(QuantizeArgs, quantize_int8, DOVETAIL_QUANTIZE)                    \

@@ -178,6 +178,8 @@ inline void transpose_bytes(Ints (&v)[4]) {
 inline Ints join_halves(Ints low, Ints high) { return _mm256_packus_epi32(low, high); }
 inline Ints low_halves(Ints a, Ints b) { return _mm256_unpacklo_epi16(a, b); }
 inline Ints high_halves(Ints a, Ints b) { return _mm256_unpackhi_epi16(a, b); }
+// The lower halves of two words as one.
+inline Ints halves_of(Ints low, Ints high) { return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xAA); }
 inline Ints add_halves(Ints a, Ints b) { return _mm256_add_epi16(a, b); }
 inline Ints sub_halves(Ints a, Ints b) { return _mm256_sub_epi16(a, b); }
 // acc + the two products of the halves of each word.

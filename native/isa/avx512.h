@@ -144,6 +144,8 @@ inline void transpose_bytes(Ints (&v)[4]) {
 inline Ints join_halves(Ints low, Ints high) { return _mm512_packus_epi32(low, high); }
 inline Ints low_halves(Ints a, Ints b) { return _mm512_unpacklo_epi16(a, b); }
 inline Ints high_halves(Ints a, Ints b) { return _mm512_unpackhi_epi16(a, b); }
+// The lower halves of two words as one.
+inline Ints halves_of(Ints low, Ints high) { return _mm512_mask_blend_epi16(0xAAAAAAAAu, low, _mm512_slli_epi32(high, 16)); }
 inline Ints add_halves(Ints a, Ints b) { return _mm512_add_epi16(a, b); }
 inline Ints sub_halves(Ints a, Ints b) { return _mm512_sub_epi16(a, b); }
 // acc + the two products of the halves of each word.

@@ -173,6 +173,8 @@ inline int32_t word_of_halves(uint32_t low, uint32_t high) { return static_cast<
 inline Ints join_halves(Ints low, Ints high) { DOVETAIL_EACH low.v[i] = word_of_halves(bits(low.v[i]), bits(high.v[i])); return low; }
 inline Ints low_halves(Ints a, Ints b) { return join_halves(a, b); }
 inline Ints high_halves(Ints a, Ints b) { DOVETAIL_EACH a.v[i] = word_of_halves(bits(a.v[i]) >> 16, bits(b.v[i]) >> 16); return a; }
+// The lower halves of two words as one.
+inline Ints halves_of(Ints low, Ints high) { return join_halves(low, high); }
 inline Ints add_halves(Ints a, Ints b) {
   DOVETAIL_EACH a.v[i] = word_of_halves(bits(a.v[i]) + bits(b.v[i]), (bits(a.v[i]) >> 16) + (bits(b.v[i]) >> 16));
   return a;

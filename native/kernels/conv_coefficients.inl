@@ -150,7 +150,7 @@ inline BasisSumFunction basis_sums_for(int vectors, bool three) {
   return nullptr;
 }
 
-// The lines of all channels of a tile in one phase. `room`: for a channel's words.
+// The lines of all channels of a tile in one phase, in 16 bits. `room`: for a channel's words.
 template <int Rows, class Args>
 inline void widen_lines(const Args& a, const int32_t* x, int halves, int32_t* room, int32_t* to) {
   const int64_t line = a.most_halves * kLanes;
@@ -168,8 +168,27 @@ inline void widen_lines(const Args& a, const int32_t* x, int halves, int32_t* ro
   }
 }
 
+// The same as words of four channels' codes, `2 * halves` vectors each.
+template <int Rows, class Args>
+inline void copy_word_lines(const Args& a, const int32_t* x, int halves, int32_t*, int32_t* to) {
+  const int64_t line = 2 * a.most_halves * kLanes;
+  const bool wide = a.row_lanes > kLanes;
+  for (int64_t c = 0; c < a.channels; ++c, x += a.x_channel, to += line) {
+    const int32_t* p = x;
+    for (int i = 0; i < 2 * halves; ++i) {
+      copy_line<Rows>(p + (wide && i % 2 ? kLanes * a.step : 0), a.x_row, a.step, to + i * kLanes);
+      if (!wide || i % 2) p += Rows * a.x_row;
+    }
+  }
+}
+
+struct WideLines {
+  template <int Rows, class Args>
+  static void read(const Args& a, const int32_t* x, int halves, int32_t* room, int32_t* to) { widen_lines<Rows>(a, x, halves, room, to); }
+};
+
 // Where outputs have their coefficients: each at places of its own.
-struct OwnPlaces {
+struct OwnPlaces : WideLines {
   static constexpr int kOutputs = 1;  // whose sums are made together
   template <class Args>
   static void add_up(const Args& a, const int32_t* lines, int64_t k, int halves, int64_t line, int32_t* before, int32_t* pairs, int64_t) {
@@ -179,7 +198,7 @@ struct OwnPlaces {
 
 // Or four at the same places. Their channels are in eight classes, by whether outputs 1, 2 and 3 have output 0's sign there. A class
 // is added up once, as output 0 has it, and its sum is added to or taken from the sums of all four. `starts` has two lists a class.
-struct SharedPlaces {
+struct SharedPlaces : WideLines {
   static constexpr int kOutputs = 4;
   static constexpr int kClasses = 8;
   static constexpr int kMost = kLanes == 16 ? 5 : 2;  // vectors of which four sums and one of a class are in registers
@@ -233,6 +252,59 @@ struct SharedPlaces {
   }
 };
 
+// Or in blocks of four channels, which one dot product of bytes adds up whatever their signs: an entry holds the four of them.
+// `starts` has a list an output and basis. Zeros within a block are what they are.
+struct BlockPlaces {
+  static constexpr int kOutputs = 1;
+  static constexpr int kMost = kLanes == 16 ? 20 : 10;  // vectors of sums in registers
+  static constexpr int kFew = kLanes == 16 ? 6 : 3;     // that have several sums each, so that additions need not wait; lists are fours then
+
+  template <int Rows, class Args>
+  static void read(const Args& a, const int32_t* x, int halves, int32_t* room, int32_t* to) { copy_word_lines<Rows>(a, x, halves, room, to); }
+
+  template <int P>
+  static void sums(const int32_t* lines, const CodeEntry* entries, const int32_t* starts, int64_t bases, int32_t* pairs, int64_t pair) {
+    constexpr int chains = P <= 2 ? 4 : P <= kFew ? 2 : 1, turn = P <= kFew ? 4 : 1;
+    for (int64_t b = 0; b < bases; ++b) {
+      Ints acc[chains][P];
+      each<chains>(DOVETAIL_LAMBDA(int i) { each<P>(DOVETAIL_LAMBDA(int j) { acc[i][j] = splat_word(0); }); });
+      const CodeEntry* const end = entries + starts[b + 1];
+      for (const CodeEntry* e = entries + starts[b]; e != end; e += turn)
+        each<turn>(DOVETAIL_LAMBDA(int i) {
+          const int32_t* const p = lines + e[i].offset;
+          const Ints word = splat_word(e[i].word);
+          each<P>(DOVETAIL_LAMBDA(int j) { acc[i % chains][j] = dot(acc[i % chains][j], load_words(p + j * kLanes), word); });
+        });
+      each<P>(DOVETAIL_LAMBDA(int j) {
+        Ints sum = acc[0][j];
+        each<chains - 1>(DOVETAIL_LAMBDA(int i) { sum = add(sum, acc[i + 1][j]); });
+        store_words(pairs + j * kLanes, b % 2 ? halves_of(load_words(pairs + j * kLanes), sum) : sum);
+      });
+      if (b % 2) pairs += pair;
+    }
+  }
+
+  static auto sums_for(int vectors) {
+    switch (vectors) {
+#define DOVETAIL_CASE(P) case P: return sums<(P <= kMost ? P : 1)>;
+      DOVETAIL_CASE(2) DOVETAIL_CASE(3) DOVETAIL_CASE(4) DOVETAIL_CASE(5) DOVETAIL_CASE(6) DOVETAIL_CASE(7) DOVETAIL_CASE(8)
+      DOVETAIL_CASE(9) DOVETAIL_CASE(10) DOVETAIL_CASE(11) DOVETAIL_CASE(12) DOVETAIL_CASE(13) DOVETAIL_CASE(14) DOVETAIL_CASE(15)
+      DOVETAIL_CASE(16) DOVETAIL_CASE(17) DOVETAIL_CASE(18) DOVETAIL_CASE(19) DOVETAIL_CASE(20)
+#undef DOVETAIL_CASE
+    }
+    return sums<1>;
+  }
+
+  template <class Args>
+  static void add_up(const Args& a, const int32_t* lines, int64_t k, int halves, int64_t line, int32_t*, int32_t* pairs, int64_t) {
+    const auto* entries = reinterpret_cast<const CodeEntry*>(a.places);
+    even_pieces(2 * halves, kMost, [&](int first, int count) {
+      const int64_t at = static_cast<int64_t>(first) * kLanes;
+      sums_for(count)(lines + at, entries, a.starts + k * a.base_count, a.base_count, pairs + at, 2 * line);
+    });
+  }
+};
+
 template <class Places, class Args>
 void conv_coefficients(const Args& a, Worker& worker) {
   const auto* tiles = reinterpret_cast<const CoefficientTile*>(a.tiles);
@@ -256,7 +328,7 @@ void conv_coefficients(const Args& a, Worker& worker) {
       const CoefficientTile& tile = tiles[unit % per_image / a.group_count];
       const int64_t rows_of_vector = a.row_lanes < kLanes ? kLanes / a.row_lanes : 1;
       for (int64_t f = 0; f < a.phase_count; ++f)
-        (rows_of_vector == 1 ? widen_lines<1, Args> : rows_of_vector == 2 ? widen_lines<2, Args> : widen_lines<4, Args>)(
+        (rows_of_vector == 1 ? Places::template read<1, Args> : rows_of_vector == 2 ? Places::template read<2, Args> : Places::template read<4, Args>)(
             a, a.x + image * a.x_image + tile.x + a.phases[f], tile.halves, pairs, lines + f * phase);
       const Run* const runs = runs_of(a.runs) + tile.first_run;
       for (int64_t k = 4 * (quads * group / a.group_count); k < 4 * (quads * (group + 1) / a.group_count); k += 4) {
@@ -283,4 +355,8 @@ void conv2d_coefficients_int8(const void* arguments, Worker& worker) {
 
 void conv2d_shared_coefficients_int8(const void* arguments, Worker& worker) {
   conv_coefficients<SharedPlaces>(*static_cast<const ConvSharedCoefficientsArgs*>(arguments), worker);
+}
+
+void conv2d_block_coefficients_int8(const void* arguments, Worker& worker) {
+  conv_coefficients<BlockPlaces>(*static_cast<const ConvBlockCoefficientsArgs*>(arguments), worker);
 }

@@ -36,6 +36,7 @@ FORMATS = {
     "ternary": "sparse",
     "ternary_basis": "kernel_basis",
     "shared_ternary_basis": "kernel_basis",
+    "block_ternary_basis": "kernel_basis",
 }
 
 
@@ -47,8 +48,9 @@ def spec_fields(name: str, case: Case) -> dict[str, Any] | None:
             return {"density": 0.2}
         case "ternary":
             return {"density": 0.2, "values": TERNARY}
-        case "shared_ternary_basis":
-            fields = {"bases": min(taps, 5), "coefficients": "ternary", "shared": 4, "values": INT8}
+        case "shared_ternary_basis" | "block_ternary_basis":
+            together = "shared" if name.startswith("shared") else "block"
+            fields = {"bases": min(taps, 5), "coefficients": "ternary", together: 4, "values": INT8}
             return fields if len(case.weight) == 4 else None
         case "ternary_basis":  # among them as many bases as a kernel has places
             fields = {"bases": taps if taps <= 9 else 6, "coefficients": "ternary", "values": INT8}

@@ -21,6 +21,7 @@ from dovetail.program.integer import Product
 MOST_HALVES = {16: 20, 8: 10}  # vectors of 16-bit sums in registers: as kMostHalves in conv_coefficients.inl
 MOST_REACH = 8  # rows of the kernel: vectors of sums beyond those of a tile
 FEW = 4  # vectors for which lists are filled up: as coefficient_turn in conv_coefficients.inl
+FEW_SUMS = {16: 6, 8: 3}  # vectors whose lists of words are filled up: as kFew in conv_coefficients.inl
 OUTPUTS = 4  # that may share their places: as SharedPlaces in conv_coefficients.inl
 CLASSES = 8  # of the signs that the other outputs have where the first has plus
 MOST_TERMS = 128  # codes of up to 255 that a number of 16 bits can be the sum of
@@ -42,15 +43,20 @@ def shares_places(packed: Packed) -> bool:
 
 def conv_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
     """Sums of channels for each output and basis, which then meet the bases."""
-    _emit(b, call, x, found, y, shared=False)
+    _emit(b, call, x, found, y, "conv2d_coefficients_int8")
 
 
 def conv_shared_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
     """The same, where four outputs have their coefficients at the same places."""
-    _emit(b, call, x, found, y, shared=True)
+    _emit(b, call, x, found, y, "conv2d_shared_coefficients_int8")
 
 
-def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, *, shared: bool) -> None:
+def conv_block_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
+    """The same by dot products of four channels' codes, which need not all have a coefficient."""
+    _emit(b, call, x, found, y, "conv2d_block_coefficients_int8")
+
+
+def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, kernel: str) -> None:
     packed = call.program.weights[call.node.weight or ""]
     assert isinstance(packed, PackedKernelBasis)
     bases, coefficients = (np.pad(part, pad) for part, pad in zip(packed.codes(), _even(packed.spec.bases)))
@@ -60,11 +66,16 @@ def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, *, share
     outputs, channels = len(coefficients), words(coefficients.shape[1])
     line = fields["most_halves"] * b.lanes
     flat = coefficients.transpose(0, 2, 1)  # (K, d, C)
+    shared = kernel == "conv2d_shared_coefficients_int8"
     if shared:
-        places, kernel = _shared_places(flat, line), "conv2d_shared_coefficients_int8"
+        places = _shared_places(flat, line)
+    elif kernel == "conv2d_block_coefficients_int8":
+        pieces = {size for halves in tiles["tiles"][:, 3].tolist() for size in evenly(2 * halves, MOST_HALVES[b.lanes])}
+        few = min(pieces) <= FEW_SUMS[b.lanes]
+        places = _blocks(flat, 2 * line, 4 if few else 1)
     else:
         zeros, vectors = 4 * channels * line, int(tiles["tiles"][:, 3].min())
-        places, kernel = _places(flat, line, zeros, vectors), "conv2d_coefficients_int8"
+        places = _places(flat, line, zeros, vectors)
     lists = {**places, **_basis_lists(b.lanes, bases, rows, fields)}
     groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * fields["tile_count"]))
     _reserve(b, rows, fields, channels, len(bases), int(tiles["runs"][:, 2].max()), OUTPUTS if shared else 1)
@@ -196,6 +207,23 @@ def _shared_places(flat: np.ndarray, line: int) -> dict[str, np.ndarray]:
     counts = np.bincount(row, minlength=len(quads) * bases * 2 * CLASSES)
     starts = np.concatenate([[0], np.cumsum(counts)])
     return {"places": (channel[order] * line).astype(np.int32), "starts": starts.astype(np.int32)}
+
+
+def _blocks(flat: np.ndarray, line: int, multiple: int) -> dict[str, np.ndarray]:
+    """Lines of the words of channels that have a coefficient, with the four of each, for each output and basis.
+
+    Lists are filled up with words of zeros to a `multiple`.
+    """
+    outputs, bases, channels = flat.shape
+    filled = np.pad(flat, ((0, 0), (0, 0), (0, -channels % 4)))
+    word = np.ascontiguousarray(filled, np.int8).view(np.int32).reshape(outputs * bases, -1)
+    row, at = np.nonzero(word)
+    counts = np.bincount(row, minlength=len(word))
+    starts = np.concatenate([[0], np.cumsum(-(-counts // multiple) * multiple)])
+    places = np.zeros((starts[-1], 2), np.int32)
+    into = np.arange(len(row)) + np.repeat(starts[:-1] - (np.cumsum(counts) - counts), counts)
+    places[into] = np.stack([at * line, word[row, at]], axis=1)
+    return {"places": places, "starts": starts.astype(np.int32)}
 
 
 def _basis_lists(lanes: int, bases: np.ndarray, rows: Rows, fields: dict[str, int]) -> dict[str, np.ndarray]:

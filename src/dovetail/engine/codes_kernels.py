@@ -10,6 +10,7 @@ from dovetail.engine.codes_basis import conv_kernel_basis
 from dovetail.engine.codes_coefficients import (
     MOST_REACH,
     adds_up,
+    conv_block_coefficients,
     conv_coefficients,
     conv_shared_coefficients,
     shares_places,
@@ -112,5 +113,6 @@ CANDIDATES = (
     CodeCandidate("conv2d_kernel_basis", "conv2d", _shared_bases, conv_kernel_basis),
     CodeCandidate("conv2d_coefficients", "conv2d", _ternary, conv_coefficients, reads="lying"),
     CodeCandidate("conv2d_shared_coefficients", "conv2d", _shared_ternary, conv_shared_coefficients, reads="lying"),
+    CodeCandidate("conv2d_block_coefficients", "conv2d", _ternary, conv_block_coefficients, reads="lying"),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),
 )

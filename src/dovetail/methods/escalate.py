@@ -63,7 +63,7 @@ class Escalate(Method):
             either by layer name or glob, later ones winning.
         shared: neighbouring output channels whose coefficients stand at the same places, each with its own signs. The
             places then take a part of the bits, and so the same bits hold more coefficients.
-        block: neighbouring input channels whose coefficients stand at a place together, as the dot products of the engine
+        block: neighbouring input channels whose coefficients stand at a place together, as dot products of the engine
             take them: four. The same saving of bits; of `shared` and `block` one at most is more than 1.
         pointwise: 1x1 convolutions become ternary, too.
         density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost; or shares
