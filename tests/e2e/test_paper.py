@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dovetail.cli import main
+from dovetail.errors import DataError
 
 pytest.importorskip("sklearn")
 PAPER = """
@@ -99,6 +100,42 @@ def test_a_result_of_something_else_is_refused(paper, capsys):
     refused("tiny has another result")
     Path("benchmarks/papers/toy.yaml").write_text(PAPER.replace("ours: tiny", "ours: dense-tiny"))
     refused("digits is of other recipes")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(None, "which is not beside it; `dovetail recipe run dense-tiny` packs it"), (b"", "has sha256")],
+)
+def test_a_network_that_is_not_there_is_told_before_anything_is_simulated(paper, capsys, change, told):
+    file = Path("recipes/results/dense-tiny.dovetail")
+    file.unlink()
+    if change is not None:
+        file.write_bytes(change)
+    assert main(COMMAND) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert told in error
+    assert "benchmarks/papers/toy.yaml" in error
+    assert not Path("simulations").exists()
+    assert not TARGET.exists()
+
+
+def test_a_command_that_fails_leaves_the_old_result_and_goes_on(paper, monkeypatch, capsys):
+    assert main(COMMAND) == 0
+    first = TARGET.read_bytes()
+    pair = Path("simulations/toy-digits/dense-tiny-on-systolic-1024.json")
+    pair.unlink()
+
+    def stop(*args):
+        raise DataError("no room is left")
+
+    with monkeypatch.context() as within:
+        within.setattr("dovetail.accelerators.simulation.run", stop)
+        assert main(COMMAND) == 2
+    assert TARGET.read_bytes() == first
+    capsys.readouterr()
+    assert main(COMMAND) == 0
+    assert "tiny on sparten: 8 of 8 layers are taken from" in " ".join(capsys.readouterr().err.split())
+    assert read(TARGET)["networks"] == json.loads(first)["networks"]
 
 
 @pytest.fixture(scope="module")
