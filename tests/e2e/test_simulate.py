@@ -153,11 +153,12 @@ def test_baselines_run_their_own_network(here, capsys):
 
 def test_a_tornado_is_drawn_and_taken_again(here, capsys, monkeypatch):
     Path("u.dovetail").write_bytes(Path("t.dovetail").read_bytes())
-    own = ["--baseline", "systolic=u.dovetail"]  # whose effects nobody asked for
+    own = ["--baseline", "systolic=u.dovetail"]
     command = ["simulate", "t.dovetail", "--on", "systolic", *own, "--tornado", "chosen"]
     assert main(command) == 0
     capsys.readouterr()
     effects = read("t-on-systolic.json")["sensitivity"]
+    assert {effect["field"] for effect in read("u-on-systolic.json")["sensitivity"]} == {e["field"] for e in effects}
     bandwidth = next(effect for effect in effects if effect["field"] == "dram_bytes_per_cycle")
     assert bandwidth["cycles"][0] > read("t-on-systolic.json")["total"]["cycles"] > bandwidth["cycles"][1]
     assert "dram_bytes_per_cycle" in (FOLDER / "t-on-systolic-tornado.svg").read_text()

@@ -124,6 +124,9 @@ class Strange(nn.Module):
         (["simulate", "t.dovetail", "--on", "scnn", "--inputs", "nan.npy"], "holds NaN or infinity"),
         (["simulate", "t.dovetail", "--on", "scnn", "--tornado", "guessed"], "there is no such mark; there are paper"),
         (["simulate", "t.dovetail", "--on", "scnn", "--out", "t.dovetail"], "t.dovetail"),
+        (["paper", "escalat"], "there is no paper 'escalat'"),
+        (["paper", "recipes/tiny.yaml"], "key 'machine' is missing"),
+        (["paper", "gone.yaml"], "the paper gone.yaml cannot be read"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )

@@ -27,6 +27,9 @@ BITS: Final = 8
 MAP_KB: Final = 256
 WEIGHT_KB: Final = 256
 
+SHARED: Final = ("clock_hz", "node_nm", "dram_bytes_per_cycle", "dram", "costs", "bits")
+"""Parameters that machines of the common size do not differ in."""
+
 _FIELDS: Final = "clock_hz node_nm dram_bytes_per_cycle bits"
 _COMMON: Final[dict[str, Any]] = {"clock_hz": CLOCK, "node_nm": NODE, "dram_bytes_per_cycle": BANDWIDTH, "bits": BITS}
 

@@ -29,6 +29,7 @@ VERBS = {
     "speed": ("speed:speed", "What all races have measured, beside what they should reach."),
     "shapes": ("shapes:app", "Single layers of networks, timed and drawn under the roofline."),
     "simulate": ("simulate:simulate", "Cycles and energy of networks on models of accelerators."),
+    "paper": ("paper:paper", "What a paper claims of its machine, beside what the models say."),
     "inspect": ("inspect:inspect", "The layers of a packed network: format, size, work, time."),
     "export": ("export:export", "Write ONNX with standard ops only."),
     "recipe": ("recipe:app", "Run, verify and list recipes: one file, one result."),

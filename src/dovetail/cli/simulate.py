@@ -97,9 +97,10 @@ def simulate(
     files.make_folder(target, error=DataError)
     with files.locked(target, error=DataError):
         files.sweep(target)
-        pairs = [pair for one in met for pair in _simulate(one, target)]
-        if tornado:
-            _vary(pairs[: len(chosen)], met[0].layers, tornado)
+        done = [(one, _simulate(one, target)) for one in met]
+        pairs = [pair for _, its in done for pair in its]
+        for one, its in done if tornado else ():
+            _vary(its, one.layers, tornado)
         for pair in pairs:
             pair.finish()
         _show(pairs)

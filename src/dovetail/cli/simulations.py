@@ -157,13 +157,15 @@ def comparison(about: Json, pairs: Sequence[Pair], alike: str) -> dict[str, Any]
 
 def read_comparisons(folder: Path) -> list[dict[str, Any]]:
     """The comparisons below a folder, by path; `DataError` where one is none."""
-    found = []
-    for path in sorted(folder.glob(f"*/{COMPARISON}")):
-        read = _read(path)
-        if not isinstance(read, dict) or not read.get("pairs"):
-            raise DataError(f"{path} is no comparison of `dovetail simulate`; restore it or remove it")
-        found.append(read)
-    return found
+    return [read_comparison(path) for path in sorted(folder.glob(f"*/{COMPARISON}"))]
+
+
+def read_comparison(path: Path) -> dict[str, Any]:
+    """The comparison in a file; `DataError` where it is none."""
+    read = _read(path)
+    if not isinstance(read, dict) or not read.get("pairs"):
+        raise DataError(f"{path} is no comparison of `dovetail simulate`; restore it or remove it")
+    return read
 
 
 def alike(machines: Iterable[Machine]) -> str:

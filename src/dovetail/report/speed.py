@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.report import numbers
+from dovetail.report import numbers, tables
 
 COLUMNS = ("case", "ratio", "value", "target", "", "against", "our time", "accuracy")
 _RATIOS = ("vs_f32", "vs_best", "vs_own_dense", "vs_int8", "vs_same")
@@ -72,11 +72,7 @@ def summary(found: Sequence[Claim]) -> str:
 
 def markdown(found: Sequence[Claim]) -> str:
     """The table in Markdown."""
-    rows = [COLUMNS, *(claim.cells() for claim in found)]
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    numeric = ("value", "target", "our time")
-    lines.insert(1, f"|{'|'.join('---:' if column in numeric else '---' for column in COLUMNS)}|")
-    return "\n".join(lines) + "\n"
+    return tables.markdown(COLUMNS, [claim.cells() for claim in found], ("value", "target", "our time"))
 
 
 def _measured(race: Json, wanted: Mapping[tuple[str, ...], float]) -> Iterator[Claim]:

@@ -13,6 +13,7 @@ from dovetail.accelerators.common_size import (
     CLOCK,
     MAP_KB,
     NODE,
+    SHARED,
     STANDS_FOR,
     UNITS,
     WEIGHT_KB,
@@ -33,6 +34,12 @@ def test_each_has_the_multipliers_clock_node_widths_and_memories(name):
     elements = getattr(machine, "elements", 1)
     assert getattr(machine, weights) * elements == WEIGHT_KB
     assert of_common_size(machine) is machine
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_what_is_shared_is_that_of_escalate(name):
+    machine, other = machine_named(name), machine_named("escalate")
+    assert [field for field in SHARED if getattr(machine, field) != getattr(other, field)] == []
 
 
 @pytest.mark.parametrize("name", sorted(STANDS_FOR))

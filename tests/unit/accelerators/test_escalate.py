@@ -20,8 +20,11 @@ from dovetail.formats.values import INT8
 
 
 def machine(**fields: Any) -> Escalate:
-    """One block of one slice of two rows, which looks at 4 channels and adds 2 inputs a cycle, but for `fields`."""
-    small = {"blocks": 1, "slices": 1, "rows": 2, "window": 4, "adders": 2, **fields}
+    """One block of one slice of two rows, which looks at 4 channels and adds 2 inputs a cycle, but for `fields`.
+
+    Strips are as wide as they may be.
+    """
+    small = {"blocks": 1, "slices": 1, "rows": 2, "window": 4, "adders": 2, "even_strips": False, **fields}
     return replace(machine_named("escalate"), name="small", **small)  # type: ignore[arg-type]
 
 
@@ -175,25 +178,34 @@ def test_cycles_by_hand(name):
 
 
 @pytest.mark.parametrize(
-    ("size", "adding", "multiplying"),
-    # 3x3 with a border over n x n: sums serve (3 n - 2)^2 taps. 64 inputs by 16 a cycle take 4 cycles, as many as the 4
-    # taps of the first corner, and fewer than the others.
-    [(8, 4, (3 * 8 - 2) ** 2), (5, 4, (3 * 5 - 2) ** 2)],
+    ("size", "even", "busiest", "columns"),
+    # 3x3 with a border over n x n: lines serve 2, 3, …, 3 and 2 taps, 3 n - 2 in all, and so do columns. One strip has
+    # all of them. 8 columns make four even strips of 2, and 12 make six; the columns of an inner one serve 6 taps.
+    [(8, False, 22 * 22, 8), (5, False, 13 * 13, 5), (8, True, 22 * 6, 2), (12, True, 34 * 6, 2)],
 )
-def test_dense_data_take_the_sum_of_taps(size, adding, multiplying):
+def test_dense_data_take_the_sum_of_taps(size, even, busiest, columns):
     layer = basis_layer(ones(64, 64, 6), np.ones((1, 64, size, size), bool), (3, 3), **BORDER)
-    cycles = machine_named("escalate").array_cycles(layer)
-    assert sum(cycles.values()) - cycles["fill"] == 2 * (adding + multiplying)  # two groups of 32 outputs
-    assert (cycles["additions"], cycles["broadcast"], cycles["fill"]) == (2 * adding, 0, 2 * size)
-    # A slice of six works on the one strip.
-    assert cycles["compute"] == math.ceil(64 * 6 * multiplying / (32 * 36))
+    cycles = replace(machine_named("escalate"), even_strips=even).array_cycles(layer)
+    # 64 inputs by 16 a cycle take 4 cycles, as many as the 4 taps of a corner, and fewer than the others: multipliers
+    # wait for the first sum only. Two groups of 32 outputs.
+    assert cycles["compute"] + cycles["imbalance"] == 2 * busiest
+    assert (cycles["additions"], cycles["broadcast"], cycles["fill"]) == (2 * 4, 0, 2 * columns)
+    assert cycles["compute"] == math.ceil(64 * 6 * (3 * size - 2) ** 2 / (32 * 36))
 
 
-def test_dense_1x1_layers_take_what_adding_takes():
-    # 6 x 32 outputs at once; 256 inputs by 16 a cycle are 16 cycles for each of 10 positions.
+@pytest.mark.parametrize(("even", "positions"), [(False, 10), (True, 2)])
+def test_dense_1x1_layers_take_what_adding_takes(even, positions):
+    # 6 x 32 outputs at once; 256 inputs by 16 a cycle are 16 cycles for each of 10 positions, or of 2 in a strip.
     layer = ternary_layer(ones(384, 256), np.ones((1, 256, 1, 10), bool))
-    cycles = machine_named("escalate").array_cycles(layer)
-    assert sum(cycles.values()) - cycles["fill"] == 2 * (10 * 16 + 1)
+    cycles = replace(machine_named("escalate"), even_strips=even).array_cycles(layer)
+    assert sum(cycles.values()) - cycles["fill"] == 2 * (positions * 16 + 1)
+
+
+def test_maps_of_cifar_leave_no_slice_idle_but_the_narrowest():
+    # Maps of 32, 16, 8 and 4 columns on six slices: strips of 6, 3, 2 and 1 columns. 224 columns: seven strips of 32.
+    for width, columns in ((32, 6), (16, 3), (8, 2), (4, 1), (224, 32)):
+        layer = basis_layer(ones(1, 1, 6), ones(1, 1, 1, width), (3, 3), padding=(1, 1, 1, 1))
+        assert machine_named("escalate").mapping(layer, rows_of(layer, 64)).columns == columns
 
 
 @pytest.mark.parametrize("name", ["escalate", "escalate-conv-first"])

@@ -154,13 +154,13 @@ def plain_finish(t: list[list[int]], u: list[list[int]], queue: int, ahead: int)
     blocks=st.integers(1, 3),
     slices=st.integers(1, 3),
     columns=st.sampled_from([1, 2, 32]),
+    even=st.booleans(),
     look_ahead=st.booleans(),
     queue=st.sampled_from([1, 4]),
 )
-def test_the_work_is_that_of_the_slow_twin(layer, blocks, slices, columns, look_ahead, queue):
-    small = machine(
-        blocks=blocks, slices=slices, rows=9, columns=columns, look_ahead=look_ahead, queue=queue, pointwise=False
-    )
+def test_the_work_is_that_of_the_slow_twin(layer, blocks, slices, columns, even, look_ahead, queue):
+    strips = {"blocks": blocks, "slices": slices, "rows": 9, "columns": columns, "even_strips": even}
+    small = machine(**strips, look_ahead=look_ahead, queue=queue, pointwise=False)
     if layer.kernel == (1, 1):  # positions of 1x1 layers are those of the output
         layer = replace(layer, stride=(1, 1), padding=(0,) * 4)
     work = small.work(layer)

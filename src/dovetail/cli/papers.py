@@ -1,0 +1,124 @@
+"""Papers: what each claims of its machine, and the networks that are simulated to see, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from dovetail.cli.schema import Part, plain_data, suggest, validated
+from dovetail.errors import RecipeError
+
+OURS = "ours"
+
+
+class Claim(Part):
+    """What other machines take, over what the paper's machine takes.
+
+    Attributes:
+        machines: the others, by their names.
+        time, energy: as published.
+    """
+
+    machines: tuple[str, ...] = Field(min_length=1)
+    time: float = Field(gt=0)
+    energy: float = Field(gt=0)
+
+
+class Within(Part):
+    """By which factor the models may miss what is published."""
+
+    time: float = Field(gt=1)
+    energy: float = Field(gt=1)
+
+
+class Paper(Part):
+    """A machine, its claims, and the networks that run on it and on the others.
+
+    Attributes:
+        title: of the page.
+        machine: that the paper describes.
+        known: where the published figures are known from, in words.
+        claims: name → figures.
+        within: what is asked of the models; nothing where left out.
+        images: of the test set, that each network meets.
+        tornado: parameters with these marks are halved and doubled.
+        networks: name → the recipe of the paper's own network (`ours`), and of the one that the machines of each claim
+            run.
+        notes: what decides the figures, in Markdown.
+    """
+
+    title: str
+    machine: str
+    known: str
+    claims: dict[str, Claim] = Field(min_length=1)
+    within: Within | None = None
+    images: int = Field(1, ge=1)
+    tornado: tuple[str, ...] = ()
+    networks: dict[str, dict[str, str]] = Field(min_length=1)
+    notes: str = ""
+
+    @field_validator("claims")
+    @classmethod
+    def _of_others(cls, claims: dict[str, Claim], info: ValidationInfo) -> dict[str, Claim]:
+        if OURS in claims:
+            raise ValueError(f"{OURS!r} names the paper's own network; call the claim something else")
+        if own := [name for name, claim in claims.items() if info.data.get("machine") in claim.machines]:
+            raise ValueError(f"{own[0]!r} compares {info.data['machine']!r} with itself; name other machines")
+        return claims
+
+    @field_validator("tornado")
+    @classmethod
+    def _marks(cls, marks: tuple[str, ...]) -> tuple[str, ...]:
+        from dovetail.accelerators.parameters import MARKS
+
+        if unknown := [mark for mark in marks if mark not in MARKS]:
+            raise ValueError(f"there is no mark {unknown[0]!r}; {suggest(unknown[0], MARKS)}")
+        return marks
+
+    @field_validator("networks")
+    @classmethod
+    def _of_claims(cls, networks: dict[str, dict[str, str]], info: ValidationInfo) -> dict[str, dict[str, str]]:
+        known = (OURS, *info.data.get("claims", ()))
+        for name, parts in networks.items():
+            if unknown := [part for part in parts if part not in known]:
+                raise ValueError(f"{name!r} says what {unknown[0]!r} is; {suggest(unknown[0], known)}")
+            if OURS not in parts or len(parts) == 1:
+                raise ValueError(f"{name!r} needs {OURS!r}, and what the machines of one claim run at least")
+        return networks
+
+    def others(self, claims: Iterable[str]) -> tuple[str, ...]:
+        """The machines of claims, each once."""
+        return tuple(dict.fromkeys(name for claim in claims for name in self.claims[claim].machines))
+
+
+def folder() -> Path:
+    """`benchmarks/papers` in the working folder, else in the checkout that this package is run from."""
+    here = Path("benchmarks/papers")
+    checkout = Path(__file__).resolve().parents[3] / here
+    return here if here.is_dir() or not checkout.is_dir() else checkout
+
+
+def find(name: str) -> Path:
+    """The file of a paper, by name or path; `RecipeError` suggests the nearest name."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    known = {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+    if name not in known:
+        raise RecipeError(f"there is no paper {name!r} in {folder()}; {suggest(name, known)}")
+    return known[name]
+
+
+def read(path: Path) -> Paper:
+    """The paper in a file; `RecipeError`."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the paper {path} cannot be read: {error}") from None
+    return validated(Paper, plain_data(text, str(path)), str(path))
+
+
+def result_path(path: Path) -> Path:
+    """Where the result of a paper stands: `results/<paper>.json` beside it."""
+    return path.parent / "results" / f"{path.stem}.json"
