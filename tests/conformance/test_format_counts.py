@@ -159,9 +159,10 @@ def test_macs_by_brute_force(name: str, case: Case, number: int, thinned: bool) 
     weight = packed(name, case, number)
     if thinned and name == "kernel_basis":
         bases, coefficients = weight.factors()
-        (outputs, *rest), shared = coefficients.shape, weight.spec.shared
-        kept = np.random.default_rng(1).random((-(-outputs // shared), *rest)) < 0.2
-        weight = type(weight).from_factors(bases, coefficients * kept.repeat(shared, 0)[:outputs], weight.spec)
+        (outputs, inputs, count), shared, block = coefficients.shape, weight.spec.shared, weight.spec.block
+        kept = np.random.default_rng(1).random((-(-outputs // shared), -(-inputs // block), count)) < 0.2
+        kept = kept.repeat(shared, 0)[:outputs].repeat(block, 1)[:, :inputs]
+        weight = type(weight).from_factors(bases, coefficients * kept, weight.spec)
     x = np.random.default_rng(2).standard_normal((case.channels, *case.size))
     dense = torch.from_numpy(weight.dense().astype(np.float64)).reshape(*case.shape[:2], *(case.shape[2:] or (1, 1)))
     oracle = F.conv2d(torch.from_numpy(x)[None], dense, None, case.stride, case.padding, 1, case.groups)[0].numpy()
