@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from dovetail.cli.schema import Part, plain_data, suggest, validated
+from dovetail.cli.schema import Part, part_in, suggest
 from dovetail.errors import RecipeError
 
 OURS = "ours"
@@ -112,11 +112,7 @@ def find(name: str) -> Path:
 
 def read(path: Path) -> Paper:
     """The paper in a file; `RecipeError`."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the paper {path} cannot be read: {error}") from None
-    return validated(Paper, plain_data(text, str(path)), str(path))
+    return part_in(path, Paper, "paper")
 
 
 def result_path(path: Path) -> Path:

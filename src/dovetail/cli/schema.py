@@ -222,6 +222,15 @@ def validated(kind: type[AnyPart], data: Any, where: str) -> AnyPart:
         raise RecipeError(f"{where}: {'; '.join(_explain(e, kind) for e in error.errors())}") from None
 
 
+def part_in(path: Path, kind: type[AnyPart], what: str) -> AnyPart:
+    """The part that a YAML file holds, or `RecipeError`, which calls the file by `what` it should be."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the {what} {path} cannot be read: {error}") from None
+    return validated(kind, plain_data(text, str(path)), str(path))
+
+
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the keys of `above` laid over it, mappings joined key by key."""
     result = dict(below)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from dovetail.cli.schema import Layers, Network, Part, plain_data, suggest, validated
+from dovetail.cli.schema import Layers, Network, Part, part_in, suggest
 from dovetail.errors import RecipeError
 from dovetail.peers.machine import portable
 
@@ -95,11 +95,7 @@ def listed() -> list[Path]:
 
 def read(path: Path) -> Sheet:
     """The sheet in a file; `RecipeError`."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the sheet {path} cannot be read: {error}") from None
-    return validated(Sheet, plain_data(text, str(path)), str(path))
+    return part_in(path, Sheet, "sheet")
 
 
 def cases(name: str) -> list[Case]:
