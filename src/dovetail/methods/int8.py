@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,9 +31,10 @@ from dovetail.methods.base import (
     check,
     unplain,
 )
-from dovetail.methods.rounding import Rounding, on_grid, reach_of
+from dovetail.methods.operands import Operands
+from dovetail.methods.rounding import on_grid
 from dovetail.program.calibrate import RULES, Rule
-from dovetail.program.quantize import Range, is_ternary, recomposed, whole_form, whole_values
+from dovetail.program.quantize import is_ternary, recomposed, whole_form, whole_values
 
 KINDS = (nn.Conv2d, nn.Linear, FormatLayer)
 NORM = nn.modules.batchnorm._BatchNorm
@@ -76,7 +76,8 @@ class Int8(SinglePhase):
                 raise SpecError(f"int8 {option} {getattr(self, option)} must be at least 1")
         if not 0 <= self.freeze <= 1:
             raise SpecError(f"int8 freeze {self.freeze} must lie between 0 and 1")
-        self._plan, self._hooks, self._norms = Plan(), list[Any](), list[nn.Module]()
+        self._plan, self._norms = Plan(), list[nn.Module]()
+        self._operands = Operands(self.rule, self.observe)
         self._reset()
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
@@ -96,42 +97,32 @@ class Int8(SinglePhase):
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
         """From now on the model computes as if in int8, in training and in evaluation."""
-        self._release()
+        self._operands.release()
         self._norms = [module for module in model.modules() if isinstance(module, NORM)]
         if phase.epochs:
             self._first_frozen = phase.epochs - round(self.freeze * phase.epochs)
-            self._watch(model)
+            self._operands.watch(model, floating=self._kept())
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
         """Observe anew, and freeze the batch norms when it is time."""
-        if epoch != self._observed:
-            self._observed, self._seen, self._sums = epoch, 0, []
+        self._operands.before_epoch(epoch)
         if epoch >= self._first_frozen:
             for norm in self._norms:
                 norm.eval()
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """The criterion of the rounded network."""
-        if self._seen >= self.observe:
+        with self._operands.observing():
             return super().loss(model, batch, criterion)
-        self._rounding.watch = self._note
-        try:
-            return super().loss(model, batch, criterion)
-        finally:
-            self._rounding.watch = None
-            self._seen += 1
-            if self._seen == self.observe:
-                self._take()
 
     def after_epoch(self, epoch: int) -> None:
         """Take the reach of codes from an epoch that was too short to observe all that was wanted."""
-        if self._seen < self.observe:
-            self._take()
+        self._operands.after_epoch()
 
     def end(self, phase: Phase, model: nn.Module) -> None:
         """Bring trained weights to their grids; the model computes with real numbers again."""
-        self._release()
+        self._operands.release()
         for norm in self._norms:
             norm.train(model.training)
         for name, _ in self._plan.specs() if phase.epochs else ():
@@ -139,11 +130,10 @@ class Int8(SinglePhase):
 
     def quantization(self) -> Quantization:
         """The options above; layers that the plan keeps stay in floating point."""
-        kept = tuple(name for name, what in self._plan.layers.items() if isinstance(what, Kept))
         untrained = self.epochs == 0
         return Quantization(
             rule=self.rule,
-            keep=kept,
+            keep=self._kept(),
             correct=self.correct and untrained,
             reestimate=self.reestimate and untrained,
             images=self.images,
@@ -151,54 +141,19 @@ class Int8(SinglePhase):
 
     def state_dict(self) -> dict[str, Any]:
         """The reach of codes, and the observations of which it becomes the next."""
-        reaches, sums = ([list(pair) for pair in pairs] for pairs in (self._rounding.reaches, self._sums))
-        return {"reaches": reaches, "sums": sums, "seen": self._seen, "observed": self._observed}
+        return self._operands.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self._rounding.reaches, self._sums = (_pairs(state[name]) for name in ("reaches", "sums"))
-        self._seen, self._observed = int(state["seen"]), int(state["observed"])
+        self._operands.load_state_dict(state)
 
     def _reset(self) -> None:
-        self._release()
-        self._rounding = Rounding()
-        self._sums: list[Range] = []
-        self._seen, self._observed, self._first_frozen = 0, -1, 0
+        self._operands.release()
+        self._operands = Operands(self.rule, self.observe)
+        self._first_frozen = 0
 
-    def _watch(self, model: nn.Module) -> None:
-        """Round within every forward pass of the model, but for the layers that stay in floating point."""
-        rounding = self._rounding
-
-        def pause(by: int) -> None:
-            rounding.paused += by
-
-        self._hooks = [
-            model.register_forward_pre_hook(lambda *_: rounding.begin()),
-            model.register_forward_hook(lambda *_: rounding.finish(), always_call=True),
-        ]
-        for name, what in self._plan.layers.items():
-            if isinstance(what, Kept):
-                layer = model.get_submodule(name)
-                self._hooks += [
-                    layer.register_forward_pre_hook(lambda *_: pause(1)),
-                    layer.register_forward_hook(lambda *_: pause(-1), always_call=True),
-                ]
-
-    def _release(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-
-    def _note(self, site: int, x: Tensor) -> None:
-        """Add what one batch says of the reach at a site."""
-        low, high = reach_of(x, self.rule, np.random.default_rng((self._observed, self._seen, site)))
-        before = self._sums[site] if site < len(self._sums) else (0.0, 0.0)
-        self._sums[site:] = [(before[0] + low, before[1] + high), *self._sums[site + 1 :]]
-
-    def _take(self) -> None:
-        """Round from now on as the observations say."""
-        if self._seen:
-            self._rounding.reaches = [(low / self._seen, high / self._seen) for low, high in self._sums]
+    def _kept(self) -> tuple[str, ...]:
+        return tuple(name for name, what in self._plan.layers.items() if isinstance(what, Kept))
 
 
 def _chosen(name: str, layer: nn.Module, given: Spec | Kept | None, trained: bool) -> Spec | Kept:
@@ -228,7 +183,3 @@ def _bring_to_grid(model: nn.Module, name: str) -> None:
     else:
         weight = layer.get_parameter("weight")
         weight.copy_(on_grid(weight))
-
-
-def _pairs(pairs: Any) -> list[Range]:
-    return [(float(low), float(high)) for low, high in pairs]

@@ -71,19 +71,20 @@ class Rounding(TorchFunctionMode):
         reaches: of the codes of every site; operands of sites beyond stay as they are.
         watch: called with the number and the numbers of every site, before rounding; None watches nothing.
         paused: above 0 while a layer runs that stays in floating point.
+        spared: above 0 while a layer runs whose weight is of whole numbers as it is, and so is not rounded.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.reaches: list[Range] = []
         self.watch: Callable[[int, Tensor], None] | None = None
-        self.paused = 0
+        self.paused = self.spared = 0
         self._site = 0
         self._rounded: Any = WeakTensorKeyDictionary()
 
     def begin(self) -> None:
         """A forward pass begins."""
-        self._site, self.paused = 0, 0
+        self._site = self.paused = self.spared = 0
         self._rounded.clear()
         self.__enter__()
 
@@ -92,12 +93,20 @@ class Rounding(TorchFunctionMode):
         self.__exit__(None, None, None)
         self._rounded.clear()
 
+    def pause(self, by: int) -> None:
+        """A layer that stays in floating point begins (1) or is over (-1)."""
+        self.paused += by
+
+    def spare(self, by: int) -> None:
+        """The same of a layer whose weight is not to be rounded."""
+        self.spared += by
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call `func` on what it should read."""
         given, named = list(args), dict(kwargs or {})
         if func in PRODUCTS and not self.paused:
             x, weight = (given.pop(0) if given else named.pop(name) for name in ("input", "weight"))
-            return func(self._read(x), round_weight(weight), *given, **named)
+            return func(self._read(x), weight if self.spared else round_weight(weight), *given, **named)
         if _is_mean(func, given, named) and not self.paused:
             return func(self._read(given[0]), *given[1:], **named)
         changed = given[:1] if _in_place(func, named) else []
