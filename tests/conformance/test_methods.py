@@ -21,7 +21,15 @@ from programs import close
 SAMPLES = {
     "block": lambda: Block(density=0.4, epochs=2, interval=2),
     "escalate": lambda: Escalate(
-        bases=3, density=0.3, shared=2, sparsify_epochs=1, ternarise_epochs=2, settle_epochs=1, update=2, blend=0.5
+        bases=3,
+        density=0.3,
+        shared=2,
+        sparsify_epochs=1,
+        ternarise_epochs=2,
+        settle_epochs=1,
+        update=2,
+        blend=0.5,
+        rounded=True,
     ),
     "int8": lambda: Int8(epochs=2, observe=2, freeze=0.5),
     "magnitude": lambda: Magnitude(density=0.4, epochs=2, interval=2),

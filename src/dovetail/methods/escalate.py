@@ -8,6 +8,7 @@ and what is chosen here is marked so on the method's page.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
 from dovetail.formats.layer import numpy, swap
 from dovetail.methods.base import (
+    Batch,
+    Criterion,
     Kept,
     Method,
     ParamGroups,
@@ -40,14 +43,17 @@ from dovetail.methods.kernels import (
     soften,
     train_sides,
 )
+from dovetail.methods.operands import Operands
 from dovetail.methods.places import Places
 from dovetail.methods.prices import by_layer, require_positive
+from dovetail.methods.rounding import on_grid
 from dovetail.methods.shrink import ChannelMap, bind, shrink
 from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.schedule import factor
 
 Allocation = Literal["global", "uniform"]
 SPARSIFY, TERNARISE, SETTLE = "sparsify", "ternarise", "settle"
+YOUNGER = {"rounded": "False"}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -82,6 +88,8 @@ class Escalate(Method):
         shrink: channels that nothing makes or reads any more leave the network in the end, as with `dovetail.shrink`,
             and shared kernels that are idle then. The network computes the same; outputs that share places leave
             together.
+        rounded: `settle` trains with the roundings of int8, as the method `Int8` does: what layers read has 256 codes,
+            and weights that stay dense lie on their grids. Nothing is then mended in the end.
         sparsify_epochs, ternarise_epochs, settle_epochs: of the phases; zero skips the training, not the phase.
         learning_rate: of `sparsify`; `ternarise_learning_rate`, `settle_learning_rate`: None takes `learning_rate`.
         schedule: of all phases; `sparsify_schedule`: of the first, None takes `schedule`.
@@ -105,6 +113,7 @@ class Escalate(Method):
     ramp: float = 0.6
     blend: float = 0.0
     shrink: bool = False
+    rounded: bool = False
     sparsify_epochs: int = 100
     ternarise_epochs: int = 60
     settle_epochs: int = 20
@@ -142,7 +151,12 @@ class Escalate(Method):
         require_positive(self.cost, "escalate")
         if self.rule not in RULES:
             raise SpecError(f"unknown escalate rule {self.rule!r}; known are {', '.join(RULES)}")
+        self._operands = Operands(self.rule)
         self._reset()
+
+    def options(self) -> dict[str, Any]:
+        """Without those that earlier versions lacked, where they say what these did: such a run goes on."""
+        return {name: value for name, value in super().options().items() if (name, value) not in YOUNGER.items()}
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
         """A ternary kernel basis for every convolution but the first; a given plan says otherwise.
@@ -205,13 +219,23 @@ class Escalate(Method):
         self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
         train_sides(self._layers.values(), bases=True, coefficients=phase.name != SETTLE)
         self._blend()
+        self._operands.release()
+        if self._rounds:
+            self._operands.watch(model, whole=self._layers)
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
-        """Give the turn to one side in `sparsify`, coefficients first."""
+        """Give the turn to one side in `sparsify`, coefficients first; observe operands that are rounded."""
         if self._where == SPARSIFY and self.interval:
             of_bases = (epoch + 1) // self.interval % 2 == 1
             train_sides(self._layers.values(), bases=of_bases, coefficients=not of_bases)
+        if self._rounds:
+            self._operands.before_epoch(epoch)
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
+        """The criterion of the network as the phase has it."""
+        with self._operands.observing() if self._rounds else nullcontext():
+            return super().loss(model, batch, criterion)
 
     def before_step(self) -> None:
         """What is frozen has no gradient at all, so that neither momentum nor weight decay moves it."""
@@ -236,8 +260,14 @@ class Escalate(Method):
         if self._step % self.update == 0 or self._step == ramp:
             self._places.keep(self._layers, min(1.0, self._step / ramp) if ramp else 1.0)
 
+    def after_epoch(self, epoch: int) -> None:
+        """Take the reach of codes from an epoch that was too short to observe all that was wanted."""
+        if self._rounds:
+            self._operands.after_epoch()
+
     def end(self, phase: Phase, model: nn.Module) -> None:
         """The last choice of a phase; after `settle` the layers hold what is packed."""
+        self._operands.release()
         train_sides(self._layers.values(), bases=True, coefficients=True)
         if phase.name != SETTLE:
             self._places.keep(self._layers)
@@ -248,10 +278,16 @@ class Escalate(Method):
             if self.shrink:
                 self.channel_map = shrink(model, self._example)
                 self._layers = {name: model.get_submodule(name) for name in self._layers}
+            if self._rounds:
+                self._bring_to_grids(model)
 
     def quantization(self) -> Quantization:
-        """int8 by calibration alone: bases and coefficients are whole numbers already."""
-        return Quantization(rule=self.rule, keep=(), correct=False, reestimate=self.reestimate, images=self.images)
+        """int8 by calibration alone: bases and coefficients are whole numbers already.
+
+        What was trained with these roundings has learnt what it is to give with them.
+        """
+        reestimate = self.reestimate and not (self.rounded and self.settle_epochs)
+        return Quantization(rule=self.rule, keep=(), correct=False, reestimate=reestimate, images=self.images)
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
@@ -262,20 +298,38 @@ class Escalate(Method):
         return {"density": sum(int((x != 0).sum()) for x in live) / sum(x.numel() for x in live)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Phase, steps within it, and what was removed; masks are in the layers."""
+        """Phase, steps within it, what was removed, and the reach of rounded operands; masks are in the layers."""
         channels = None if self.channel_map is None else self.channel_map.to_json()
-        return {"phase": self._where, "step": self._step, "channels": channels}
+        operands = {"operands": self._operands.state_dict()} if self.rounded else {}
+        return {"phase": self._where, "step": self._step, "channels": channels, **operands}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self._where, self._step = str(state["phase"]), int(state["step"])
         self.channel_map = None if state["channels"] is None else ChannelMap.from_json(state["channels"])
+        if self.rounded:
+            self._operands.load_state_dict(state["operands"])
 
     def _reset(self) -> None:
+        self._operands.release()
+        self._operands = Operands(self.rule)
         self._where, self._step = "", 0
         self._plan = Plan()
         self._layers: dict[str, KernelBasisConv2d] = {}
         self.channel_map: ChannelMap | None = None
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether the phase trains as if in int8."""
+        return self.rounded and self._where == SETTLE and self._phase.epochs > 0
+
+    @torch.no_grad()
+    def _bring_to_grids(self, model: nn.Module) -> None:
+        """Weights that stay dense become the numbers that they were rounded to."""
+        for name, what in self._plan.layers.items():
+            if isinstance(what, Kept):
+                weight = model.get_submodule(name).get_parameter("weight")
+                weight.copy_(on_grid(weight))
 
     def _blend(self) -> None:
         """How ternary the next step is: it follows from the steps of the phase, so a resumed one finds it again."""
