@@ -10,11 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from dovetail.errors import SpecError
-from dovetail.formats.base import Geometry
-from dovetail.formats.kernel_basis import PackedKernelBasis
+from dovetail.formats.base import Geometry, Spec
+from dovetail.formats.kernel_basis import KernelBasisSpec, PackedKernelBasis
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
 from dovetail.formats.kernel_basis.packed import decompose, least_macs
 from dovetail.formats.layer import numpy
+from dovetail.formats.values import INT8
 
 Init = Literal["svd", "pca_nomean", "pca_mean"]
 Bases = int | float
@@ -40,6 +41,21 @@ def bases_of(name: str, wanted: Bases | Mapping[str, Bases], otherwise: int) -> 
         return wanted
     matching = [count for pattern, count in wanted.items() if fnmatch.fnmatchcase(name, pattern)]
     return matching[-1] if matching else otherwise
+
+
+def is_ternary(spec: Spec) -> bool:
+    """Whether shared kernels of this spec are combined by ternary coefficients."""
+    return isinstance(spec, KernelBasisSpec) and spec.coefficients == "ternary"
+
+
+def is_whole(spec: Spec) -> bool:
+    """Whether shared kernels of this spec are combined by dense coefficients, and both are of int8."""
+    return isinstance(spec, KernelBasisSpec) and spec.coefficients == "dense" and spec.values == INT8
+
+
+def is_depthwise(layer: Any) -> bool:
+    """Whether every output of a convolution reads one channel of several."""
+    return bool(layer.groups > 1 and layer.weight.shape[1] == 1)
 
 
 def train_sides(layers: Iterable[KernelBasisConv2d], *, bases: bool, coefficients: bool) -> None:

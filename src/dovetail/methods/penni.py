@@ -20,7 +20,7 @@ from dovetail.formats.base import Geometry, Spec
 from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
 from dovetail.formats.layer import numpy, swap
-from dovetail.methods.base import Kept, Method, ParamGroups, Phase, Plan, Schedule, complete, execution_order, unplain
+from dovetail.methods.base import Kept, ParamGroups, Phase, Plan, Schedule, complete, execution_order, unplain
 from dovetail.methods.kernels import (
     Bases,
     Init,
@@ -29,18 +29,20 @@ from dovetail.methods.kernels import (
     basis_macs,
     decomposed,
     drop_frozen_gradients,
+    is_depthwise,
     soften,
     train_sides,
 )
 from dovetail.methods.largest import densest
 from dovetail.methods.reach import require_reach
-from dovetail.methods.shrink import Bound, ChannelMap, bind, shrink
+from dovetail.methods.shrink import Bound, bind, shrink
 from dovetail.methods.shrinking.groups import ChannelGroups
 from dovetail.methods.shrinking.rebuild import foldable
 from dovetail.methods.shrinking.removal import Mode, dead
 from dovetail.methods.shrinking.selection import importance, silence, total_macs, weakest, within
 from dovetail.methods.shrinking.sites import Site
 from dovetail.methods.shrinking.tracks import Bools
+from dovetail.methods.staged import Staged
 from dovetail.training.schedule import factor
 
 ZERO = 1e-7
@@ -48,7 +50,7 @@ Finish = Literal["kernel_basis", "dense", "auto"]
 
 
 @dataclass(kw_only=True, eq=False)
-class Penni(Method):
+class Penni(Staged):
     """Three phases: `alternate` (bases and coefficients in turns), `prune` (no epochs; also shrinks), `retrain`.
 
     Attributes:
@@ -177,9 +179,8 @@ class Penni(Method):
             for name, spec in self._plan.specs():
                 if not isinstance(model.get_submodule(name), KernelBasisConv2d):
                     swap(model, name, decomposed(model.get_submodule(name), spec, self.init))
-        if self._where != phase.name:
-            self._where, self._step = phase.name, 0
-        self._phase, self._model, self._layers = phase, model, _decomposed_layers(model)
+        self._enter(phase)
+        self._model, self._layers = model, _decomposed_layers(model)
         grouped = phase.name == "alternate" and self.group_l1 > 0
         self._groups = ChannelGroups(model, bind(model, self._example).coupling) if grouped else None
         train_sides(self._layers.values(), bases=True, coefficients=True)
@@ -251,21 +252,10 @@ class Penni(Method):
         changed = {name: reason for name, _ in plan.specs() if name not in held}
         return Plan({**plan.layers, **changed})
 
-    def state_dict(self) -> dict[str, Any]:
-        """Phase, steps within it, and what was removed; masks are in the layers."""
-        channels = None if self.channel_map is None else self.channel_map.to_json()
-        return {"phase": self._where, "step": self._step, "channels": channels}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self._where, self._step = str(state["phase"]), int(state["step"])
-        self.channel_map = None if state["channels"] is None else ChannelMap.from_json(state["channels"])
-
     def _reset(self) -> None:
-        self._where, self._step = "", 0
+        super()._reset()
         self._layers: dict[str, KernelBasisConv2d] = {}
         self._groups: ChannelGroups | None = None
-        self.channel_map: ChannelMap | None = None
 
     @property
     def _removes(self) -> bool:
@@ -286,7 +276,7 @@ class Penni(Method):
             return Kept("a linear layer has no kernels to share")
         if reason := unplain(layer):
             return Kept(reason)
-        if layer.groups > 1 and layer.weight.shape[1] == 1:
+        if is_depthwise(layer):
             return Kept("a depthwise convolution has one kernel per channel; PENNI leaves it")
         if first:
             return Kept("first layer (skip_first=False decomposes it)")
