@@ -33,6 +33,7 @@ FORMATS = {
     "sparse": "sparse",
     "block_sparse": "block_sparse",
     "kernel_basis": "kernel_basis",
+    "depthwise_basis": "kernel_basis",
     "ternary": "sparse",
     "ternary_basis": "kernel_basis",
     "shared_ternary_basis": "kernel_basis",
@@ -57,6 +58,8 @@ def spec_fields(name: str, case: Case) -> dict[str, Any] | None:
             return fields if len(case.weight) == 4 else None
         case "kernel_basis":  # which stays one because its values are int8
             return {"bases": min(6, taps), "coefficients": "sparse", "values": INT8} if taps > 1 else None
+        case "depthwise_basis":
+            return {"bases": min(4, taps), "values": INT8} if taps > 1 and case.weight[1] == 1 else None
     return {}
 
 

@@ -20,11 +20,11 @@ from dovetail.formats.base import Spec
 from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
 from dovetail.formats.layer import numpy, swap
+from dovetail.formats.values import F32, INT8
 from dovetail.methods.base import (
     Batch,
     Criterion,
     Kept,
-    Method,
     ParamGroups,
     Phase,
     Plan,
@@ -40,6 +40,9 @@ from dovetail.methods.kernels import (
     bases_of,
     decomposed,
     drop_frozen_gradients,
+    is_depthwise,
+    is_ternary,
+    is_whole,
     soften,
     train_sides,
 )
@@ -47,7 +50,8 @@ from dovetail.methods.operands import Operands
 from dovetail.methods.places import Places
 from dovetail.methods.prices import by_layer, require_positive
 from dovetail.methods.rounding import on_grid
-from dovetail.methods.shrink import ChannelMap, bind, shrink
+from dovetail.methods.shrink import bind, shrink
+from dovetail.methods.staged import Staged
 from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.schedule import factor
 
@@ -57,11 +61,12 @@ YOUNGER = {"rounded": "False"}
 
 
 @dataclass(kw_only=True, eq=False)
-class Escalate(Method):
+class Escalate(Staged):
     """Three phases: `sparsify` (real coefficients, fewer and fewer), `ternarise` (ternary ones), `settle` (they stand).
 
     Convolutions larger than 1x1 become a kernel basis with ternary coefficients, 1x1 ones (with `pointwise`) a basis of
-    one kernel. The first convolution and linear layers stay dense, for int8. The trained network computes with exactly
+    one kernel, depthwise ones (with `depthwise`) a basis with 8-bit coefficients, all of which stay. The first
+    convolution and linear layers stay dense, for int8. The trained network computes with exactly
     the numbers that are packed; `dovetail.quantize` then makes whole numbers of what flows between the layers.
 
     Attributes:
@@ -72,6 +77,7 @@ class Escalate(Method):
         block: neighbouring input channels whose coefficients stand at a place together, as dot products of the engine
             take them: four. The same saving of bits; of `shared` and `block` one at most is more than 1.
         pointwise: 1x1 convolutions become ternary, too.
+        depthwise: shared kernels of a depthwise convolution; None leaves these layers dense.
         density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost; or shares
             by layer name or glob, later ones winning, which every layer then keeps of its own.
         allocation: `"global"` keeps the largest of all layers together, by |coefficient| times the norm of its basis;
@@ -103,6 +109,7 @@ class Escalate(Method):
     shared: int = 1
     block: int = 1
     pointwise: bool = True
+    depthwise: int | None = None
     density: float | Mapping[str, float] = 0.05
     allocation: Allocation = "global"
     cost: Mapping[str, float] | None = None
@@ -144,6 +151,8 @@ class Escalate(Method):
         for name in ("shared", "block", "update", "images"):
             if getattr(self, name) < 1:
                 raise SpecError(f"escalate {name} {getattr(self, name)} must be at least 1")
+        if self.depthwise is not None and self.depthwise < 1:
+            raise SpecError(f"escalate depthwise {self.depthwise} must be at least 1, or None")
         if self.allocation not in ("global", "uniform"):
             raise SpecError(f"unknown escalate allocation {self.allocation!r}; known are global, uniform")
         if self.cost is not None and (own or self.allocation == "uniform"):
@@ -173,10 +182,13 @@ class Escalate(Method):
             Plan(dict.fromkeys(self.bases, Kept(""))).resolve(model)
         self._plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
         for name, spec in self._plan.specs():
-            if not isinstance(spec, KernelBasisSpec) or spec.coefficients != "ternary":
-                raise SpecError(f"layer {name!r}: escalate trains kernel_basis with ternary coefficients, not {spec}")
-        if not any(self._plan.specs()):
-            raise SpecError("escalate finds no convolution to decompose")
+            if not (is_ternary(spec) or (is_whole(spec) and is_depthwise(model.get_submodule(name)))):
+                also = "; of depthwise layers it trains dense ones of int8, too"
+                raise SpecError(
+                    f"layer {name!r}: escalate trains kernel_basis with ternary coefficients, not {spec}{also}"
+                )
+        if not any(is_ternary(spec) for _, spec in self._plan.specs()):
+            raise SpecError("escalate finds no convolution to decompose into ternary coefficients")
         self._places = self._places_of(model)
         if self.shrink:
             bind(model, example)
@@ -209,15 +221,14 @@ class Escalate(Method):
         for name, spec in self._plan.specs():
             layer = model.get_submodule(name)
             if not isinstance(layer, KernelBasisConv2d):
-                layer = decomposed(layer, replace(spec, coefficients="dense", shared=1, block=1))
+                layer = decomposed(layer, replace(spec, coefficients="dense", shared=1, block=1, values=F32))
                 swap(model, name, layer)
             if phase.name != SPARSIFY:
                 layer.spec, layer.latent = spec, True
-        if self._where != phase.name:
-            self._where, self._step = phase.name, 0
-        self._phase = phase
-        self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
-        train_sides(self._layers.values(), bases=True, coefficients=phase.name != SETTLE)
+        self._enter(phase)
+        self._note_layers(model)
+        train_sides(self._layers.values(), bases=True, coefficients=True)
+        train_sides(self._ternary.values(), bases=True, coefficients=phase.name != SETTLE)
         self._blend()
         self._operands.release()
         if self._rounds:
@@ -247,7 +258,7 @@ class Escalate(Method):
         if self._where == SPARSIFY:
             steps = self._phase.epochs * self.steps_per_epoch
             rate = self._phase.learning_rate * factor(self._phase.schedule, self._step, steps, 0)
-            for layer in self._layers.values():
+            for layer in self._ternary.values():
                 if layer.coefficients.requires_grad and self.l1:
                     soften(layer.coefficients, rate * self.l1)
                 if layer.mask is not None:
@@ -258,7 +269,7 @@ class Escalate(Method):
             return
         ramp = max(1, round(self.ramp * self._phase.epochs * self.steps_per_epoch)) if self._where == SPARSIFY else 0
         if self._step % self.update == 0 or self._step == ramp:
-            self._places.keep(self._layers, min(1.0, self._step / ramp) if ramp else 1.0)
+            self._places.keep(self._ternary, min(1.0, self._step / ramp) if ramp else 1.0)
 
     def after_epoch(self, epoch: int) -> None:
         """Take the reach of codes from an epoch that was too short to observe all that was wanted."""
@@ -270,14 +281,15 @@ class Escalate(Method):
         self._operands.release()
         train_sides(self._layers.values(), bases=True, coefficients=True)
         if phase.name != SETTLE:
-            self._places.keep(self._layers)
+            self._places.keep(self._ternary)
         else:
-            for layer in self._layers.values():
+            for name, layer in self._layers.items():
                 layer.settle_latent()
-                layer.prune(layer.coefficients != 0)
+                if name in self._ternary:
+                    layer.prune(layer.coefficients != 0)
             if self.shrink:
                 self.channel_map = shrink(model, self._example)
-                self._layers = {name: model.get_submodule(name) for name in self._layers}
+                self._note_layers(model)
             if self._rounds:
                 self._bring_to_grids(model)
 
@@ -291,32 +303,30 @@ class Escalate(Method):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """`density`: share of the coefficients that are not zero."""
-        if not self._layers:
+        """`density`: share of the coefficients that are not zero, in layers that are to be ternary."""
+        if not self._ternary:
             return {}
-        live = [layer.live_coefficients() for layer in self._layers.values()]
+        live = [layer.live_coefficients() for layer in self._ternary.values()]
         return {"density": sum(int((x != 0).sum()) for x in live) / sum(x.numel() for x in live)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Phase, steps within it, what was removed, and the reach of rounded operands; masks are in the layers."""
-        channels = None if self.channel_map is None else self.channel_map.to_json()
+        """That of all staged methods, and the reach of rounded operands."""
         operands = {"operands": self._operands.state_dict()} if self.rounded else {}
-        return {"phase": self._where, "step": self._step, "channels": channels, **operands}
+        return {**super().state_dict(), **operands}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self._where, self._step = str(state["phase"]), int(state["step"])
-        self.channel_map = None if state["channels"] is None else ChannelMap.from_json(state["channels"])
+        super().load_state_dict(state)
         if self.rounded:
             self._operands.load_state_dict(state["operands"])
 
     def _reset(self) -> None:
+        super()._reset()
         self._operands.release()
         self._operands = Operands(self.rule)
-        self._where, self._step = "", 0
         self._plan = Plan()
         self._layers: dict[str, KernelBasisConv2d] = {}
-        self.channel_map: ChannelMap | None = None
+        self._ternary: dict[str, KernelBasisConv2d] = {}
 
     @property
     def _rounds(self) -> bool:
@@ -331,10 +341,15 @@ class Escalate(Method):
                 weight = model.get_submodule(name).get_parameter("weight")
                 weight.copy_(on_grid(weight))
 
+    def _note_layers(self, model: nn.Module) -> None:
+        """All decomposed layers, and those among them whose coefficients are to be ternary."""
+        self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
+        self._ternary = {name: self._layers[name] for name, spec in self._plan.specs() if is_ternary(spec)}
+
     def _blend(self) -> None:
         """How ternary the next step is: it follows from the steps of the phase, so a resumed one finds it again."""
         steps = self.blend * self._phase.epochs * self.steps_per_epoch if self._where == TERNARISE else 0
-        for layer in self._layers.values():
+        for layer in self._ternary.values():
             layer.blend = min(1.0, self._step / steps) if steps else 1.0
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
@@ -346,12 +361,14 @@ class Escalate(Method):
             return Kept("does not run on the example")
         if name == order[0]:
             return Kept("first layer: int8")
-        if layer.groups > 1 and layer.weight.shape[1] == 1:
-            return Kept("a depthwise convolution has one kernel per channel: int8")
         size = layer.weight.shape[2] * layer.weight.shape[3]
+        most = min(size, layer.weight.shape[0] * layer.weight.shape[1])
+        if is_depthwise(layer):
+            if self.depthwise is None or size == 1:
+                return Kept("a depthwise convolution has one kernel per channel: int8")
+            return KernelBasisSpec(bases=min(self.depthwise, most), values=INT8)
         if size == 1:
             return self._spec(1) if self.pointwise else Kept("1x1: int8")
-        most = min(size, layer.weight.shape[0] * layer.weight.shape[1])
         return self._spec(min(bases_for(numpy(layer.weight), bases_of(name, self.bases, 6)), most))
 
     def _spec(self, bases: int) -> KernelBasisSpec:
@@ -365,16 +382,16 @@ class Escalate(Method):
 
     def _places_of(self, model: nn.Module) -> Places:
         """What the options say of the planned layers."""
-        specs = {name: spec for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
+        specs = {n: spec for n, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec) and is_ternary(spec)}
         shares, costs, density = dict[str, float](), dict[str, float](), 1.0
         if isinstance(self.density, Mapping):
-            shares = by_layer(self._plan, self.density, model, "escalate density")
+            shares = by_layer(Plan(specs), self.density, model, "escalate density")
         elif self.allocation == "uniform":
             shares = dict.fromkeys(specs, self.density)
         else:
             density = self.density
         if self.cost is not None:
-            costs = by_layer(self._plan, self.cost, model, "escalate cost")
+            costs = by_layer(Plan(specs), self.cost, model, "escalate cost")
         places = Places(specs, density, self.least, shares, costs)
         places.require_some(model)
         return places

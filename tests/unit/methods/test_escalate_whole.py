@@ -1,4 +1,4 @@
-"""Escalate as whole numbers will have it: operands rounded in training."""
+"""Escalate as whole numbers will have it: rounded operands, depthwise layers of int8."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from dovetail.api import compress, quantize
-from dovetail.errors import Interrupted
-from dovetail.methods import Distill, Escalate
+from dovetail.engine import Session
+from dovetail.errors import Interrupted, SpecError
+from dovetail.formats import KernelBasisSpec
+from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.values import INT8
+from dovetail.methods import Distill, Escalate, Kept, Plan
 from dovetail.methods.operands import Operands
 from dovetail.methods.rounding import on_grid
 from dovetail.program.lower import lower
@@ -191,3 +197,160 @@ def test_channels_leave_a_network_that_was_rounded(build, data):
     compress(model, short(rounded=True, shrink=True, l1=0.0, learning_rate=1e-4), train=data)
     assert model.down.out_channels < 32
     assert torch.isfinite(model.eval()(images(data))).all()
+
+
+# Depthwise layers
+
+
+class Separable(nn.Module):
+    """A stem, two depthwise convolutions (a stride, and two outputs of each channel), 1x1 ones, a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.bn = nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.deep, self.bn2 = nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False), nn.BatchNorm2d(12)
+        self.point = nn.Conv2d(12, 14, 1)
+        self.twice = nn.Conv2d(14, 28, (5, 3), stride=2, padding=(2, 1), groups=14)
+        self.fc = nn.Linear(28, 3)
+
+    def forward(self, x):
+        x = F.relu(self.bn(self.stem(x)))
+        x = F.relu(self.point(F.relu(self.bn2(self.deep(x)))))
+        return self.fc(F.relu(self.twice(x)).mean((2, 3)))
+
+
+DEEP = ("deep", "twice")
+
+
+@pytest.fixture
+def separable():
+    def make():
+        torch.manual_seed(7)
+        return Separable()
+
+    return make
+
+
+def test_depthwise_layers_are_planned_where_asked(separable, example):
+    kept = short().plan(separable(), example).layers
+    assert all(isinstance(kept[name], Kept) for name in DEEP)
+    plan = short(depthwise=4, density={"*": 0.5}, cost=None).plan(separable(), example).layers
+    assert {name: plan[name] for name in DEEP} == dict.fromkeys(DEEP, KernelBasisSpec(bases=4, values=INT8))
+    assert plan["point"] == KernelBasisSpec(bases=1, coefficients="ternary")
+    assert short(depthwise=40).plan(separable(), example).layers["deep"].bases == 9
+    # shares and costs are those of ternary layers
+    assert short(density={"point": 0.5}, depthwise=2).plan(separable(), example).layers["deep"].bases == 2
+    given = short().plan(separable(), example, Plan({"deep": KernelBasisSpec(bases=3, values=INT8)}))
+    assert given.layers["deep"].bases == 3
+    for spec, name in ((KernelBasisSpec(bases=3), "deep"), (KernelBasisSpec(bases=1, values=INT8), "point")):
+        with pytest.raises(SpecError, match="depthwise layers it trains dense ones of int8"):
+            short().plan(separable(), example, Plan({name: spec}))
+    with pytest.raises(SpecError, match="no convolution to decompose into ternary"):
+        short(depthwise=4, pointwise=False).plan(separable(), example)
+    with pytest.raises(SpecError, match="depthwise 0"):
+        short(depthwise=0)
+
+
+def test_whole_factors_by_hand():
+    """One basis grid in units of 254 / 127 = 2, and one of coefficients for each output."""
+    layer = KernelBasisConv2d.from_dense(nn.Conv2d(2, 2, 2, groups=2), KernelBasisSpec(bases=2, values=INT8))
+    with torch.no_grad():
+        layer.bases.copy_(torch.tensor([[[254.0, 3.1], [1.0, -253.0]], [[0.9, 0.0], [-5.0, 100.9]]]))
+        layer.coefficients.copy_(torch.tensor([[[127.0, 3.4]], [[0.2, -12.7]]]))
+    layer.latent = True
+    bases, coefficients = layer.live_factors()
+    want = torch.tensor([[[254.0, 4.0], [0.0, -252.0]], [[0.0, 0.0], [-4.0, 100.0]]])
+    torch.testing.assert_close(bases, want)
+    torch.testing.assert_close(coefficients, torch.tensor([[[127.0, 3.0]], [[0.2, -12.7]]]))
+    packed = layer.pack()
+    assert packed.codes()[0].ravel().tolist() == [127, 2, 0, -126, 0, 0, -2, 50]
+    assert packed.codes()[1].ravel().tolist() == [127, 3, 2, -127]
+    assert packed.bits() == 8 * 8 + 32 + 8 * 4 + 2 * 32
+    before = layer.weight().detach()
+    layer.settle_latent()
+    assert torch.equal(layer.weight(), before)
+
+
+def test_gradients_of_whole_factors_are_those_of_real_ones():
+    torch.manual_seed(0)
+    layer = KernelBasisConv2d.from_dense(nn.Conv2d(5, 10, 3, groups=5), KernelBasisSpec(bases=4, values=INT8))
+    layer.latent, g = True, torch.randn(10, 1, 3, 3)
+    (layer.weight() * g).sum().backward()
+    bases, coefficients = (factor.detach() for factor in layer.live_factors())
+    torch.testing.assert_close(layer.coefficients.grad, torch.einsum("kcrs,mrs->kcm", g, bases))
+    torch.testing.assert_close(layer.bases.grad, torch.einsum("kcrs,kcm->mrs", g, coefficients))
+
+
+def test_depthwise_layers_train_as_they_are_packed(separable, data):
+    """They are no part of the density, move in every phase, and stay what they are in whole numbers."""
+
+    class Watched(Escalate):
+        def begin(self, phase, model):
+            groups = super().begin(phase, model)
+            self.before = {name: copy.deepcopy(model.get_submodule(name).state_dict()) for name in DEEP}
+            return groups
+
+        def end(self, phase, model):
+            for name in DEEP:
+                layer = model.get_submodule(name)
+                assert layer.latent == (phase.name != "sparsify")
+                for key, tensor in self.before[name].items():
+                    assert not torch.equal(layer.state_dict()[key], tensor), (phase.name, name, key)
+            super().end(phase, model)
+
+    options = {"density": 0.3, "sparsify_epochs": 1, "ternarise_epochs": 1, "settle_epochs": 1, "learning_rate": 0.05}
+    model, method = separable(), Watched(depthwise=4, **options)
+    done = compress(model, method, train=data)
+    ternary = model.point.coefficients
+    assert done.history.records[-1].metrics["density"] == pytest.approx(float((ternary != 0).double().mean()))
+    for name in DEEP:
+        layer = model.get_submodule(name)
+        assert not layer.latent
+        packed = layer.pack()
+        assert packed.spec == KernelBasisSpec(bases=4, values=INT8)
+        packed.validate()
+        np.testing.assert_allclose(packed.dense(), layer.weight().detach().numpy(), rtol=1e-5, atol=1e-8)
+        assert (packed.codes()[1].ravel() != 0).mean() > 0.8
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_engine_runs_depthwise_bases_in_whole_numbers(separable, data, rounded):
+    """Bit for bit what the reference gives; bases and coefficients are the codes that training had."""
+    model, method = separable(), short(depthwise=4, rounded=rounded, rule="minmax")
+    compress(model, method, train=data)
+    x = images(data)
+    program = lower(model.eval(), x[:1])
+    made = quantize(program, [batch.numpy() for batch, _ in data], **method.quantization().options())
+    for name in DEEP:
+        codes = zip(made.weights[name].codes(), model.get_submodule(name).pack().codes())
+        scales = {node.weight: node.epilogue.scale for node in program.graph.nodes}
+        sign = 1 if scales[name] is None else np.sign(program.arrays[scales[name]])[:, None, None]
+        for (got, want), flip in zip(codes, (1, sign)):
+            assert np.array_equal(got, want * flip)
+    assert np.array_equal(Session(made)(x.numpy()), run(made, x.numpy()))
+
+
+@pytest.mark.parametrize("stop", [2, 6, 9, 13])
+def test_a_stopped_training_of_depthwise_layers_goes_on_exactly(separable, data, tmp_path, stop):
+    options = {"depthwise": 3, "interval": 1, "blend": 0.5, "learning_rate": 0.05}
+    whole, resumed = train_stopped(separable, data, tmp_path, options, stop)
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_dead_channels_leave_depthwise_layers(separable, data):
+    """With the rows of their coefficients; the others compute the same."""
+    options = {"depthwise": 4, "l1": 0.0, "learning_rate": 1e-4, "density": 0.5}
+    made = {}
+    for shrinking in (False, True):
+        model = separable()
+        with torch.no_grad():
+            model.point.weight[:, 3:8] = 0
+        compress(model, short(shrink=shrinking, **options), train=data)
+        made[shrinking] = model.eval()
+    whole, small = made[False].deep, made[True].deep
+    kept = [c for c in range(12) if bool((made[False].point.coefficients[:, c] != 0).any())]
+    assert small.groups == small.out_channels == len(kept) < 12
+    assert torch.equal(small.coefficients, whole.coefficients[kept])
+    assert small.pack().spec == whole.pack().spec
+    torch.testing.assert_close(made[True](images(data)), made[False](images(data)), atol=1e-5, rtol=1e-5)

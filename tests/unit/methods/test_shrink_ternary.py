@@ -67,11 +67,14 @@ def test_a_shrunk_network_of_ternary_coefficients_computes_the_same_bits(shared)
     assert np.array_equal(*(reference.run(program, x.numpy()) for program in whole))
 
 
+@pytest.mark.parametrize("coefficients", ["ternary", "dense"])
 @pytest.mark.parametrize(("idle", "left"), [(0, 3), (2, 2)])
 @torch.no_grad()
-def test_an_idle_basis_that_sets_the_grid_of_the_others_stays(idle, left):
+def test_an_idle_basis_that_sets_the_grid_of_the_others_stays(idle, left, coefficients):
     model, x = ternary_chain(1), images()
     layer = model[2]
+    if coefficients == "dense":
+        layer.spec = KernelBasisSpec(bases=3, values=INT8)
     layer.coefficients[:, :, idle] = 0
     codes = layer.pack().cast(INT8).codes()[0]
     shrink(model, x)

@@ -24,11 +24,12 @@ class KernelBasisConv2d(FormatConv2d):
     Where the boolean mask, of the coefficients' shape, is false, coefficients count as zero and get no gradient.
 
     Attributes:
-        latent: for ternary coefficients in training: `bases` and `coefficients` are the real numbers behind the ones
-            that the layer computes with, which are those of `trained_ternary`; gradients pass straight through, also to
-            coefficients that the mask makes zero. `settle_latent` ends it.
-        blend: of a latent layer in training mode: how much of its coefficients is ternary, the rest being the real ones
-            that are kept. Evaluated or packed, it has the ternary ones alone.
+        latent: in training: `bases` and `coefficients` are the real numbers behind the ones that the layer computes
+            with. Where the spec says ternary these are those of `trained_ternary`; gradients pass straight through,
+            also to coefficients that the mask makes zero. Else both factors are rounded as int8 stores them, straight
+            through. `settle_latent` ends it.
+        blend: of a latent layer of ternary coefficients in training mode: how much of these is ternary, the rest being
+            the real ones that are kept. Evaluated or packed, it has the ternary ones alone.
     """
 
     spec: KernelBasisSpec
@@ -54,9 +55,7 @@ class KernelBasisConv2d(FormatConv2d):
 
     def live_factors(self) -> tuple[Tensor, Tensor]:
         """Bases (d, R, S) and coefficients (K, C/groups, d) that the layer computes with."""
-        if self.latent:
-            return trained_ternary(self.bases, self.coefficients, self.mask)
-        return self.bases, self.coefficients if self.mask is None else self.coefficients * self.mask
+        return self._factors(1.0)
 
     def weight(self) -> Tensor:
         """(K, C/groups, R, S), recomposed."""
@@ -66,8 +65,7 @@ class KernelBasisConv2d(FormatConv2d):
         """One convolution with the recomposed weight; in training that of the blended coefficients."""
         if not (self.latent and self.training and self.blend < 1):
             return super().compute(x)
-        factors = trained_ternary(self.bases, self.coefficients, self.mask, self.blend)
-        return self.convolve(x, self._recomposed(*factors), self.bias)
+        return self.convolve(x, self._recomposed(*self._factors(self.blend)), self.bias)
 
     def factored(self, x: Tensor) -> Tensor:
         """Every channel meets its d bases (channel c, basis b at map c d + b), then a 1x1 combines the maps."""
@@ -132,6 +130,15 @@ class KernelBasisConv2d(FormatConv2d):
         self.spec = replace(self.spec, bases=int(keep.sum()))
         return self
 
+    def _factors(self, blend: float) -> tuple[Tensor, Tensor]:
+        if self.latent and self.spec.coefficients == "ternary":
+            return trained_ternary(self.bases, self.coefficients, self.mask, blend)
+        coefficients = self.coefficients if self.mask is None else self.coefficients * self.mask
+        if not self.latent:
+            return self.bases, coefficients
+        rows = coefficients.detach().abs().flatten(1).amax(1)[:, None, None]
+        return straight(self.bases, _on_one_grid(self.bases)), straight(coefficients, _on_grid(coefficients, rows))
+
     def _recomposed(self, bases: Tensor, coefficients: Tensor) -> Tensor:
         return (coefficients.flatten(0, 1) @ bases.flatten(1)).view(self.weight_shape)
 
@@ -185,8 +192,13 @@ def _mean(sizes: Tensor, kept: Tensor, over: tuple[int, int]) -> Tensor:
 
 def _on_one_grid(bases: Tensor) -> Tensor:
     """As int8 with one scale for all bases stores them."""
-    scale = (bases.detach().abs().max() / 127).clamp_min(SMALLEST)
-    return torch.round(bases / scale).clamp(-127, 127) * scale
+    return _on_grid(bases, bases.detach().abs().max())
+
+
+def _on_grid(values: Tensor, most: Tensor) -> Tensor:
+    """The nearest of 255 numbers, the same apart, from minus to plus `most`."""
+    scale = (most / 127).clamp_min(SMALLEST)
+    return torch.round(values / scale).clamp(-127, 127) * scale
 
 
 from_dense = KernelBasisConv2d.from_dense

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
 from dovetail.formats.layer import FormatLayer, parameter, swap
+from dovetail.formats.values import INT8
 from dovetail.methods.shrinking.binding import Bound
 from dovetail.methods.shrinking.channels import ChannelMap, Channels
 from dovetail.methods.shrinking.removal import Mode, readers
@@ -134,13 +135,14 @@ def _depthwise(layer: nn.Module) -> bool:
 def _without_idle_bases(layer: nn.Module) -> nn.Module:
     """Shared kernels that no coefficient uses any more go, too.
 
-    Bases of ternary coefficients lie on one int8 grid, from the largest of their numbers; so one that holds it stays.
+    Bases of ternary coefficients, or of int8 values, lie on one grid, from the largest of their numbers; so one that
+    holds it stays.
     """
     if not isinstance(layer, KernelBasisConv2d):
         return layer
     bases, coefficients = (factor.detach() for factor in layer.live_factors())
     used = (coefficients != 0).any(dim=0).any(dim=0)
-    if layer.spec.coefficients == "ternary":
+    if layer.spec.coefficients == "ternary" or layer.spec.values == INT8:
         sizes = bases.abs().flatten(1).amax(dim=1)
         used[sizes.argmax()] |= sizes.max() > sizes.where(used, 0).max()
     return layer if used.all() or len(used) == 1 else copy.deepcopy(layer).drop_bases(used)
