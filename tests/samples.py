@@ -84,6 +84,8 @@ SAMPLES = {
             lambda s: KernelBasisSpec(bases=area(s), coefficients="ternary"),
             lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary", shared=4),
             lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary", block=4),
+            lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary", asymmetric=True),
+            lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary", asymmetric=True, shared=4),
         ),
         linear=False,
     ),

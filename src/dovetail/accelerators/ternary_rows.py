@@ -98,16 +98,19 @@ def window_starts(channels: int, taps: int, window: int) -> Counts:
 
 
 def _coefficients(weight: PackedKernelBasis) -> tuple[Codes, bool]:
-    """`(K, C/groups, M)` as whole numbers, and whether these are ternary."""
-    ternary = weight.spec.coefficients == "ternary"
-    if isinstance(weight.spec.values, Integer8):
+    """`(K, C/groups, M)` as whole numbers, and whether these are ternary.
+
+    Those of two scales are numbers of 8 bits here: a sum would need two partial ones and a multiplier between them.
+    """
+    ternary = weight.spec.coefficients == "ternary" and not weight.spec.asymmetric
+    if isinstance(weight.spec.values, Integer8) and not weight.spec.asymmetric:
         return weight.codes()[1], ternary
     coefficients = weight.factors()[1]
     return (np.sign(coefficients).astype(np.int8) if ternary else rounded(coefficients)), ternary
 
 
 def _bases(weight: PackedKernelBasis) -> Codes:
-    if isinstance(weight.spec.values, Integer8):
+    if isinstance(weight.spec.values, Integer8) and not weight.spec.asymmetric:
         return weight.codes()[0]
     return INT8.codes("x", INT8.encode("x", weight.factors()[0], ONE_ROW))
 

@@ -49,7 +49,7 @@ from dovetail.methods.kernels import (
 from dovetail.methods.operands import Operands
 from dovetail.methods.places import Places
 from dovetail.methods.prices import by_layer, require_positive
-from dovetail.methods.rounding import on_grid
+from dovetail.methods.rounding import bring_to_grid
 from dovetail.methods.shrink import bind, shrink
 from dovetail.methods.staged import Staged
 from dovetail.program.calibrate import RULES, Rule
@@ -57,7 +57,8 @@ from dovetail.training.schedule import factor
 
 Allocation = Literal["global", "uniform"]
 SPARSIFY, TERNARISE, SETTLE = "sparsify", "ternarise", "settle"
-YOUNGER = {"rounded": "False"}
+REAL: Any = {"coefficients": "dense", "shared": 1, "block": 1, "asymmetric": False, "values": F32}  # in `sparsify`
+YOUNGER = {"asymmetric": "False", "rounded": "False"}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,6 +77,8 @@ class Escalate(Staged):
             places then take a part of the bits, and so the same bits hold more coefficients.
         block: neighbouring input channels whose coefficients stand at a place together, as dot products of the engine
             take them: four. The same saving of bits; of `shared` and `block` one at most is more than 1.
+        asymmetric: an output has two scales, of its coefficients above zero and of those below. They are no whole
+            numbers: these take the weights that they stand for.
         pointwise: 1x1 convolutions become ternary, too.
         depthwise: shared kernels of a depthwise convolution; None leaves these layers dense.
         density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost; or shares
@@ -108,6 +111,7 @@ class Escalate(Staged):
     bases: Bases | Mapping[str, Bases] = 6
     shared: int = 1
     block: int = 1
+    asymmetric: bool = False
     pointwise: bool = True
     depthwise: int | None = None
     density: float | Mapping[str, float] = 0.05
@@ -148,11 +152,9 @@ class Escalate(Staged):
         for name in ("l1", "interval"):
             if not getattr(self, name) >= 0:
                 raise SpecError(f"escalate {name} {getattr(self, name)} must not be negative")
-        for name in ("shared", "block", "update", "images"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"escalate {name} {getattr(self, name)} must be at least 1")
-        if self.depthwise is not None and self.depthwise < 1:
-            raise SpecError(f"escalate depthwise {self.depthwise} must be at least 1, or None")
+        for name in ("shared", "block", "depthwise", "update", "images"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise SpecError(f"escalate {name} {value} must be at least 1")
         if self.allocation not in ("global", "uniform"):
             raise SpecError(f"unknown escalate allocation {self.allocation!r}; known are global, uniform")
         if self.cost is not None and (own or self.allocation == "uniform"):
@@ -221,7 +223,7 @@ class Escalate(Staged):
         for name, spec in self._plan.specs():
             layer = model.get_submodule(name)
             if not isinstance(layer, KernelBasisConv2d):
-                layer = decomposed(layer, replace(spec, coefficients="dense", shared=1, block=1, values=F32))
+                layer = decomposed(layer, replace(spec, **REAL))
                 swap(model, name, layer)
             if phase.name != SPARSIFY:
                 layer.spec, layer.latent = spec, True
@@ -232,7 +234,8 @@ class Escalate(Staged):
         self._blend()
         self._operands.release()
         if self._rounds:
-            self._operands.watch(model, whole=self._layers)
+            whole = [name for name, layer in self._layers.items() if not layer.spec.asymmetric]
+            self._operands.watch(model, whole=whole)
         return super().begin(phase, model)
 
     def before_epoch(self, epoch: int) -> None:
@@ -290,11 +293,12 @@ class Escalate(Staged):
             if self.shrink:
                 self.channel_map = shrink(model, self._example)
                 self._note_layers(model)
-            if self._rounds:
-                self._bring_to_grids(model)
+            for name, what in self._plan.layers.items() if self._rounds else ():
+                if isinstance(what, Kept):
+                    bring_to_grid(model.get_submodule(name))
 
     def quantization(self) -> Quantization:
-        """int8 by calibration alone: bases and coefficients are whole numbers already.
+        """int8 by calibration alone: bases and coefficients are whole numbers already (but asymmetric ones).
 
         What was trained with these roundings has learnt what it is to give with them.
         """
@@ -333,14 +337,6 @@ class Escalate(Staged):
         """Whether the phase trains as if in int8."""
         return self.rounded and self._where == SETTLE and self._phase.epochs > 0
 
-    @torch.no_grad()
-    def _bring_to_grids(self, model: nn.Module) -> None:
-        """Weights that stay dense become the numbers that they were rounded to."""
-        for name, what in self._plan.layers.items():
-            if isinstance(what, Kept):
-                weight = model.get_submodule(name).get_parameter("weight")
-                weight.copy_(on_grid(weight))
-
     def _note_layers(self, model: nn.Module) -> None:
         """All decomposed layers, and those among them whose coefficients are to be ternary."""
         self._layers = {name: model.get_submodule(name) for name, _ in self._plan.specs()}
@@ -372,7 +368,8 @@ class Escalate(Staged):
         return self._spec(min(bases_for(numpy(layer.weight), bases_of(name, self.bases, 6)), most))
 
     def _spec(self, bases: int) -> KernelBasisSpec:
-        return KernelBasisSpec(bases=bases, coefficients="ternary", shared=self.shared, block=self.block)
+        together = {"shared": self.shared, "block": self.block}
+        return KernelBasisSpec(bases=bases, coefficients="ternary", asymmetric=self.asymmetric, **together)
 
     def _densities(self) -> list[tuple[str, float]]:
         """For messages: what each is called, and it."""

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dovetail.errors import SpecError
@@ -32,7 +31,7 @@ from dovetail.methods.base import (
     unplain,
 )
 from dovetail.methods.operands import Operands
-from dovetail.methods.rounding import on_grid
+from dovetail.methods.rounding import bring_to_grid
 from dovetail.program.calibrate import RULES, Rule
 from dovetail.program.quantize import is_ternary, recomposed, whole_form, whole_values
 
@@ -126,7 +125,7 @@ class Int8(SinglePhase):
         for norm in self._norms:
             norm.train(model.training)
         for name, _ in self._plan.specs() if phase.epochs else ():
-            _bring_to_grid(model, name)
+            _settle(model, name)
 
     def quantization(self) -> Quantization:
         """The options above; layers that the plan keeps stay in floating point."""
@@ -174,12 +173,10 @@ def _chosen(name: str, layer: nn.Module, given: Spec | Kept | None, trained: boo
     return spec
 
 
-@torch.no_grad()
-def _bring_to_grid(model: nn.Module, name: str) -> None:
+def _settle(model: nn.Module, name: str) -> None:
     layer = model.get_submodule(name)
     if isinstance(layer, FormatLayer):
         packed = recomposed(layer.pack()).cast(INT8).cast(F32)
         swap(model, name, from_packed(layer, packed).train(layer.training))
     else:
-        weight = layer.get_parameter("weight")
-        weight.copy_(on_grid(weight))
+        bring_to_grid(layer)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -41,6 +41,13 @@ def on_grid(weight: Tensor) -> Tensor:
     most = weight.detach().abs().flatten(1).amax(1)
     scale = (most / LARGEST).clamp_min(SMALLEST).view(-1, *(1,) * (weight.dim() - 1))
     return torch.round(weight / scale).clamp(-LARGEST, LARGEST) * scale
+
+
+@torch.no_grad()
+def bring_to_grid(layer: nn.Module) -> None:
+    """The weight of a dense layer becomes what it is rounded to."""
+    weight = layer.get_parameter("weight")
+    weight.copy_(on_grid(weight))
 
 
 def round_operand(x: Tensor, reach: Range) -> Tensor:

@@ -126,8 +126,11 @@ def recomposed(packed: Packed) -> Packed:
 def whole_form(packed: Packed, groups: int = 1) -> Packed:
     """The form in which a weight becomes whole numbers: its own, but for kernel bases that a dense weight outruns.
 
-    Those are recomposed. Bases whose values are int8 already, or whose coefficients are ternary, stay what they are.
+    Those are recomposed. Bases whose values are int8 already, or whose coefficients are ternary, stay what they are;
+    but asymmetric ones are no whole numbers, and so are recomposed.
     """
+    if isinstance(packed, PackedKernelBasis) and packed.spec.asymmetric:
+        return recomposed(packed)
     if not isinstance(packed, PackedKernelBasis) or packed.spec.values == INT8 or is_ternary(packed):
         return packed
     k, c, r, s = packed.shape

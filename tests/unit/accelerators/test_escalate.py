@@ -16,7 +16,8 @@ from dovetail.accelerators.ternary_rows import rows_of
 from dovetail.accelerators.workload import Workload
 from dovetail.errors import MachineError
 from dovetail.formats.dense import DenseSpec, PackedDense
-from dovetail.formats.values import INT8
+from dovetail.formats.kernel_basis import KernelBasisSpec, PackedKernelBasis
+from dovetail.formats.values import F32, INT8
 
 
 def machine(**fields: Any) -> Escalate:
@@ -330,6 +331,17 @@ def test_partial_sums_bound_the_strips():
 def test_bad_descriptions_are_refused(fields, complaint):
     with pytest.raises(MachineError, match=complaint):
         replace(machine_named("escalate"), **fields)
+
+
+@pytest.mark.parametrize("values", [F32, INT8], ids=lambda values: values.name)
+def test_ternary_coefficients_of_two_scales_are_numbers_of_8_bits(values):
+    """127 for the larger scale, and what the smaller one is beside it."""
+    spec = KernelBasisSpec(bases=1, coefficients="ternary", asymmetric=True, values=values)
+    given = np.array([[[2.0], [-1.0], [0.0]]])
+    packed = PackedKernelBasis.from_factors(np.ones((1, 2, 2)), given, spec)
+    rows = rows_of(Workload("layer", packed, np.ones((1, 3, 4, 4), bool)), 64)
+    assert (rows.bits, rows.codes.ravel().tolist()) == (7, [127, -64, 0])
+    assert rows.bases.ravel().tolist() == [127] * 4
 
 
 def test_layers_that_do_not_fit_are_refused():

@@ -1,8 +1,9 @@
-"""Escalate as whole numbers will have it: rounded operands, depthwise layers of int8."""
+"""Escalate as whole numbers will have it: rounded operands, depthwise layers of int8, scales of both signs."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -354,3 +355,44 @@ def test_dead_channels_leave_depthwise_layers(separable, data):
     assert torch.equal(small.coefficients, whole.coefficients[kept])
     assert small.pack().spec == whole.pack().spec
     torch.testing.assert_close(made[True](images(data)), made[False](images(data)), atol=1e-5, rtol=1e-5)
+
+
+# Scales of both signs
+
+
+def test_asymmetric_layers_train_as_they_are_packed(build, data):
+    model = build()
+    compress(model, short(asymmetric=True, learning_rate=0.05), train=data)
+    for name in TERNARY:
+        layer = model.get_submodule(name)
+        packed = layer.pack()
+        assert packed.spec == replace(layer.spec, coefficients="ternary", asymmetric=True)
+        np.testing.assert_allclose(packed.dense(), layer.weight().detach().numpy(), rtol=1e-5, atol=1e-8)
+        plus, minus = packed.arrays["coefficients.scale"].reshape(-1, 2).T
+        assert (plus != minus).mean() > 0.8
+    assert "asymmetric" not in short().options()
+    assert short(asymmetric=True).options()["asymmetric"] == "True"
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_asymmetric_layers_are_recomposed_for_whole_numbers(build, data, rounded):
+    """And rounded as such in training, where that rounds."""
+    model, method, x = build(), short(asymmetric=True, rounded=rounded, rule="minmax"), images(data)
+    seen = spying(method, data)
+    compress(model, method, train=data)
+    program = lower(model.eval(), x[:1])
+    made = quantize(program, [batch.numpy() for batch, _ in data], **method.quantization().options())
+    assert {made.weights[name].spec.format for name in TERNARY} <= {"dense", "sparse"}
+    whole, real = run(made, x.numpy()), run(program, x.numpy())
+    assert np.array_equal(Session(made)(x.numpy()), whole)
+    assert np.abs(whole - real).max() < 0.05 * np.ptp(real)
+    if rounded:
+        assert np.abs(whole - seen["settle"]).mean() < 0.01 * real.std()
+
+
+@pytest.mark.parametrize("stop", [2, 6, 13])
+def test_a_stopped_training_of_asymmetric_layers_goes_on_exactly(build, data, tmp_path, stop):
+    options = {"asymmetric": True, "shared": 2, "blend": 0.5, "rounded": True, "learning_rate": 0.05}
+    whole, resumed = train_stopped(build, data, tmp_path, options, stop)
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name

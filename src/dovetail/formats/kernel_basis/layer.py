@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from dovetail.errors import SpecError
 from dovetail.formats.kernel_basis.packed import PackedKernelBasis
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
+from dovetail.formats.kernel_basis.ternary import LEAST
 from dovetail.formats.layer import FormatConv2d, first_parameter, numpy, parameter, straight
 
 SMALLEST = 1e-30  # keeps a basis without coefficients from dividing by zero
-SMALLEST_HALF = 2.0**-14  # of the scale of an output: float16 holds it with all its digits
 
 
 class KernelBasisConv2d(FormatConv2d):
@@ -132,7 +132,7 @@ class KernelBasisConv2d(FormatConv2d):
 
     def _factors(self, blend: float) -> tuple[Tensor, Tensor]:
         if self.latent and self.spec.coefficients == "ternary":
-            return trained_ternary(self.bases, self.coefficients, self.mask, blend)
+            return trained_ternary(self.bases, self.coefficients, self.mask, blend, self.spec.asymmetric)
         coefficients = self.coefficients if self.mask is None else self.coefficients * self.mask
         if not self.latent:
             return self.bases, coefficients
@@ -161,13 +161,16 @@ def _stay_together(kept: Tensor, count: int) -> bool:
     return all(len(set(groups[i : i + count])) == 1 for i in range(0, len(groups), count))
 
 
-def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None, blend: float = 1.0) -> tuple[Tensor, Tensor]:
+def trained_ternary(
+    bases: Tensor, latent: Tensor, mask: Tensor | None, blend: float = 1.0, asymmetric: bool = False
+) -> tuple[Tensor, Tensor]:
     """Bases (d, R, S) on one int8 grid, and coefficients gamma_k T (K, C/groups, d) with T in -1, 0, 1.
 
     T is the sign of the latent coefficient, 0 where the mask is false. alpha_m, the mean magnitude of the others of a
     basis (of all where the mask leaves none, so that they may return), becomes a factor of the basis; gamma_k is the
     mean of |latent| / alpha_m of an output, as float16 holds it. Being means, the scales move with their latent numbers
-    just as their own gradients would move them.
+    just as their own gradients would move them. `asymmetric` coefficients have a gamma of those above zero and one of
+    those below, each the mean of its own (trained ternary quantization, ICLR 2017).
 
     With a `blend` below 1 that much of the coefficients is ternary and the rest the latent ones that are kept, in the
     same units: at 0 they combine the bases as before anything was ternary. Gradients are the same with any blend.
@@ -178,12 +181,22 @@ def trained_ternary(bases: Tensor, latent: Tensor, mask: Tensor | None, blend: f
     sizes = latent.abs() * kept
     every = _mean(latent.abs(), torch.ones_like(kept), (0, 1))
     alpha = torch.where(kept.any(0).any(0), _mean(sizes, kept, (0, 1)), every)
-    gamma = _mean(sizes / alpha.clamp_min(SMALLEST), kept, (1, 2)).clamp_min(SMALLEST_HALF)
-    made = torch.where(latent < 0, -1.0, 1.0) * kept * gamma.half().float()[:, None, None]
+    units, negative = sizes / alpha.clamp_min(SMALLEST), latent < 0
+    if asymmetric:
+        plus, minus = ~negative & kept, negative & kept
+        gamma = torch.where(negative, _gamma(units * minus, minus), _gamma(units * plus, plus))
+    else:
+        gamma = _gamma(units, kept)
+    made = torch.where(negative, -1.0, 1.0) * kept * gamma
     scaled, real = bases * alpha[:, None, None], latent / alpha.clamp_min(SMALLEST)
     if blend < 1:
         made = blend * made + (1 - blend) * real.detach() * kept
     return straight(scaled, _on_one_grid(scaled)), straight(real, made)
+
+
+def _gamma(units: Tensor, kept: Tensor) -> Tensor:
+    """Of each output, (K, 1, 1): the mean of what is kept, as float16 holds it."""
+    return _mean(units, kept, (1, 2)).clamp_min(LEAST).half().float()[:, None, None]
 
 
 def _mean(sizes: Tensor, kept: Tensor, over: tuple[int, int]) -> Tensor:

@@ -15,11 +15,13 @@ from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_siz
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
 from dovetail.formats.kernel_basis.ternary import (
     most,
+    of_both_signs,
     require_ternary,
     share_places,
     shared_pattern,
     spread,
     ternarise,
+    with_scales_of_both_signs,
 )
 from dovetail.formats.values import ONE_ROW, TERNARY, FloatArray, Integer8, Rows, Values, Whole
 
@@ -34,7 +36,8 @@ class PackedKernelBasis(Packed):
     With sparse coefficients `coefficients` holds only the non-zero ones, in the order of the flattened
     (K, C/groups, d), and `coefficients.bitmap` or `coefficients.gaps` says where they stand. With ternary ones it holds
     their signs, in the order of (K, d, C/groups), and the positions are a set of rows, one for each basis and output
-    (or `spec.shared` outputs), of ceil(C/groups / `spec.block`) places each.
+    (or `spec.shared` outputs), of ceil(C/groups / `spec.block`) places each. Each output has a scale, or two if
+    `spec.asymmetric`: of its coefficients above zero, then of those below.
     """
 
     spec: KernelBasisSpec
@@ -44,15 +47,19 @@ class PackedKernelBasis(Packed):
         """The truncated SVD of the (K C, R S) matrix of kernels: the Frobenius optimum for `spec.bases`.
 
         Of the coefficients the largest are kept, as many as `spec.density` says. Ternary ones are then those of
-        `ternarise`, and the bases take their scales.
+        `ternarise`, and the bases take their scales; asymmetric ones also keep, for either sign of an output, the mean
+        of their magnitudes in units of those.
         """
         weight = as_weight(weight)
         spec.check(weight.shape)
         bases, coefficients = decompose(weight, spec.bases)
         if spec.coefficients == "ternary":
             together = {"shared": spec.shared, "block": spec.block}
-            coefficients, scales = ternarise(coefficients, density=spec.density, **together)
-            bases = bases * scales[:, None, None]
+            signs, scales = ternarise(coefficients, density=spec.density, **together)
+            if spec.asymmetric:
+                sizes = np.abs(coefficients) / np.where(scales > 0, scales, 1)
+                signs = with_scales_of_both_signs(signs, sizes)
+            bases, coefficients = bases * scales[:, None, None], signs
         elif spec.density is not None:
             coefficients = coefficients * most(coefficients, spec.density)
         return cls.from_factors(bases, coefficients, replace(spec, density=None))
@@ -62,8 +69,8 @@ class PackedKernelBasis(Packed):
         """From `bases` (d, R, S) and `coefficients` (K, C/groups, d), zeros included.
 
         Raises:
-            SpecError: ternary coefficients of an output have several magnitudes, or one that float16 does not hold, or
-                stand elsewhere than those of outputs or inputs that share their places.
+            SpecError: ternary coefficients of an output (of either sign, if asymmetric) have several magnitudes, or one
+                that float16 does not hold, or stand elsewhere than those of outputs or inputs that share their places.
         """
         bases, stored = as_weight(bases), as_weight(coefficients)
         arrays, rows = spec.values.encode("bases", bases, ONE_ROW), None
@@ -74,8 +81,10 @@ class PackedKernelBasis(Packed):
             pattern = shared_pattern(present, spec.shared, spec.block) if values == TERNARY else present
             arrays |= positions.encode("coefficients", pattern, _row(spec, coefficients.shape[1]))
             rows, stored = _output_of(np.flatnonzero(present), stored.shape), stored[present]
+            if spec.asymmetric:
+                rows = of_both_signs(rows, stored < 0)
             if values == TERNARY:
-                require_ternary(stored, rows)
+                require_ternary(stored, rows, signs=1 + spec.asymmetric)
         arrays |= values.encode("coefficients", stored, rows)
         return cls(spec, (*coefficients.shape[:2], *bases.shape[1:]), arrays)
 
@@ -92,20 +101,25 @@ class PackedKernelBasis(Packed):
         """Bases and coefficients in another value type; the coefficients take the factors of the outputs.
 
         Ternary ones stay what they are, but for those of outputs whose scale becomes too small for float16: they are
-        zero, and where other outputs shared their places, each has its own from then on.
+        zero, and where other outputs, or inputs of a block, shared their places, each has its own from then on.
         """
         bases, coefficients = self.factors()
         coefficients, spec = scaled(coefficients, multiply), replace(self.spec, values=values)
         if spec.coefficients == "ternary":
-            coefficients = TERNARY.round(coefficients)
+            coefficients = TERNARY.round(coefficients, _rows_of(coefficients, spec))
             if not share_places(coefficients != 0, spec.shared):
                 spec = replace(spec, shared=1)
+            if not share_places(coefficients != 0, spec.block, axis=1):
+                spec = replace(spec, block=1)
         return type(self).from_factors(bases, coefficients, spec)
 
     def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
-        """Codes of the coefficients times codes of the bases, which have one scale for all (int8 values)."""
+        """Codes of the coefficients times codes of the bases, which have one scale for all (int8 values).
+
+        None also where an output has two scales.
+        """
         values, others = self.spec.values, self.values_of("coefficients")
-        if not (isinstance(values, Integer8) and isinstance(others, Whole)):
+        if self.spec.asymmetric or not (isinstance(values, Integer8) and isinstance(others, Whole)):
             return None
         bases, coefficients = self.codes()
         weight = np.tensordot(coefficients.astype(np.int32), bases.astype(np.int32), axes=1)
@@ -115,6 +129,8 @@ class PackedKernelBasis(Packed):
     def codes(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
         """`bases` (d, R, S) and `coefficients` (K, C/groups, d) of int8 values, as they are stored, zeros filled in."""
         values, others = self.spec.values, self.values_of("coefficients")
+        if self.spec.asymmetric:
+            raise ProgramError("asymmetric ternary coefficients are no whole numbers: their signs differ in scale")
         if not (isinstance(values, Integer8) and isinstance(others, Whole)):
             raise ProgramError(f"a weight of {values.name} values has no codes")
         stored = others.codes("coefficients", self.arrays, self.rows("coefficients"))
@@ -125,13 +141,19 @@ class PackedKernelBasis(Packed):
         return self.spec.values if name == "bases" else _values_of_coefficients(self.spec)
 
     def rows(self, name: str) -> Rows | None:
-        """One scale for all bases; of the coefficients, one per output channel."""
+        """One scale for all bases; of the coefficients, one per output channel, or two if they are asymmetric."""
         if name == "bases":
             return ONE_ROW
-        return None if self.spec.coefficients == "dense" else _output_of(self._positions(), self._grid)
+        if self.spec.coefficients == "dense":
+            return None
+        rows = _output_of(self._positions(), self._grid)
+        return of_both_signs(rows, TERNARY.codes(name, self.arrays, rows) < 0) if self.spec.asymmetric else rows
 
     def macs(self, at: Geometry) -> int:
-        """Of the cheapest exact order: see `least_macs`. Ternary coefficients multiply nothing."""
+        """Of the cheapest exact order: see `least_macs`. Ternary coefficients multiply nothing.
+
+        Asymmetric ones multiply once whatever they add up to: what is taken away by the ratio of the scales.
+        """
         with_bases, with_coefficients = self._cheapest(at)
         return with_bases + (with_coefficients if self.spec.coefficients != "ternary" else 0)
 
@@ -198,6 +220,9 @@ class PackedKernelBasis(Packed):
     def _cheapest(self, at: Geometry) -> Work:
         """Of equally cheap orders the one that multiplies least."""
         orders = orders_of(self.shape, self.spec.bases, self.stored_coefficients(), self.live_kernels(), at)
+        if self.spec.asymmetric:
+            sums = (self.shape[0] * at.outputs, self.shape[0] * self.spec.bases * at.inputs, 0)
+            orders = [(bases + more, others) for (bases, others), more in zip(orders, sums, strict=True)]
         return min(orders, key=lambda work: (sum(work), work[0]))
 
 
@@ -226,6 +251,14 @@ def _values_of_coefficients(spec: KernelBasisSpec) -> Values:
 def _row(spec: KernelBasisSpec, channels: int) -> int | None:
     """How many places an output has for a basis, where positions are a set of rows."""
     return -(-channels // spec.block) if spec.coefficients == "ternary" else None
+
+
+def _rows_of(coefficients: FloatArray, spec: KernelBasisSpec) -> Rows | None:
+    """Which ternary `coefficients` (K, C/groups, d) share a scale; None: those of an output."""
+    if not spec.asymmetric:
+        return None
+    outputs = np.arange(len(coefficients))[:, None, None]
+    return of_both_signs(Rows(outputs, len(coefficients)), coefficients < 0)
 
 
 def _ordered(coefficients: NDArray[T], spec: KernelBasisSpec) -> NDArray[T]:

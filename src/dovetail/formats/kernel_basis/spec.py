@@ -21,7 +21,8 @@ class KernelBasisSpec(Spec):
     signs of these, positions and a scale per output channel. The value type of ternary ones is that of the bases alone.
     Of ternary ones `shared` neighbouring output channels, counted from the first, may have theirs at the same places,
     each with signs of its own: then the positions are stored once for all of them. Or those of `block` neighbouring
-    input channels, counted from the first of a group, stand at a place together.
+    input channels, counted from the first of a group, stand at a place together. `asymmetric` ternary coefficients have
+    two scales per output channel, one of those above zero and one of those below: they are no whole numbers.
 
     Attributes:
         density: the share of the coefficients (or of the places that some share) that `from_dense` keeps, the
@@ -29,11 +30,14 @@ class KernelBasisSpec(Spec):
     """
 
     format: ClassVar[str] = "kernel_basis"
-    younger: ClassVar[Mapping[str, Any]] = MappingProxyType({"shared": 1, "block": 1, "density": None})
+    younger: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"shared": 1, "block": 1, "asymmetric": False, "density": None}
+    )
     bases: int
     coefficients: Coefficients = "dense"
     shared: int = 1
     block: int = 1
+    asymmetric: bool = False
     density: float | None = None
 
     def __post_init__(self) -> None:
@@ -46,11 +50,14 @@ class KernelBasisSpec(Spec):
             raise SpecError(f"kernel_basis coefficients are {known}, not {self.coefficients!r}")
         if self.shared > 1 and self.coefficients != "ternary":
             raise SpecError(f"kernel_basis shares places among outputs of ternary coefficients only, not {self}")
-
         if self.block > 1 and self.coefficients != "ternary":
             raise SpecError(f"kernel_basis has blocks of ternary coefficients only, not {self}")
         if self.block > 1 and self.shared > 1:
             raise SpecError(f"kernel_basis shares places among outputs or within blocks of inputs, not both: {self}")
+        if not isinstance(self.asymmetric, bool):
+            raise SpecError(f"kernel_basis asymmetric must be true or false, not {self.asymmetric!r}")
+        if self.asymmetric and self.coefficients != "ternary":
+            raise SpecError(f"kernel_basis has scales of both signs for ternary coefficients only, not {self}")
         if self.density is not None:
             if self.coefficients == "dense":
                 raise SpecError(f"kernel_basis keeps all dense coefficients, not a share of {self.density!r}")

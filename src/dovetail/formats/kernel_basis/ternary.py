@@ -10,6 +10,8 @@ from dovetail.errors import SpecError
 from dovetail.formats.sparse.packed import largest
 from dovetail.formats.values import THRESHOLD, FloatArray, Rows
 
+LEAST = 2.0**-14  # of the scale of an output: float16 holds it with all its digits
+
 
 def ternarise(
     coefficients: np.ndarray,
@@ -30,6 +32,21 @@ def ternarise(
     kept = spread(spread(beyond, block, coefficients.shape[1], axis=1), shared, len(coefficients))
     scales = (magnitudes * kept).sum(axis=(0, 1)) / np.maximum(kept.sum(axis=(0, 1)), 1)
     return np.where(coefficients < 0, -1.0, 1.0) * kept, scales
+
+
+def with_scales_of_both_signs(signs: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The `signs` (K, C, d), each times the mean of the `sizes` that belong to that sign of its output."""
+    made = np.zeros_like(sizes)
+    for sign in (1, -1):
+        there = signs == sign
+        mean = (sizes * there).sum(axis=(1, 2)) / np.maximum(there.sum(axis=(1, 2)), 1)
+        made += sign * there * np.maximum(mean, LEAST)[:, None, None]
+    return made
+
+
+def of_both_signs(rows: Rows, negative: np.ndarray) -> Rows:
+    """Two rows for each, one after the other: of its numbers above zero, and of those below."""
+    return Rows(2 * rows.index + negative, 2 * rows.count)
 
 
 def most(sizes: np.ndarray, density: float) -> np.ndarray:
@@ -76,14 +93,18 @@ def shared_pattern(present: np.ndarray, shared: int, block: int) -> np.ndarray:
     return present
 
 
-def require_ternary(coefficients: FloatArray, rows: Rows) -> None:
-    """`SpecError` unless the non-zero coefficients of each row, listed, have one magnitude."""
+def require_ternary(coefficients: FloatArray, rows: Rows, signs: int = 1) -> None:
+    """`SpecError` unless the non-zero coefficients of each row, listed, have one magnitude.
+
+    An output has one row, or two of different `signs`.
+    """
     most, least = np.zeros(rows.count, np.float32), np.full(rows.count, np.inf, np.float32)
     np.maximum.at(most, rows.index, np.abs(coefficients))
     np.minimum.at(least, rows.index, np.abs(coefficients))
     if (wrong := (most > 0) & (least != most)).any():
-        k = int(np.argmax(wrong))
+        row = int(np.argmax(wrong))
+        of_one_sign = "" if signs == 1 else ("positive ", "negative ")[row % 2]
         raise SpecError(
-            f"the coefficients of output {k} have magnitudes from {least[k]:.3g} to {most[k]:.3g}; ternary ones have "
-            f"one: train them towards it, or take from_dense, which rounds them"
+            f"the {of_one_sign}coefficients of output {row // signs} have magnitudes from {least[row]:.3g} to "
+            f"{most[row]:.3g}; ternary ones have one: train them towards it, or take from_dense, which rounds them"
         )
