@@ -15,11 +15,11 @@ from dovetail.peers import layerwise
 from dovetail.peers.layerwise import Row, Timed, time_layer
 from dovetail.peers.peer import LAYERWISE
 from dovetail.peers.schedule import Pace
-from dovetail.peers.shapes import Shape
+from dovetail.program.layers import LayerShape
 
 needs_native = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 QUICK = Pace(blocks=2, runs=3, warm=1, warm_seconds=0.0, gap=0.0)
-CONV = Shape("conv2d", (8, 8, 8), (8, 8, 8), (8, 8, 3, 3), (1, 1), (1, 1, 1, 1), layers=("a", "b"))
+CONV = LayerShape("conv2d", (8, 8, 8), (8, 8, 8), (8, 8, 3, 3), (1, 1), (1, 1, 1, 1), layers=("a", "b"))
 SHEET = "network: { name: resnet8, options: { width: 0.5 } }\ninput: [3, 8, 8]\nvariants: { dense: {} }\n"
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dovetail.engine.peaks import Peaks
     from dovetail.peers.layerwise import Timed
     from dovetail.peers.peer import Peer
-    from dovetail.peers.shapes import Shape
+    from dovetail.program.layers import LayerShape
 
 log = logging.getLogger("dovetail.cli")
 app = App(name="shapes", help="The layers of networks, timed one by one and drawn under the machine's roofline.")
@@ -165,15 +165,15 @@ def _draw(result: dict[str, Any], beside: Path) -> None:
     say(f"wrote {beside} and {target}" if beside.is_file() else f"wrote {target}")
 
 
-def _shapes_of(sheet: sheets.Sheet) -> list[Shape]:
+def _shapes_of(sheet: sheets.Sheet) -> list[LayerShape]:
     import torch
 
     from dovetail.cli.materials import build_network
-    from dovetail.peers.shapes import shapes_of
+    from dovetail.program.layers import layer_shapes
     from dovetail.program.lower import lower
 
     model = build_network(sheet.network, None).eval()
-    return shapes_of(lower(model, torch.zeros(1, *sheet.input)))
+    return layer_shapes(lower(model, torch.zeros(1, *sheet.input)))
 
 
 def _sheets(name: str | None) -> list[Path]:

@@ -23,7 +23,8 @@ from dovetail.peers.compare import AGAIN, Outcome, Questions, Truth, compare
 from dovetail.peers.peer import Images, Peer, Source, Target
 from dovetail.peers.ratios import paired, summarise
 from dovetail.peers.schedule import Pace, Report
-from dovetail.peers.shapes import Shape
+from dovetail.peers.shapes import module_of
+from dovetail.program.layers import LayerShape
 from dovetail.program.ops import complete
 from dovetail.program.program import BATCH, Node, Program
 
@@ -75,7 +76,7 @@ class Timed:
         absent: who did not take part, and why.
     """
 
-    shape: Shape
+    shape: LayerShape
     rows: tuple[Row, ...]
     noise: float | None
     absent: Mapping[str, str]
@@ -93,7 +94,7 @@ class _Ours:
 
 
 def time_layer(
-    shape: Shape,
+    shape: LayerShape,
     peers: Sequence[Peer],
     *,
     threads: Sequence[int],
@@ -109,7 +110,7 @@ def time_layer(
     import torch
 
     torch.manual_seed(0)
-    layer = shape.module()
+    layer = module_of(shape)
     images = np.random.default_rng(0).standard_normal((IMAGES, *shape.input), dtype=np.float32)
     with tempfile.TemporaryDirectory(prefix="dovetail-shape-") as folder:
         ours, truth = _candidates(layer, images, Path(folder))

@@ -12,19 +12,20 @@ from torch import nn
 
 import dovetail
 from dovetail.errors import DataError
-from dovetail.peers.shapes import Shape, read, shapes_of, write
+from dovetail.peers.shapes import module_of, read, write
 from dovetail.program.counts import count
+from dovetail.program.layers import LayerShape, layer_shapes
 from dovetail.program.lower import lower
 from dovetail.zoo import build
 
 COMMITTED = sorted((Path(dovetail.__file__).parents[2] / "benchmarks/shapes").glob("*.json"))
-CONV = Shape("conv2d", (64, 56, 56), (128, 28, 28), (128, 64, 3, 3), (2, 2), (1, 1, 1, 1), layers=("a", "b"))
-LINEAR = Shape("linear", (512,), (1000,), (1000, 512), layers=("fc",))
+CONV = LayerShape("conv2d", (64, 56, 56), (128, 28, 28), (128, 64, 3, 3), (2, 2), (1, 1, 1, 1), layers=("a", "b"))
+LINEAR = LayerShape("linear", (512,), (1000,), (1000, 512), layers=("fc",))
 
 
 def test_a_network_gives_each_shape_once_with_the_layers_that_have_it():
     program = lower(build("resnet20").eval(), torch.zeros(1, 3, 32, 32))
-    shapes = shapes_of(program)
+    shapes = layer_shapes(program)
     assert [(str(shape), shape.count) for shape in shapes] == [
         ("3→16 3x3 32x32", 1),
         ("16→16 3x3 32x32", 6),
@@ -38,9 +39,9 @@ def test_a_network_gives_each_shape_once_with_the_layers_that_have_it():
 
 
 def test_depthwise_and_grouped_layers_say_so():
-    depthwise = Shape("conv2d", (96, 56, 56), (96, 56, 56), (96, 1, 3, 3), groups=96)
+    depthwise = LayerShape("conv2d", (96, 56, 56), (96, 56, 56), (96, 1, 3, 3), groups=96)
     assert str(depthwise) == "depthwise 96 3x3 56x56"
-    assert str(Shape("conv2d", (8, 4, 4), (8, 4, 4), (8, 2, 1, 1), groups=4)) == "8→8 in 4 1x1 4x4"
+    assert str(LayerShape("conv2d", (8, 4, 4), (8, 4, 4), (8, 2, 1, 1), groups=4)) == "8→8 in 4 1x1 4x4"
     assert depthwise.macs == 96 * 9 * 56 * 56
 
 
@@ -51,7 +52,7 @@ def test_bytes_are_those_of_input_weights_and_output():
 
 @pytest.mark.parametrize("shape", [CONV, LINEAR], ids=str)
 def test_the_torch_layer_has_the_shape(shape):
-    layer = shape.module()
+    layer = module_of(shape)
     assert layer.weight.shape == shape.weight
     with torch.no_grad():
         assert layer(torch.zeros(1, *shape.input)).shape == (1, *shape.output)
@@ -59,7 +60,7 @@ def test_the_torch_layer_has_the_shape(shape):
 
 def test_padding_that_torch_does_not_have_is_refused():
     with pytest.raises(DataError, match="padded unevenly"):
-        Shape("conv2d", (3, 8, 8), (4, 4, 4), (4, 3, 3, 3), (2, 2), (0, 1, 0, 1)).module()
+        module_of(LayerShape("conv2d", (3, 8, 8), (4, 4, 4), (4, 3, 3, 3), (2, 2), (0, 1, 0, 1)))
 
 
 def test_a_file_gives_the_shapes_back(tmp_path):
@@ -83,7 +84,7 @@ def test_committed_shapes_are_layers(path):
     for shape in read(path):
         assert shape.count >= 1
         with torch.device("meta"):
-            layer = shape.module()
+            layer = module_of(shape)
         assert layer(torch.zeros(1, *shape.input, device="meta")).shape == (1, *shape.output)
 
 
@@ -95,4 +96,4 @@ def test_every_sheet_has_its_shapes():
 
 def test_linear_layers_over_several_rows_are_left_out():
     program = lower(nn.Linear(6, 4), torch.from_numpy(np.zeros((1, 5, 6), np.float32)))
-    assert shapes_of(program) == []
+    assert layer_shapes(program) == []
