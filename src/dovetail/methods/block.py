@@ -18,7 +18,7 @@ from dovetail.formats.base import Spec
 from dovetail.formats.block_sparse import BlockSparseSpec
 from dovetail.methods.base import Kept, Plan
 from dovetail.methods.largest import densest
-from dovetail.methods.magnitude import Magnitude
+from dovetail.methods.magnitude import Magnitude, cubic, flat
 from dovetail.methods.prices import by_layer, require_positive, within_budget
 
 
@@ -30,7 +30,7 @@ class Block(Magnitude):
 
     Attributes:
         density: share of the blocks of all pruned layers together that is kept; with `uniform`, of every layer's own;
-            with `cost`, share of the cost.
+            with `cost`, share of the cost. Layers whose spec in a given plan has a density keep that instead.
         block: neighbouring input channels of one output channel and tap that are kept or removed together.
         uniform: every layer keeps the same share of its blocks. Otherwise layers with small norms lose most of theirs,
             and how large those are means little before a batch norm.
@@ -83,34 +83,26 @@ class Block(Magnitude):
     def _require(self, name: str, spec: Spec) -> None:
         if not isinstance(spec, BlockSparseSpec):
             raise SpecError(f"layer {name!r}: block trains the format block_sparse, not {spec.format}")
-        if spec.density is not None:
-            raise SpecError(
-                f"layer {name!r}: block shares one density among all layers; use BlockSparseSpec without one"
-            )
         if (spec.block, spec.keep) != (self.block, self.keep):
             raise SpecError(f"layer {name!r}: block={self.block} and keep={self.keep} hold for every layer, not {spec}")
 
     @torch.no_grad()
-    def _prune(self, density: float) -> None:
+    def _prune(self, at: float) -> None:
         norms = {name: block_norms(weight.detach(), self.block) for name, weight in self._weights.items()}
-        sizes = [norm.numel() for norm in norms.values()]
-        kept = self._kept(norms, density).split(sizes)
-        self._drop({
-            name: ~spread(part.view(norms[name].shape), self._weights[name].shape, self.block)
-            for name, part in zip(norms, kept)
-        })  # fmt: skip
+        kept = self._largest(norms, at, lambda shared: self._kept(shared, cubic(at, self.density)))
+        self._drop({name: ~spread(part, self._weights[name].shape, self.block) for name, part in kept.items()})
 
     def _kept(self, norms: Mapping[str, Tensor], density: float) -> Tensor:
         """Which blocks stay, all layers in one vector."""
         if self.cost is not None:
             prices = [torch.full_like(n, self._costs[name] / n.numel()).flatten() for name, n in norms.items()]
-            return within_budget(torch.cat([n.flatten() for n in norms.values()]), torch.cat(prices), density)
+            return within_budget(flat(norms), torch.cat(prices), density)
         if self.uniform:
             return torch.cat([densest(n.flatten(), density) for n in norms.values()])
         if self.keep is None:
-            return densest(torch.cat([n.flatten() for n in norms.values()]), density)
+            return densest(flat(norms), density)
         stay = torch.cat([n_of_m(n, *self.keep).flatten() for n in norms.values()])
-        every = torch.cat([n.flatten() for n in norms.values()])
+        every = flat(norms)
         share = float(stay.double().mean())
         return densest(every.masked_fill(stay, float("inf")), share + (1.0 - share) * self._left(density))
 

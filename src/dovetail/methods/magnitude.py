@@ -6,8 +6,8 @@ Source: Zhu and Gupta, "To prune, or not to prune" (2017), equation 1; one thres
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ class Magnitude(SinglePhase):
     A removed weight stays zero. At the end the pruned layers hold the sparse format.
 
     Attributes:
-        density: fraction of the weights of all pruned layers together that is kept, met to the nearest weight.
+        density: fraction of the weights of all pruned layers together that is kept, met to the nearest weight; layers
+            whose spec in a given plan has a density of its own keep that instead.
         interval: steps between two updates of the masks.
         ramp: part of the steps over which the density falls, by a cubic law, from 1 to `density`.
         everything: prune every convolution and linear layer; otherwise the first convolution and all linear layers
@@ -62,17 +63,22 @@ class Magnitude(SinglePhase):
         """The sparse format for every layer to prune; a given plan adds layers (`SparseSpec()`) or keeps them.
 
         Raises:
-            SpecError: a name that matches nothing, another format, a density for one layer alone, nothing to prune.
+            SpecError: a name that matches nothing, another format, nothing to prune.
         """
         order = execution_order(model, example)
-        self._plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
-        for name, spec in self._plan.specs():
+        plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
+        for name, spec in plan.specs():
             self._require(name, spec)
-        if not any(self._plan.specs()):
+        if not any(plan.specs()):
             told = "everything=True prunes the first and linear layers too"
             raise SpecError(f"{self.name} finds no layer to prune: {told}")
+        self._own = {name: spec.density for name, spec in plan.specs() if _has_density(spec)}
+        # what is stored in the end are the weights that are left, however many that makes
+        self._plan = Plan(
+            {n: replace(what, density=None) if n in self._own else what for n, what in plan.layers.items()}
+        )
         self._step, self._dropped, self._density = 0, dict[str, Tensor](), 1.0
-        return self._plan
+        return plan
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
         """Remember the weights to prune; layers are swapped at the end."""
@@ -87,13 +93,13 @@ class Magnitude(SinglePhase):
         """Update the masks every `interval` steps and at the ramp's end; hold removed weights at zero."""
         self._step += 1
         if self._step <= self._ramp_steps and (self._step % self.interval == 0 or self._step == self._ramp_steps):
-            self._prune(cubic(self._step / self._ramp_steps, self.density))
+            self._prune(self._step / self._ramp_steps)
         self._hold()
 
     def end(self, phase: Phase, model: nn.Module) -> None:
         """Bring the layers to the sparse format, after a last pruning where the ramp was not walked to its end."""
         if self._step < self._ramp_steps:
-            self._prune(self.density)
+            self._prune(1.0)
             self._hold()
         into_formats(model, self._plan)
         self._weights, self._dropped = {}, {}
@@ -130,17 +136,25 @@ class Magnitude(SinglePhase):
         """`SpecError` for what a given plan may not ask."""
         if not isinstance(spec, SparseSpec):
             raise SpecError(f"layer {name!r}: magnitude trains the format sparse, not {spec.format}")
-        if spec.density is not None:
-            told = "magnitude shares one density among all layers; use SparseSpec() without one"
-            raise SpecError(f"layer {name!r}: {told}")
 
     @torch.no_grad()
-    def _prune(self, density: float) -> None:
-        """Remove all but the largest weights; those that are removed already are the smallest."""
-        sizes = [weight.numel() for weight in self._weights.values()]
-        magnitudes = torch.cat([weight.detach().abs().flatten() for weight in self._weights.values()])
-        parts = (~densest(magnitudes, density)).split(sizes)
-        self._drop({name: part.view(weight.shape) for (name, weight), part in zip(self._weights.items(), parts)})
+    def _prune(self, at: float) -> None:
+        """Remove all but the largest weights, at a part of the ramp; those that are removed are the smallest."""
+        sizes = {name: weight.detach().abs() for name, weight in self._weights.items()}
+        kept = self._largest(sizes, at, lambda shared: densest(flat(shared), cubic(at, self.density)))
+        self._drop({name: ~part for name, part in kept.items()})
+
+    def _largest(
+        self, sizes: Mapping[str, Tensor], at: float, shared: Callable[[Mapping[str, Tensor]], Tensor]
+    ) -> dict[str, Tensor]:
+        """True at the entries of `sizes` that stay, at a part of the ramp; of layers without own density as told."""
+        kept = {
+            n: densest(s.flatten(), cubic(at, self._own[n])).view(s.shape) for n, s in sizes.items() if n in self._own
+        }
+        if others := {name: size for name, size in sizes.items() if name not in kept}:
+            parts = shared(others).split([size.numel() for size in others.values()])
+            kept |= {name: part.view(size.shape) for (name, size), part in zip(others.items(), parts)}
+        return {name: kept[name] for name in sizes}
 
     def _drop(self, dropped: dict[str, Tensor]) -> None:
         self._dropped = dropped
@@ -156,6 +170,15 @@ class Magnitude(SinglePhase):
 def cubic(at: float, density: float) -> float:
     """Density at a part `at` of the ramp, from 1 to `density` (Zhu and Gupta, equation 1)."""
     return density + (1.0 - density) * (1.0 - at) ** 3
+
+
+def flat(tensors: Mapping[str, Tensor]) -> Tensor:
+    """All entries in one vector."""
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
+
+
+def _has_density(spec: Spec) -> bool:
+    return getattr(spec, "density", None) is not None
 
 
 def _counts(masks: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:

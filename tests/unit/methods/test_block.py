@@ -114,7 +114,6 @@ def test_plans_are_checked(build, example):
         Block(cost={"nosuch*": 1.0}).plan(build(), example)
     for spec, message in (
         (SparseSpec(), "not sparse"),
-        (BlockSparseSpec(density=0.5), "one density among all layers"),
         (BlockSparseSpec(block=2), "block=4 and keep=None hold for every layer"),
     ):
         with pytest.raises(SpecError, match=message):
@@ -129,3 +128,22 @@ def test_a_layer_with_fewer_channels_than_a_block_stays_dense(example):
     layers = Block().plan(model, example).layers
     assert layers["2"] == Kept("2 input channels per output: fewer than a block of 4")
     assert layers["1"] == BlockSparseSpec()
+
+
+@pytest.mark.parametrize("options", [{}, {"cost": {"*": 1.0}}, {"uniform": True}])
+def test_layers_with_a_density_in_the_plan_keep_their_own(build, data, options):
+    model, own = build(), {"same": BlockSparseSpec(density=0.2), "down": BlockSparseSpec(density=0.7)}
+    done = compress(model, Block(density=0.4, epochs=2, interval=2, **options), train=data, plan=own)
+    every = {n: math.prod(BlockSparseSpec().grid(model.get_submodule(n).weight_shape)) for n, _ in done.plan.specs()}
+    kept = {name: kept_blocks(model.get_submodule(name)) for name in every}
+    for name, spec in own.items():
+        assert kept[name] == math.floor(spec.density * every[name] + 0.5)
+        assert model.get_submodule(name).spec == BlockSparseSpec()
+        assert done.plan.layers[name] == spec
+    others = set(every) - set(own)
+    assert others
+    if "cost" in options:  # of an equal price for each layer as a whole, blocks of small layers are dear
+        spent = sum(kept[name] / every[name] for name in others)
+        assert 0.4 * len(others) - 0.1 < spent <= 0.4 * len(others)
+        return
+    assert sum(kept[name] for name in others) == pytest.approx(0.4 * sum(every[name] for name in others), abs=1.5)

@@ -121,6 +121,22 @@ def test_a_plan_adds_and_keeps_layers(build, data):
     assert type(model.fc).__name__ == "SparseLinear"
 
 
+def test_layers_with_a_density_in_the_plan_keep_their_own(build, data):
+    model, own = build(), {"same": SparseSpec(density=0.2), "down": SparseSpec(density=0.7)}
+    compress(model, Magnitude(density=0.4, epochs=2, interval=2), train=data, plan=own)
+    sizes = {name: model.get_submodule(name).weight().numel() for name in ("same", "down", "point", "grouped")}
+    kept = {name: model.get_submodule(name).pack().nonzeros() for name in sizes}
+    assert {name: kept[name] for name in own} == {n: math.floor(s.density * sizes[n] + 0.5) for n, s in own.items()}
+    assert kept["point"] + kept["grouped"] == math.floor(0.4 * (sizes["point"] + sizes["grouped"]) + 0.5)
+
+
+def test_a_plan_that_leaves_no_layer_to_share_the_density(build, data):
+    model = build()
+    own = {name: SparseSpec(density=0.5) for name in ("same", "down", "point", "grouped")}
+    compress(model, Magnitude(density=0.01, epochs=1, interval=2), train=data, plan=own)
+    assert all(model.get_submodule(n).pack().nonzeros() >= model.get_submodule(n).weight().numel() // 2 for n in own)
+
+
 def test_other_layers_train_on_and_one_method_serves_twice(build, data):
     method, before = Magnitude(density=0.5, epochs=2), build().bn.weight
     for model in (build(), build()):
