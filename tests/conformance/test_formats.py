@@ -296,3 +296,15 @@ def test_any_shape_packs_and_validates(name: str, data: st.DataObject) -> None:
             assert 0 <= stored.nonzeros() <= stored.params()
             twin = type(stored)(stored.spec, stored.shape, copy.deepcopy(stored.arrays))
             assert np.array_equal(twin.dense(), stored.dense())
+
+
+@every_row
+def test_random_weights_have_the_structure(name: str, case: Case, number: int) -> None:
+    spec = SAMPLES[name].specs(case.shape)[number]
+    first, again = (FORMATS[name].packed.random(case.shape, spec, np.random.default_rng(0)) for _ in range(2))
+    first.validate()
+    assert first.shape == case.shape
+    like = FORMATS[name].packed.from_dense(first.dense(), spec)
+    assert first.spec == like.spec
+    assert np.array_equal(first.dense(), again.dense())
+    assert first.nonzeros() > 0

@@ -7,6 +7,7 @@ Weights are named by the shape of the dense weight that they stand for: `(K, C/g
 from __future__ import annotations
 
 import importlib
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -107,6 +108,12 @@ class Packed(ABC):
     @abstractmethod
     def from_dense(cls, weight: FloatArray, spec: Any) -> Self:
         """The best approximation of `weight` in this format (no training)."""
+
+    @classmethod
+    def random(cls, shape: Shape, spec: Any, random: np.random.Generator) -> Self:
+        """Normal numbers (He et al., 2015) in this structure, what is sparse at random places: for timing."""
+        deviation = math.sqrt(2.0 / math.prod(shape[1:]))
+        return cls.from_dense(deviation * random.standard_normal(shape, dtype=np.float32), spec)
 
     @abstractmethod
     def dense(self) -> FloatArray:

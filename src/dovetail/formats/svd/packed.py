@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Self
 
@@ -31,6 +32,14 @@ class PackedSvd(Packed):
         """From `output` (K, rank) and `inputs` (rank, C); `shape` is that of the weight, (K, C) unless given."""
         arrays = {**spec.values.encode("output", as_weight(output)), **spec.values.encode("input", as_weight(inputs))}
         return cls(spec, shape or (output.shape[0], inputs.shape[1]), arrays)
+
+    @classmethod
+    def random(cls, shape: Shape, spec: SvdSpec, random: np.random.Generator) -> Self:
+        """Random factors, without a decomposition."""
+        spec.check(shape)
+        (k, c), rank = shape[:2], spec.rank
+        output, inputs = (random.standard_normal(n) * n[1] ** -0.5 for n in ((k, rank), (rank, c)))
+        return cls.from_factors(math.sqrt(2.0) * output, inputs, spec, shape)
 
     def factors(self) -> tuple[FloatArray, FloatArray]:
         """`output` (K, rank) and `input` (rank, C) as float32."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Self
 
 import numpy as np
 
-from dovetail.formats.base import Geometry, Packed, as_weight, kernel_size, scaled
+from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size, scaled
 from dovetail.formats.tucker.spec import TuckerSpec
 from dovetail.formats.values import FloatArray, Values
 
@@ -35,6 +36,15 @@ class PackedTucker(Packed):
             **encode("output", as_weight(output)),
         }
         return cls(spec, (output.shape[0], inputs.shape[1], *core.shape[2:]), arrays)
+
+    @classmethod
+    def random(cls, shape: Shape, spec: TuckerSpec, random: np.random.Generator) -> Self:
+        """Random factors, without a decomposition."""
+        spec.check(shape)
+        (k, c), (r, s), (d1, d2) = shape[:2], kernel_size(shape), (spec.rank_in, spec.rank_out)
+        sizes, fans = ((k, d2), (d2, d1, r, s), (d1, c)), (d2, d1 * r * s, c)
+        output, core, inputs = (random.standard_normal(n) * fan**-0.5 for n, fan in zip(sizes, fans))
+        return cls.from_factors(math.sqrt(2.0) * output, core, inputs, spec)
 
     def factors(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`output` (K, D2), `core` (D2, D1, R, S) and `inputs` (D1, C) as float32."""
