@@ -49,3 +49,7 @@ class PeerError(DovetailError):
 
 class MachineError(DovetailError):
     """A description of an accelerator contradicts itself, or the machine cannot run the layer."""
+
+
+class BudgetError(DovetailError):
+    """A budget cannot be read, or nothing that is known meets it."""

@@ -66,6 +66,7 @@ ROOMS = {
     "accelerators": room("formats program accelerators"),
     "training": room("training", "torch safetensors rich"),
     "methods": room("formats formats.layer training program program.lower methods", "torch"),
+    "search": room("formats formats.layer program methods search", "torch"),
     "export": room("formats formats.layer program program.lower export", "torch onnx onnxscript onnxruntime"),
     "peers": room(
         "program program.lower engine peers", "torch onnx onnxscript onnxruntime openvino nncf ncnn MNN rich"
@@ -73,12 +74,13 @@ ROOMS = {
     "zoo": room("zoo", "torch safetensors PIL sklearn"),
     "report": room("report", "jinja2"),
     "api": room(
-        "api formats formats.layer program program.lower engine accelerators training methods export peers report",
+        "api formats formats.layer program program.lower engine accelerators training methods search export peers "
+        "report",
         "torch",
     ),
     "cli": room(
-        "cli api formats formats.layer program program.lower engine accelerators training methods export peers zoo "
-        "report version",
+        "cli api formats formats.layer program program.lower engine accelerators training methods search export peers "
+        "zoo report version",
         "torch safetensors pydantic cyclopts rich yaml PIL",
     ),
     "main": room("cli"),

@@ -1,0 +1,177 @@
+"""What a layer could become, and which of that is worth pricing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from dovetail.errors import SpecError
+from dovetail.formats.base import Geometry, Spec, kernel_size
+from dovetail.formats.block_sparse import BlockSparseSpec
+from dovetail.formats.kernel_basis import KernelBasisSpec
+from dovetail.formats.sparse import SparseSpec
+from dovetail.formats.svd import SvdSpec
+from dovetail.formats.tucker import TuckerSpec
+from dovetail.program.layers import LayerShape
+
+MULTIPLES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Ranks worth pricing, in steps of the target: latency is a staircase, and its wide steps need few samples."""
+DENSITIES: Final = (0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.065, 0.045, 0.03)
+TERNARY: Final = (0.5, 0.35, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing that a group of layers could become.
+
+    Attributes:
+        spec: the format; None leaves the layers dense.
+        costs: by name, such as "latency" in seconds, of the whole group.
+        damage: what it is expected to do to the network's answers before training, in one unit for all layers; 0 for
+            dense.
+        size: stored numbers; of two that cost the same, the larger one spoils less.
+        macs: multiply-accumulates per image.
+    """
+
+    spec: Spec | None
+    costs: Mapping[str, float]
+    damage: float = 0.0
+    size: int = 0
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that change together: one layer, or several that are coupled.
+
+    Attributes:
+        dense: the first candidate of all: nothing changes.
+        others: what the group could become.
+        reasons: why something is no candidate, for the report: words → how many.
+    """
+
+    name: str
+    dense: Candidate
+    others: tuple[Candidate, ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def all(self) -> tuple[Candidate, ...]:
+        """Dense first."""
+        return (self.dense, *self.others)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the kernels of a target say about candidates.
+
+    Attributes:
+        step: ranks worth having are multiples of this, as the lanes of a vector or a warp.
+        block: input channels of a block that one instruction takes.
+    """
+
+    step: int = 16
+    block: int = 4
+
+
+Proposer = Callable[[LayerShape, Target], Sequence[Spec]]
+
+
+def tucker(shape: LayerShape, target: Target) -> list[Spec]:
+    """Ranks below the channels, in steps of the target; of layers without a core, two thin ones (SVD)."""
+    k, c = shape.weight[:2]
+    if kernel_size(shape.weight) == (1, 1):
+        return [SvdSpec(rank=rank) for rank in _ranks(min(k, c), target)]
+    if shape.groups > 1:
+        return []
+    return [TuckerSpec(rank_in=d1, rank_out=d2) for d1 in _ranks(c, target) for d2 in _ranks(k, target)]
+
+
+def block(shape: LayerShape, target: Target) -> list[Spec]:
+    """Densities of blocks of input channels."""
+    if shape.weight[1] < target.block:
+        return []
+    return [BlockSparseSpec(block=target.block, density=density) for density in DENSITIES]
+
+
+def magnitude(shape: LayerShape, target: Target) -> list[Spec]:
+    """Densities of single weights."""
+    return [SparseSpec(density=density) for density in DENSITIES]
+
+
+def escalate(shape: LayerShape, target: Target) -> list[Spec]:
+    """Ternary coefficients in blocks, a few bases and densities; of a 1x1 convolution there is one basis."""
+    if shape.op != "conv2d" or shape.groups > 1:
+        return []
+    taps = shape.weight[2] * shape.weight[3]
+    counts = [1] if taps == 1 else [n for n in (3, 4, 6) if n <= taps]
+    together = target.block if shape.weight[1] % target.block == 0 else 1
+    return [
+        KernelBasisSpec(bases=n, coefficients="ternary", block=together, density=density)
+        for n in counts
+        for density in TERNARY
+    ]
+
+
+PROPOSERS: Final[Mapping[str, Proposer]] = MappingProxyType({
+    "tucker": tucker,
+    "tdc": tucker,
+    "block": block,
+    "magnitude": magnitude,
+    "escalate": escalate,
+})  # fmt: skip
+"""Method → what it could make of a layer."""
+
+
+def propose(method: str, shape: LayerShape, target: Target) -> list[Spec]:
+    """What `method` could make of a layer that would take fewer multiplications than it does now.
+
+    Raises:
+        SpecError: nobody proposes for this method.
+    """
+    if method not in PROPOSERS:
+        raise SpecError(f"no candidates are known for method {method!r}; known are {', '.join(PROPOSERS)}")
+    return [spec for spec in PROPOSERS[method](shape, target) if work(spec, shape) < shape.macs]
+
+
+def work(spec: Spec, shape: LayerShape) -> float:
+    """Multiply-accumulates per image of the format's usual order, before anything is packed."""
+    at = geometry(shape)
+    (k, c), (r, s) = shape.weight[:2], kernel_size(shape.weight)
+    if isinstance(spec, TuckerSpec):
+        d1, d2 = spec.rank_in, spec.rank_out
+        return c * d1 * at.inputs + (r * s * d1 * d2 + d2 * k) * at.outputs
+    if isinstance(spec, SvdSpec):
+        return spec.rank * (c + k) * at.outputs
+    if isinstance(spec, KernelBasisSpec):
+        return min(k, c) * spec.bases * r * s * at.outputs
+    return shape.macs * float(getattr(spec, "density", None) or 1.0)
+
+
+def stored(spec: Spec | None, shape: LayerShape) -> int:
+    """Numbers that the format stores of a layer, by its parameters alone."""
+    (k, c), (r, s) = shape.weight[:2], kernel_size(shape.weight)
+    whole = k * c * r * s
+    if spec is None:
+        return whole
+    if isinstance(spec, TuckerSpec):
+        return c * spec.rank_in + r * s * spec.rank_in * spec.rank_out + spec.rank_out * k
+    if isinstance(spec, SvdSpec):
+        return spec.rank * (c + k)
+    if isinstance(spec, KernelBasisSpec):
+        return spec.bases * r * s + round(k * c * spec.bases * (spec.density or 1.0))
+    return round(whole * float(getattr(spec, "density", None) or 1.0))
+
+
+def geometry(shape: LayerShape) -> Geometry:
+    """Where the layer's weight is applied, per image."""
+    if shape.op == "linear":
+        return Geometry()
+    (_, *rows), (_, *columns) = shape.input, shape.output
+    return Geometry(rows[0] * rows[1], columns[0] * columns[1], shape.groups)
+
+
+def _ranks(channels: int, target: Target) -> list[int]:
+    return [rank for rank in (target.step * n for n in MULTIPLES) if rank < channels]

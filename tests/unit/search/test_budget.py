@@ -1,0 +1,71 @@
+"""What a budget may say."""
+
+from __future__ import annotations
+
+import pytest
+
+from dovetail.errors import BudgetError
+from dovetail.search import Budget, Limit
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("latency=0.5x", {"latency": Limit(0.5, relative=True)}),
+        ("latency=4.5ms", {"latency": Limit(0.0045)}),
+        ("latency = 300us , bytes=2MB", {"latency": Limit(3e-4), "bytes": Limit(2e6)}),
+        ("bytes=1e6", {"bytes": Limit(1e6)}),
+        ("cycles=3M", {"cycles": Limit(3e6)}),
+        ("energy=0.25x", {"energy": Limit(0.25, relative=True)}),
+    ],
+)
+def test_a_text_says_the_limits(text, limits):
+    found = Budget.parse(text, accuracy_drop=1.0).limits()
+    assert list(found) == list(limits)
+    for name, limit in limits.items():
+        assert found[name].relative == limit.relative
+        assert found[name].value == pytest.approx(limit.value)
+
+
+def test_numbers_are_in_the_unit_of_the_cost():
+    assert Budget(latency=0.004, accuracy_drop=1).limits() == {"latency": Limit(0.004)}
+    assert Budget(bytes=10_000).limits() == {"bytes": Limit(10_000.0)}
+
+
+def test_a_share_is_of_the_reference():
+    assert Limit(0.5, relative=True).absolute(8.0) == 4.0
+    assert Limit(0.5).absolute(8.0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("latency", "latency=0.5x"),
+        ("speed=3", "known are latency, bytes, cycles, energy"),
+        ("latency=fast", "cannot be read; units are s, ms, us, x"),
+        ("latency=3", "cannot be read; units are s, ms, us, x"),
+        ("latency=3MB", "cannot be read"),
+        ("latency=0ms", "above 0"),
+        ("bytes=-2MB", "cannot be read"),
+        ("bytes=infMB", "cannot be read"),
+        ("bytes=1MB,bytes=2MB", "names bytes twice"),
+    ],
+)
+def test_a_budget_that_cannot_be_read_is_refused(text, told):
+    with pytest.raises(BudgetError, match=told):
+        Budget.parse(text, accuracy_drop=1.0)
+
+
+def test_time_is_not_limited_without_a_bound_on_accuracy():
+    with pytest.raises(BudgetError, match="latency needs a bound on accuracy"):
+        Budget(latency="0.5x")
+    with pytest.raises(BudgetError, match="energy needs a bound"):
+        Budget(energy="1mJ", bytes="1MB")
+    assert Budget(bytes="1MB").accuracy_drop is None
+
+
+def test_a_budget_limits_something():
+    with pytest.raises(BudgetError, match="limits something"):
+        Budget(accuracy_drop=1.0)
+    with pytest.raises(BudgetError, match="points"):
+        Budget(latency="0.5x", accuracy_drop=-1)

@@ -1,0 +1,60 @@
+"""What a layer could become."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dovetail.errors import SpecError
+from dovetail.formats import FORMATS, KernelBasisSpec, SvdSpec, TuckerSpec
+from dovetail.program.layers import LayerShape
+from dovetail.search.candidates import PROPOSERS, Target, geometry, propose, stored, work
+
+WIDE = LayerShape("conv2d", (64, 8, 8), (96, 4, 4), (96, 64, 3, 3), (2, 2), (1, 1, 1, 1))
+POINT = LayerShape("conv2d", (64, 8, 8), (32, 8, 8), (32, 64, 1, 1))
+DEEP = LayerShape("conv2d", (32, 8, 8), (32, 8, 8), (32, 1, 3, 3), (1, 1), (1, 1, 1, 1), groups=32)
+LINEAR = LayerShape("linear", (64,), (48,), (48, 64))
+TARGET = Target(step=16)
+
+
+@pytest.mark.parametrize("method", PROPOSERS)
+@pytest.mark.parametrize("shape", [WIDE, POINT, DEEP, LINEAR], ids=str)
+def test_every_candidate_fits_the_layer_and_saves_work(method, shape):
+    for spec in propose(method, shape, TARGET):
+        spec.check(shape.weight, "layer")
+        packed = FORMATS[spec.format].packed.random(shape.weight, spec, np.random.default_rng(0))
+        assert packed.shape == shape.weight
+        assert work(spec, shape) < shape.macs
+        assert stored(spec, shape) == pytest.approx(packed.params(), rel=0.02, abs=2)
+    assert stored(None, shape) == np.prod(shape.weight)
+
+
+@pytest.mark.parametrize("spec", [TuckerSpec(rank_in=16, rank_out=32)])
+def test_work_is_what_the_packed_weight_says(spec):
+    packed = FORMATS["tucker"].packed.random(WIDE.weight, spec, np.random.default_rng(0))
+    assert work(spec, WIDE) == packed.macs(geometry(WIDE))
+
+
+def test_ranks_are_steps_of_the_target_below_the_channels():
+    ranks = {(s.rank_in, s.rank_out) for s in propose("tdc", WIDE, TARGET) if isinstance(s, TuckerSpec)}
+    assert {d1 for d1, _ in ranks} == {16, 32, 48}
+    assert {d2 for _, d2 in ranks} == {16, 32, 48, 64}
+    assert propose("tdc", LINEAR, TARGET) == [SvdSpec(rank=16)]
+    assert propose("tdc", WIDE, Target(step=64)) == []
+
+
+def test_a_depthwise_layer_has_no_core_and_no_blocks():
+    assert propose("tdc", DEEP, TARGET) == []
+    assert propose("block", DEEP, TARGET) == []
+    assert propose("escalate", DEEP, TARGET) == []
+
+
+def test_a_pointwise_layer_has_one_basis():
+    found = propose("escalate", POINT, TARGET)
+    assert found
+    assert {s.bases for s in found if isinstance(s, KernelBasisSpec)} == {1}
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(SpecError, match="method 'magic'; known are tucker"):
+        propose("magic", WIDE, TARGET)
