@@ -89,6 +89,20 @@ def hosvd(weight: np.ndarray, rank_out: int, rank_in: int) -> tuple[np.ndarray, 
     return _leading(_unfold(weight, 0), rank_out), _leading(_unfold(weight, 1), rank_in)
 
 
+def truncation_errors(weight: np.ndarray) -> np.ndarray:
+    """Squared relative error of HOSVD at all ranks at once: entry `[D2, D1]` of a `(K + 1, C + 1)` table.
+
+    In the bases of all singular vectors of both modes a truncation drops entries of the core, and nothing else.
+    """
+    k, c = weight.shape[:2]
+    exact = weight.astype(np.float64)
+    u_out, u_in = hosvd(exact, k, c)
+    core = np.einsum("kcrs,kb,ca->bars", exact, u_out, u_in, optimize=True)
+    kept = np.zeros((k + 1, c + 1))
+    kept[1:, 1:] = np.square(core).sum(axis=(2, 3)).cumsum(axis=0).cumsum(axis=1)
+    return np.clip(1.0 - kept / (kept[-1, -1] or 1.0), 0.0, 1.0)
+
+
 def hooi(
     weight: np.ndarray, rank_out: int, rank_in: int, *, tolerance: float = 1e-4, rounds: int = 100
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
