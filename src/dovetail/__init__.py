@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dovetail.engine import Session
     from dovetail.errors import DovetailError
     from dovetail.export.onnx import export_onnx
+    from dovetail.fitting import Fit, fit
     from dovetail.formats.base import Spec
     from dovetail.methods.base import Kept, Method, Plan
     from dovetail.methods.shrink import shrink
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
     from dovetail.program.program import Program
     from dovetail.program.reference import run as reference
     from dovetail.program.store import load
+    from dovetail.search import Budget
     from dovetail.training.loop import Settings
 
 __version__ = "0.1.0.dev0"
 
 _WHERE = {
+    "Budget": "dovetail.search:Budget",
     "Compression": "dovetail.api:Compression",
     "DovetailError": "dovetail.errors:DovetailError",
+    "Fit": "dovetail.fitting:Fit",
     "Kept": "dovetail.methods.base:Kept",
     "Method": "dovetail.methods.base:Method",
     "Plan": "dovetail.methods.base:Plan",
@@ -39,6 +43,7 @@ _WHERE = {
     "Spec": "dovetail.formats.base:Spec",
     "compress": "dovetail.api:compress",
     "export_onnx": "dovetail.export.onnx:export_onnx",
+    "fit": "dovetail.fitting:fit",
     "formats": "dovetail.formats",
     "load": "dovetail.program.store:load",
     "lower": "dovetail.program.lower:lower",
@@ -51,8 +56,10 @@ _WHERE = {
 }
 
 __all__ = [
+    "Budget",
     "Compression",
     "DovetailError",
+    "Fit",
     "Kept",
     "Method",
     "Plan",
@@ -63,6 +70,7 @@ __all__ = [
     "Spec",
     "compress",
     "export_onnx",
+    "fit",
     "formats",
     "load",
     "lower",

@@ -21,6 +21,7 @@ VERBS = {
     "demo": ("demo:demo", "Train, compress, pack and race a small network; writes report.html."),
     "train": ("train:train", "Train a dense network on a data set."),
     "compress": ("compress:compress", "Train a network into a method's formats and pack it."),
+    "fit": ("fit:fit", "Choose formats by measured time so that a network meets a budget; train and check it."),
     "pack": ("pack:pack", "Lower a network into a .dovetail file."),
     "quantize": ("quantize:quantize", "A packed network in whole numbers: int8, without training."),
     "run": ("run:run", "Run a packed network on one input."),

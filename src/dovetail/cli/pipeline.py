@@ -66,7 +66,8 @@ def train(recipe: Recipe, name: str, seed: int, root: Path | None, *, keep: bool
         settings=settings(recipe, seed, Path(recipe.runs) / f"{name}-s{seed}" if keep else None),
         network=network.model_dump(mode="json", include={"name", "options"}),
     )
-    return Trained(model.to("cpu"), done.plan, done.history, sets, seed, method.quantization())
+    how = method.quantization() or (_calibrated() if recipe.method.quantize else None)
+    return Trained(model.to("cpu"), done.plan, done.history, sets, seed, how)
 
 
 def pack_trained(recipe: Recipe, name: str, done: Trained) -> Program:
@@ -76,6 +77,13 @@ def pack_trained(recipe: Recipe, name: str, done: Trained) -> Program:
         return pack(done.model, done.sets, describe(recipe, name, done.sets, _kept(done.plan)) | _began(recipe))
     program = pack(done.model, done.sets, describe(recipe, name, done.sets) | _began(recipe))
     return integers.quantized(program, how, done.sets, done.seed, _kept(done.plan))
+
+
+def _calibrated() -> Quantization | None:
+    """As `int8` without epochs brings a network to whole numbers that was not trained for them."""
+    from dovetail.methods import Int8
+
+    return Int8(epochs=0).quantization()
 
 
 def take_further(

@@ -210,6 +210,8 @@ def _digest(recipe: Recipe) -> str:
     for name in ("threads", "checkpoint_minutes", "device"):
         del told["settings"][name]
     (told["method"]["teacher"] or {}).pop("remember", None)
+    if not told["method"]["quantize"]:
+        del told["method"]["quantize"]
     for part, name in ((told["data"], "size"), (told, "start"), (told, "weights")):
         if part[name] is None:
             del part[name]

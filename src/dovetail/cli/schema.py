@@ -134,12 +134,18 @@ class Teacher(Part):
 
 
 class Method(Part):
-    """A method of `dovetail.methods` by name, its parameters, and a teacher where one is wanted."""
+    """A method of `dovetail.methods` by name, its parameters, and a teacher where one is wanted.
+
+    Attributes:
+        quantize: the trained network is packed in whole numbers, calibrated as method `int8` without epochs does it;
+            methods that end in whole numbers do so anyway.
+    """
 
     name: str
     parameters: dict[str, Any] = Field(default_factory=dict)
     plan: Layers = Field(default_factory=dict)
     teacher: Teacher | None = None
+    quantize: bool = False
 
 
 class Settings(Part):

@@ -2,24 +2,28 @@
 
 The approximation error of every candidate is computed from the weights alone. How much an error of a layer matters is
 measured once for each layer and format, on images: the Kullback-Leibler divergence of the answers with one candidate in
-place. For small errors it grows with their square, and so the damage of the others is taken to be in proportion to
-theirs. Training undoes most of it; what is left is assumed to keep the order. That is a heuristic, and the accuracy of
-the trained network has the last word.
+place. For small errors it grows with their square, so the damage of the others is taken to be in proportion to what
+they lose of a layer's energy over what they keep: a layer that loses nearly everything cannot be had cheaply.
+Training undoes most of the damage; what is left is assumed to keep the order. All that is chosen, and no more than a
+heuristic: the accuracy of the trained network has the last word.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dovetail.errors import BudgetError
-from dovetail.formats.base import FORMATS, Spec
+from dovetail import files
+from dovetail.errors import BudgetError, DataError, SpecError
+from dovetail.formats.base import FORMATS, Spec, spec_from_json
 from dovetail.formats.layer import numpy
 from dovetail.formats.tucker import TuckerSpec
 from dovetail.formats.tucker.packed import truncation_errors
@@ -44,7 +48,16 @@ class Sensitivity:
 
     def damage(self, error: float) -> float:
         """Expected divergence at another squared relative error."""
-        return self.divergence * error / self.error if self.error > 0 else 0.0
+        return self.divergence * _lost(error) / _lost(self.error) if self.error > 0 else 0.0
+
+
+Known = dict[tuple[str, str], Sensitivity]
+"""By layer and format name."""
+
+
+def _lost(error: float) -> float:
+    """Energy that is lost, over what is kept."""
+    return error / max(1.0 - error, 1e-6)
 
 
 def errors(weight: np.ndarray, specs: Sequence[Spec]) -> list[float]:
@@ -66,9 +79,9 @@ def sensitivities(
     images: Iterable[Tensor],
     candidates: Mapping[str, Sequence[Spec]],
     *,
-    known: Mapping[tuple[str, str], Sensitivity] | None = None,
+    known: Known | None = None,
     report: Callable[[str, str, Sensitivity], None] = lambda *_: None,
-) -> dict[tuple[str, str], Sensitivity]:
+) -> Known:
     """Sensitivity of each layer to each format among its candidates, by layer and format name.
 
     Args:
@@ -97,6 +110,36 @@ def sensitivities(
                 found[name, format] = _measured(network, name, some, batches, answers)
                 report(name, format, found[name, format])
     return found
+
+
+def load(path: Path, of: str) -> Known:
+    """What an earlier search kept of the network with the checksum `of`; nothing where there is no such file.
+
+    Raises:
+        DataError: the file holds something else. One of another network is none of ours: it counts as nothing.
+    """
+    if not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_text())
+        if data["network"] != of:
+            return {}
+        return {
+            (row["layer"], row["format"]): Sensitivity(spec_from_json(row["spec"]), row["error"], row["divergence"])
+            for row in data["layers"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, SpecError) as error:
+        raise DataError(f"{path} holds no sensitivities ({error!r}); remove it, they are measured again") from None
+
+
+def save(found: Known, path: Path, of: str) -> None:
+    """Keep what was found of the network with the checksum `of`, whole or not at all."""
+    rows = [
+        {"layer": layer, "format": format, "spec": one.spec.to_json(), "error": one.error, "divergence": one.divergence}
+        for (layer, format), one in found.items()
+    ]
+    files.make_folder(path.parent, error=DataError)
+    files.write(path, json.dumps({"network": of, "layers": rows}, indent=1) + "\n", error=DataError)
 
 
 def _measured(

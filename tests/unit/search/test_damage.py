@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dovetail.errors import BudgetError
+from dovetail.errors import BudgetError, DataError
 from dovetail.formats import BlockSparseSpec, PackedTucker, SparseSpec, TuckerSpec
 from dovetail.formats.tucker.packed import hosvd, truncation_errors
-from dovetail.search.damage import Sensitivity, errors, sensitivities
+from dovetail.search.damage import Sensitivity, errors, load, save, sensitivities
 
 
 @pytest.fixture
@@ -70,7 +70,8 @@ def test_a_layer_is_as_sensitive_as_its_answers_say(model, images):
     apart = sum(float((o.exp() * (o - n)).sum()) for o, n in zip(old, new)) / 6
     assert one.divergence == pytest.approx(apart, rel=1e-3)
     assert one.damage(one.error) == one.divergence
-    assert one.damage(2 * one.error) == pytest.approx(2 * one.divergence)
+    assert one.damage(0.01) / one.damage(0.005) == pytest.approx(2.0, rel=0.01)
+    assert one.damage(0.99) > 50 * one.damage(0.5)
 
 
 def test_every_format_is_tried_once_and_nothing_known_again(model, images):
@@ -80,6 +81,18 @@ def test_every_format_is_tried_once_and_nothing_known_again(model, images):
     assert list(found) == told == [("2", "sparse"), ("2", "block_sparse"), ("6", "sparse")]
     known = {("2", "sparse"): Sensitivity(SparseSpec(density=0.5), 0.25, 99.0)}
     assert sensitivities(model, images, candidates, known=known)["2", "sparse"].divergence == 99.0
+
+
+def test_findings_outlive_a_stopped_search(tmp_path):
+    path = tmp_path / "runs" / "sensitivity.json"
+    found = {("2", "sparse"): Sensitivity(SparseSpec(density=0.5), 0.25, 1.5)}
+    assert load(path, "abc") == {}
+    save(found, path, "abc")
+    assert load(path, "abc") == found
+    assert load(path, "another network") == {}
+    path.write_text('{"network": "abc", "layers": [{"layer": "2"}]}')
+    with pytest.raises(DataError, match="holds no sensitivities"):
+        load(path, "abc")
 
 
 def test_sensitivity_needs_images_and_finite_answers(model, images):

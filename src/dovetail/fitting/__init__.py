@@ -1,0 +1,24 @@
+"""From a dense network and a budget to a plan, and to a trained network that keeps it.
+
+First the machine is asked: how fast the best dense network is in any runtime, how fast the dense layers are on our
+engine, and how fast they would be in other formats. Then the network: how much its answers suffer from each format.
+Then formats are chosen; what comes of it is written down before anything is trained.
+"""
+
+from dovetail.fitting.choices import choose, open_table, words
+from dovetail.fitting.fits import SENSITIVE, Fit, fit
+from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, layer_of, survey
+
+__all__ = [
+    "CALIBRATION",
+    "SENSITIVE",
+    "Fit",
+    "Survey",
+    "against_peers",
+    "choose",
+    "fit",
+    "layer_of",
+    "open_table",
+    "survey",
+    "words",
+]

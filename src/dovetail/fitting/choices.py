@@ -1,0 +1,235 @@
+"""Formats for the layers of a network so that it meets a budget: candidates are priced, what they spoil is measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from dovetail.engine.cache import cache_file
+from dovetail.engine.layer_times import Spread, time_layer
+from dovetail.engine.native import choose_isa, require_native
+from dovetail.errors import BudgetError, SpecError
+from dovetail.fitting.surveys import Survey
+from dovetail.formats import FORMATS, DenseSpec
+from dovetail.formats.base import Spec
+from dovetail.formats.layer import numpy
+from dovetail.formats.values import INT8
+from dovetail.methods import METHODS, Kept, Method
+from dovetail.peers.machine import machine
+from dovetail.program.layers import LayerShape
+from dovetail.search import damage
+from dovetail.search.budget import Budget
+from dovetail.search.candidates import PROPOSERS, Target, propose
+from dovetail.search.plan import Costs, Found, Rule, find
+from dovetail.search.table import CostTable, Entry
+from dovetail.training.fingerprint import checksum
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+log = logging.getLogger("dovetail.fit")
+PROBES: Final[Mapping[str, Mapping[str, Any]]] = {"tucker": {"ratio": 0.5, "svd": True}, "tdc": {"ratio": 0.5}}
+"""Options with which a method says which layers it would change at all."""
+
+
+def open_table(measured: Survey, path: Path | None = None) -> CostTable:
+    """The times of layers on this machine, under the conditions of the survey; in the cache unless `path` says where.
+
+    Raises:
+        DataError: the file is of another machine.
+    """
+    isa = choose_isa()
+    values = "int8" if measured.int8 else "f32"
+    here = {key: value for key, value in machine().items() if key in ("cpu", "cores", "isa")}
+    conditions = {"engine_isa": isa, "threads": measured.threads, "values": values, "batch": 1}
+    name = f"costs-{isa}-{values}-t{measured.threads}.json"
+    return CostTable.open(cache_file().with_name(name) if path is None else path, {**here, **conditions})
+
+
+def measured_costs(table: CostTable, measured: Survey, report: Callable[[str], None] = log.info) -> Costs:
+    """Latency of a layer in a format: from the table, or measured now."""
+
+    def measure(shape: LayerShape, spec: Spec | None) -> Entry:
+        found = time_layer(shape, spec, int8=measured.int8, threads=measured.threads)
+        report(f"{shape}, {words(spec)}: {1e6 * found.seconds:.1f} us, {found.kernels[0]}")
+        return _entry(found)
+
+    def costs(shape: LayerShape, spec: Spec | None) -> dict[str, float]:
+        return {"latency": table.measured(shape, spec, measure).value}
+
+    return costs
+
+
+def words(spec: Spec | None) -> str:
+    """A format in a few words, such as "tucker, rank in 32, rank out 64"."""
+    if spec is None:
+        return "dense"
+    told = {key: value for key, value in spec.to_json().items() if key not in ("format", "version", "values")}
+    parts = [f"{key.replace('_', ' ')} {value}" for key, value in told.items() if value is not None]
+    return ", ".join([spec.format, *parts])
+
+
+def _entry(found: Spread) -> Entry:
+    return Entry(found.seconds, found.low, found.high, found.kernels[0])
+
+
+def candidates_of(
+    model: nn.Module, example: Tensor, measured: Survey, method: str, target: Target
+) -> dict[str, Sequence[Spec] | Kept]:
+    """Layer → what the method could make of it, or why it leaves it alone.
+
+    Raises:
+        SpecError: nothing is known of the method's candidates.
+    """
+    if method not in PROPOSERS or method not in METHODS:
+        known = ", ".join(name for name in PROPOSERS if name in METHODS)
+        raise SpecError(f"fit knows no candidates for method {method!r}; known are {known}")
+    probe: Method = METHODS[method](**PROBES.get(method, {}))
+    planned = probe.plan(model, example).layers
+    of = {name: shape for shape in measured.shapes for name in shape.layers}
+    found: dict[str, Sequence[Spec] | Kept] = {}
+    for name, shape in of.items():
+        what = planned.get(name, Kept("the method does not know it"))
+        found[name] = what if isinstance(what, Kept) else propose(method, shape, target)
+    return found
+
+
+def choose(
+    model: nn.Module,
+    images: np.ndarray,
+    budget: Budget,
+    method: str,
+    measured: Survey,
+    *,
+    table: CostTable,
+    memory: Path | None = None,
+    rule: Rule = "knapsack",
+    margin: float | None = None,
+    held_out: Sequence[Tensor] | None = None,
+    report: Callable[[str], None] = log.info,
+) -> Found:
+    """Formats for the layers of a network so that it meets the budget; nothing is trained.
+
+    Args:
+        model: dense, on the CPU; it is not changed.
+        images: normalised `(N, C, H, W)`.
+        budget: a limit on latency, on bytes, or both.
+        method: whose formats are candidates.
+        measured: of this network.
+        table: of the times of layers; what it lacks is measured and kept.
+        memory: file of the sensitivities, so that a stopped search goes on; None keeps none.
+        rule: "knapsack", or TDC's own.
+        margin: as in `search.plan.find`.
+        held_out: batches on which sensitivity is measured; `images` by default.
+        report: called with one line per step.
+
+    Raises:
+        BudgetError: the budget cannot be met, or limits what this search has no costs of.
+        SpecError: nothing is known of the method's candidates.
+    """
+    import torch
+
+    limits = _limits(budget, measured)
+    first = torch.from_numpy(images[:1])
+    lanes = require_native().lanes(choose_isa())
+    candidates = candidates_of(model, first, measured, method, Target(step=lanes))
+    open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
+    price = _priced(table, measured, limits, report)
+    _price_all(measured, candidates, price, report)
+    batches = [torch.from_numpy(images)] if held_out is None else held_out
+    found = _sensitivities(model, batches, open_, memory, report)
+    spoilt = _errors(model, open_)
+
+    def spoils(name: str, spec: Spec) -> float:
+        return found[name, spec.format].damage(spoilt[name, spec])
+
+    layers = sum(price(shape, None).get("latency", 0.0) * shape.count for shape in measured.shapes)
+    fixed = {"latency": measured.raced - layers, "bytes": 0.0}  # what a run takes beyond its layers, or less than they
+    return find(
+        measured.shapes, candidates, price, spoils, limits, rule=rule, margin=margin,
+        fixed={name: fixed[name] for name in limits}, order=measured.order,
+    )  # fmt: skip
+
+
+def _limits(budget: Budget, measured: Survey) -> dict[str, float]:
+    references = {"latency": measured.rival_seconds, "bytes": 4.0 * sum(_numbers(s) * s.count for s in measured.shapes)}
+    limits = budget.limits()
+    if unknown := [name for name in limits if name not in references]:
+        raise BudgetError(
+            f"this search measures latency and counts bytes here, and knows nothing of {', '.join(unknown)}; give "
+            "limits on latency and bytes"
+        )
+    return {name: limit.absolute(references[name]) for name, limit in limits.items()}
+
+
+def _numbers(shape: LayerShape) -> int:
+    return int(np.prod(shape.weight))
+
+
+def _priced(table: CostTable, measured: Survey, limits: Mapping[str, float], report: Callable[[str], None]) -> Costs:
+    """All limited costs of a layer."""
+    times = measured_costs(table, measured, report)
+    sizes: dict[tuple[LayerShape, Spec | None], float] = {}
+
+    def price(shape: LayerShape, spec: Spec | None) -> dict[str, float]:
+        found = dict(times(shape, spec)) if "latency" in limits else {}
+        if "bytes" in limits:
+            if (shape, spec) not in sizes:
+                sizes[shape, spec] = stored_bytes(shape, spec, int8=measured.int8)
+            found["bytes"] = sizes[shape, spec]
+        return found
+
+    return price
+
+
+def stored_bytes(shape: LayerShape, spec: Spec | None, *, int8: bool) -> float:
+    """Bytes of a layer's weight in the file, with random numbers at random places."""
+    chosen = DenseSpec() if spec is None else spec
+    packed = FORMATS[chosen.format].packed.random(shape.weight, chosen, np.random.default_rng(0))
+    return (packed.cast(INT8) if int8 else packed).bits() / 8
+
+
+def _price_all(
+    measured: Survey,
+    candidates: Mapping[str, Sequence[Spec] | Kept],
+    price: Costs,
+    report: Callable[[str], None],
+) -> None:
+    """Price every distinct layer in every format now, so that it is said how far that has come."""
+    for number, shape in enumerate(measured.shapes, 1):
+        specs = {s for name in shape.layers if not isinstance(some := candidates[name], Kept) for s in some}
+        report(f"layer {number} of {len(measured.shapes)}: {shape}, {len(specs)} candidates")
+        for spec in (None, *sorted(specs, key=str)):
+            price(shape, spec)
+
+
+def _sensitivities(
+    model: nn.Module,
+    batches: Sequence[Tensor],
+    candidates: Mapping[str, Sequence[Spec]],
+    memory: Path | None,
+    report: Callable[[str], None],
+) -> damage.Known:
+    """What the file knows of this network, and what it lacks, which it then knows."""
+    of = f"{checksum(model)}, {sum(map(len, batches))} images"
+    known = {} if memory is None else damage.load(memory, of)
+
+    def keep(name: str, format: str, one: damage.Sensitivity) -> None:
+        report(f"{name} in {format}: {one.divergence:.2g} nats where {one.error:.0%} of its energy is lost")
+        known[name, format] = one
+        if memory is not None:
+            damage.save(known, memory, of)
+
+    return damage.sensitivities(model, batches, candidates, known=known, report=keep)
+
+
+def _errors(model: nn.Module, candidates: Mapping[str, Sequence[Spec]]) -> dict[tuple[str, Spec], float]:
+    found = {}
+    for name, specs in candidates.items():
+        weight = numpy(model.get_submodule(name).get_parameter("weight"))
+        found |= {(name, spec): error for spec, error in zip(specs, damage.errors(weight, specs))}
+    return found

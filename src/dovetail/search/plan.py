@@ -1,0 +1,179 @@
+"""From costs and damages to a plan: which format each layer gets, and why the others stay dense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from dovetail.errors import BudgetError
+from dovetail.formats.base import Spec
+from dovetail.methods.base import Kept, Plan
+from dovetail.program.layers import LayerShape
+from dovetail.search.allocate import Allocation, allocate, tdc_within
+from dovetail.search.candidates import Candidate, Group, stored, work
+
+Costs = Callable[[LayerShape, Spec | None], Mapping[str, float]]
+Rule = Literal["knapsack", "tdc"]
+THETA = {"knapsack": 0.1, "tdc": 0.15}
+"""Margins by which a candidate must beat the dense layer: TDC's as reconstructed, ours chosen."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one layer, with the numbers that decided.
+
+    Attributes:
+        spec: None where it stays dense, and then `reason` says why.
+        dense, chosen: predicted cost, in the first limit's unit.
+        best: of all candidates, those that were not worth it included; None where there are none.
+        damage: expected, of the chosen one.
+    """
+
+    name: str
+    shape: str
+    spec: Spec | None
+    reason: str
+    dense: float
+    chosen: float
+    best: float | None
+    damage: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"spec": None if self.spec is None else self.spec.to_json()}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plan and what it is predicted to cost.
+
+    Attributes:
+        decisions: of every weight layer, in order of execution.
+        predicted, dense: cost → of the whole network.
+        fixed: cost → of everything but the weight layers.
+        limits: cost → what it must not exceed.
+        rule: that decided; `macs_reduction` is the share that TDC's rule came to.
+    """
+
+    decisions: tuple[Decision, ...]
+    predicted: Mapping[str, float]
+    dense: Mapping[str, float]
+    fixed: Mapping[str, float]
+    limits: Mapping[str, float]
+    damage: float
+    rule: str
+    margin: float
+    macs_reduction: float | None = None
+
+    def plan(self) -> Plan:
+        """For a method: layer → spec, or why it stays dense."""
+        return Plan({d.name: Kept(d.reason) if d.spec is None else d.spec for d in self.decisions})
+
+    @property
+    def changed(self) -> tuple[Decision, ...]:
+        """The layers that get a format; none where there is nothing to gain."""
+        return tuple(decision for decision in self.decisions if decision.spec is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"decisions": [decision.to_json() for decision in self.decisions]}
+
+
+def find(
+    shapes: Sequence[LayerShape],
+    candidates: Mapping[str, Sequence[Spec] | Kept],
+    costs: Costs,
+    damage: Callable[[str, Spec], float],
+    limits: Mapping[str, float],
+    *,
+    rule: Rule = "knapsack",
+    margin: float | None = None,
+    fixed: Mapping[str, float] | None = None,
+    order: Sequence[str] = (),
+) -> Found:
+    """Choose a candidate for every layer.
+
+    Args:
+        shapes: the network's distinct layers, with the names of those that have them.
+        candidates: layer → what it could become, or why it may not change; layers that are not named stay dense.
+        costs: of one layer in a format, dense for None, with every limited cost.
+        damage: of a layer in a format.
+        limits: cost → its bound.
+        rule: "knapsack" over costs and damage, or TDC's own, which takes one limit.
+        margin: by which a candidate must beat the dense layer, as a share; the rule's own where None.
+        fixed: costs of everything but the weight layers.
+        order: of the layers in the result, as they run; by default that of `shapes`.
+
+    Raises:
+        BudgetError: the limits cannot be met, or the rule does not take them.
+    """
+    if rule not in get_args(Rule):
+        raise BudgetError(f"unknown rule {rule!r}; known are {', '.join(get_args(Rule))}")
+    margin = THETA[rule] if margin is None else margin
+    if not 0 <= margin < 1:
+        raise BudgetError(f"a margin of {margin} is none; give a share of the dense cost, from 0 to below 1")
+    fixed = dict.fromkeys(limits, 0.0) | dict(fixed or {})
+    of = {name: shape for shape in shapes for name in shape.layers}
+    groups = [_group(name, of[name], candidates.get(name, Kept("not in the search")), costs, damage) for name in of]
+    allocation, reduction = _allocated(groups, limits, rule, margin, fixed)
+    first = next(iter(limits))
+    reasons = {name: what.reason for name, what in candidates.items() if isinstance(what, Kept)}
+    decisions = {
+        g.name: _decision(g, of[g.name], allocation.chosen[g.name], first, margin, reasons.get(g.name)) for g in groups
+    }
+    return Found(
+        tuple(decisions[name] for name in (order or of)),
+        {name: allocation.cost(name) for name in limits},
+        {name: fixed[name] + sum(group.dense.costs[name] for group in groups) for name in limits},
+        fixed,
+        dict(limits),
+        allocation.damage,
+        rule,
+        margin,
+        reduction,
+    )
+
+
+def _group(
+    name: str,
+    shape: LayerShape,
+    candidates: Sequence[Spec] | Kept,
+    costs: Costs,
+    damage: Callable[[str, Spec], float],
+) -> Group:
+    specs = () if isinstance(candidates, Kept) else candidates
+    return Group(
+        name,
+        Candidate(None, costs(shape, None), 0.0, stored(None, shape), shape.macs),
+        tuple(Candidate(s, costs(shape, s), damage(name, s), stored(s, shape), round(work(s, shape))) for s in specs),
+    )
+
+
+def _allocated(
+    groups: Sequence[Group], limits: Mapping[str, float], rule: Rule, margin: float, fixed: Mapping[str, float]
+) -> tuple[Allocation, float | None]:
+    if rule == "knapsack":
+        return allocate(groups, limits, margin=margin, fixed=fixed), None
+    if len(limits) > 1:
+        raise BudgetError(f"TDC's rule holds one limit, not {', '.join(limits)}; take the knapsack for several")
+    ((name, limit),) = limits.items()
+    return tdc_within(groups, name, limit, theta=margin, fixed=fixed)
+
+
+def _decision(
+    group: Group, shape: LayerShape, chosen: Candidate, cost: str, margin: float, reason: str | None
+) -> Decision:
+    dense = group.dense.costs[cost]
+    best = min((candidate.costs[cost] for candidate in group.others), default=None)
+    if chosen.spec is not None:
+        told = ""
+    elif reason is not None:
+        told = reason
+    elif best is None:
+        told = "no format takes fewer multiplications"
+    elif best > (1 - margin) * dense:
+        told = f"nothing gains {margin:.0%}: the best takes {best / dense:.0%} of the dense layer"
+    else:
+        told = f"not needed: dense is within the budget (the best would take {best / dense:.0%})"
+    return Decision(group.name, str(shape), chosen.spec, told, dense, chosen.costs[cost], best, chosen.damage)

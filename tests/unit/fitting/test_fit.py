@@ -1,0 +1,219 @@
+"""Formats by time under a budget, with a machine whose times are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dovetail.engine import native_status
+from dovetail.engine.layer_times import Spread
+from dovetail.errors import BudgetError, DataError, SpecError
+from dovetail.fitting import Survey, choices, choose, fit, layer_of, open_table, survey
+from dovetail.formats import BlockSparseSpec, TuckerSpec
+from dovetail.methods import METHODS, Kept
+from dovetail.program.layers import layer_shapes
+from dovetail.program.lower import lower
+from dovetail.search import Budget
+from dovetail.search.candidates import PROPOSERS, work
+
+pytestmark = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
+METHODS_THAT_FIT = sorted(set(PROPOSERS) & set(METHODS))
+PER_MAC = 1e-9
+REST = 2e-5
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.one = nn.Conv2d(16, 16, 3, padding=1)
+        self.two = nn.Conv2d(16, 16, 3, padding=1)
+        self.down = nn.Conv2d(16, 32, 3, stride=2, padding=1)
+        self.point = nn.Conv2d(32, 48, 1)
+        self.fc = nn.Linear(48, 4)
+
+    def forward(self, x):
+        for layer in (self.stem, self.one, self.two, self.down, self.point):
+            x = torch.relu(layer(x))
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).standard_normal((8, 3, 8, 8), dtype=np.float32)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Every multiply-add takes as long as any other; what was timed is listed."""
+    timed = []
+
+    def time_layer(shape, spec=None, **_):
+        timed.append((shape, spec))
+        seconds = PER_MAC * (shape.macs if spec is None else work(spec, shape))
+        return Spread(seconds, seconds, seconds, ("a kernel",))
+
+    monkeypatch.setattr("dovetail.fitting.choices.time_layer", time_layer)
+    return timed
+
+
+@pytest.fixture
+def measured(model, images):
+    program = lower(model, torch.from_numpy(images[:1]))
+    shapes = tuple(layer_shapes(program))
+    dense = PER_MAC * sum(shape.macs * shape.count for shape in shapes)
+    order = ("stem", "one", "two", "down", "point", "fc")
+    return Survey(shapes, order, REST, dense + REST, "somebody", 1.25 * (dense + REST), 1, int8=True)
+
+
+def run(model, images, budget, measured, tmp_path, method="block", **options):
+    table = open_table(measured, tmp_path / "costs.json")
+    given = Budget.parse(budget, 1.0)
+    return choose(model, images, given, method, measured, table=table, memory=tmp_path / "s.json", **options)
+
+
+@pytest.mark.parametrize("method", METHODS_THAT_FIT)
+@pytest.mark.parametrize("share", [0.7, 0.5])
+def test_a_plan_keeps_to_the_budget_and_its_method_takes_it(model, images, machine, measured, tmp_path, method, share):
+    found = run(model, images, f"latency={share}x", measured, tmp_path, method)
+    limit = share * measured.rival_seconds
+    assert found.limits == {"latency": pytest.approx(limit)}
+    assert found.predicted["latency"] <= limit * (1 + 1e-9)
+    assert found.dense["latency"] == pytest.approx(measured.raced)
+    assert [d.name for d in found.decisions] == list(measured.order)
+    assert found.changed
+    assert all(d.chosen <= 0.9 * d.dense for d in found.changed)
+    total = found.fixed["latency"] + sum(d.chosen for d in found.decisions)
+    assert found.predicted["latency"] == pytest.approx(total)
+
+
+def test_dense_is_enough_where_the_budget_is_wide(model, images, machine, measured, tmp_path):
+    found = run(model, images, "latency=1x", measured, tmp_path)
+    assert not found.changed
+    reasons = {d.name: d.reason for d in found.decisions}
+    assert reasons["one"].startswith("not needed: dense is within the budget")
+    assert reasons["stem"] == "first layer (everything=True prunes it)"
+    assert all(isinstance(what, Kept) for what in found.plan().layers.values())
+
+
+def test_what_cannot_be_met_names_the_layer_that_holds_it(model, images, machine, measured, tmp_path):
+    with pytest.raises(BudgetError, match=r"cannot be met: the best that can is .* most of it is held by 'stem'"):
+        run(model, images, "latency=0.05x", measured, tmp_path)
+
+
+def test_bytes_are_counted_with_their_positions(model, images, machine, measured, tmp_path):
+    found = run(model, images, "bytes=0.2x", measured, tmp_path)
+    floats = 4 * sum(layer.weight.numel() for layer in model.children())
+    assert found.predicted["bytes"] <= 0.2 * floats
+    assert found.dense["bytes"] > 0.25 * floats  # codes, and a scale for each output
+    assert not machine  # nobody asked for the time
+
+
+def test_time_and_bytes_together(model, images, machine, measured, tmp_path):
+    found = run(model, images, "latency=0.6x,bytes=0.2x", measured, tmp_path)
+    assert found.predicted["latency"] <= 0.6 * measured.rival_seconds
+    assert found.predicted["bytes"] <= 0.2 * 4 * sum(layer.weight.numel() for layer in model.children())
+
+
+def test_costs_that_nobody_knows_here_are_refused(model, images, machine, measured, tmp_path):
+    with pytest.raises(BudgetError, match="knows nothing of cycles"):
+        run(model, images, "cycles=3M", measured, tmp_path)
+    with pytest.raises(SpecError, match="no candidates for method 'thin'; known are tucker"):
+        run(model, images, "latency=0.5x", measured, tmp_path, method="thin")
+    assert not machine
+
+
+def test_a_stopped_search_goes_on_from_its_table(model, images, machine, measured, tmp_path, monkeypatch):
+    whole = run(model, images, "latency=0.5x", measured, tmp_path / "whole")
+    every = len(machine)
+    assert every == len(set(machine))  # layers of one shape are timed once
+    machine.clear()
+    original = choices.time_layer
+
+    def stops(*arguments, **options):
+        if len(machine) == 5:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr("dovetail.fitting.choices.time_layer", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, images, "latency=0.5x", measured, tmp_path)
+    monkeypatch.setattr("dovetail.fitting.choices.time_layer", original)
+    assert run(model, images, "latency=0.5x", measured, tmp_path) == whole
+    assert len(machine) == every
+    assert run(model, images, "latency=0.4x", measured, tmp_path).changed
+    assert len(machine) == every
+
+
+def test_a_table_of_other_conditions_is_refused(model, images, machine, measured, tmp_path):
+    run(model, images, "latency=0.5x", measured, tmp_path)
+    with pytest.raises(DataError, match="values is 'int8' there and 'f32' here"):
+        run(model, images, "latency=0.5x", replace(measured, int8=False), tmp_path)
+
+
+def test_tdc_rule_takes_the_cheapest_ranks(model, images, machine, measured, tmp_path):
+    found = run(model, images, "latency=0.8x", measured, tmp_path, "tucker", rule="tdc")
+    assert found.rule == "tdc"
+    assert found.macs_reduction == 0.0
+    ranks = {d.name: d.spec for d in found.changed if isinstance(d.spec, TuckerSpec)}
+    assert {(spec.rank_in, spec.rank_out) for spec in ranks.values()} == {(8, 8)}
+    with pytest.raises(BudgetError, match="one limit"):
+        run(model, images, "latency=0.8x,bytes=0.9x", measured, tmp_path, "tucker", rule="tdc")
+
+
+def test_parts_of_a_layer_belong_to_it():
+    assert layer_of("a.conv.2", {"a.conv", "a"}) == "a.conv"
+    assert layer_of("a.conv", {"a.conv", "b"}) == "a.conv"
+    assert layer_of("ab", {"a"}) is None
+
+
+def test_the_dense_network_is_surveyed_for_real(model, images):
+    found = survey(model, images, peers=[], threads=1, blocks=2)
+    assert found.order == ("stem", "one", "two", "down", "point", "fc")
+    assert found.rival == "dovetail-dense"
+    assert found.rest > 0
+    assert found.raced == found.rival_seconds > 0
+
+
+def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monkeypatch):
+    monkeypatch.setattr("dovetail.fitting.fits.survey", lambda *_, **__: measured)
+    pictures = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = pictures.mean((2, 3)).argmax(1)
+    batches = [(pictures[i : i + 16], labels[i : i + 16]) for i in (0, 16, 32)]
+    common = {"train": batches, "validate": batches[:1], "peers": [], "costs": tmp_path / "costs.json"}
+    budget = Budget(latency="0.5x", accuracy_drop=100)
+    planned = fit(model, budget, plan_only=True, **common)
+    assert planned.found.changed
+    assert planned.met is None
+    assert isinstance(model.one, nn.Conv2d)
+    done = fit(model, budget, options={"epochs": 1}, **common)
+    assert done.found == planned.found
+    formats = {name: packed.spec.format for name, packed in done.program.weights.items()}
+    assert all(formats[d.name] == "block_sparse" for d in done.found.changed)
+    own = [d for d in done.found.changed if isinstance(d.spec, BlockSparseSpec)]
+    for decision in own:
+        packed = done.program.weights[decision.name]
+        grid = np.prod(BlockSparseSpec().grid(packed.shape))
+        assert packed.nonzeros() <= 4 * (decision.spec.density * grid + 1)
+    assert done.achieved["latency"] > 0
+    assert done.met == (done.achieved["latency"] <= 0.5 * done.achieved["rival_seconds"])
+
+
+def test_nothing_is_trained_where_nothing_changes(model, measured, machine, tmp_path, monkeypatch):
+    monkeypatch.setattr("dovetail.fitting.fits.survey", lambda *_, **__: measured)
+    batch = (torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))
+    common = {"train": [batch], "validate": [batch], "peers": [], "costs": tmp_path / "costs.json"}
+    done = fit(model, Budget(latency="1x", accuracy_drop=1), **common)
+    assert done.compression is None is done.program
+    with pytest.raises(BudgetError, match="must have images"):
+        fit(model, Budget(latency="1x", accuracy_drop=1), **{**common, "validate": []})
