@@ -19,6 +19,7 @@ from dovetail.program.lower import lower
 from dovetail.program.program import Program
 from dovetail.program.reference import run
 from dovetail.program.store import load, save
+from dovetail.zoo.densenet import DenseNet
 from programs import poisoned
 
 THIN = {"width": 0.25, "classes": 10}
@@ -31,7 +32,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "vgg16_bn": THIN | {"width": 0.125},
     "squeezenet10": {"classes": 10},
 }
-LARGE = ("vgg", "squeezenet", "mobilenet", "resnet50")
+LARGE = ("vgg", "squeezenet", "mobilenet", "resnet50", "densenet")
 SLOW = [name for name in zoo.NETWORKS if QUICK.get(name) != {}]
 NETWORKS = [
     *(pytest.param(name, options, id=f"{name}-small" if options else name) for name, options in QUICK.items()),
@@ -40,7 +41,10 @@ NETWORKS = [
 
 
 def network(name: str, options: dict[str, Any]) -> nn.Module:
-    model = zoo.build(name, **options)
+    return randomise(zoo.build(name, **options))
+
+
+def randomise(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0, 0.2)
@@ -61,11 +65,27 @@ def test_lowering_agrees_with_torch(name, options, tmp_path):
     assert np.abs(meant - want).max() <= 1e-4 * np.ptp(want)
     for session in sessions(program, x.shape):
         assert np.abs(poisoned(session, x.numpy()) - want).max() <= 1e-4 * np.ptp(want)
-    assert {node.op for node in program.graph.nodes}.isdisjoint({"affine", "activation", "add"})
+    left = {"affine"} if name.startswith("densenet") else set()  # a norm after a concatenation has no product to join
+    assert {node.op for node in program.graph.nodes}.isdisjoint({"affine", "activation", "add"} - left)
     counts = count(program)
     assert counts.params == sum(parameter.numel() for parameter in model.parameters()) - folded_biases(model)
     assert counts.macs == counts.dense_macs == hooked_macs(model, x[:1])
     np.testing.assert_array_equal(run(load(save(program, tmp_path / "n.dovetail")), x.numpy()), meant)
+
+
+def test_norms_before_convolutions_take_their_relu_along():
+    """Two dense blocks: what lies between a concatenation and a convolution is one op."""
+    model, x = randomise(DenseNet((2, 3), 0.25, in_channels=3, classes=10)), torch.randn(2, 3, 40, 36)
+    program = lower(model, x[:1])
+    with torch.no_grad():
+        want = model.eval()(x).numpy()
+    assert np.abs(run(program, x.numpy()) - want).max() <= 1e-4 * np.ptp(want)
+    for session in sessions(program, x.shape):
+        assert np.abs(poisoned(session, x.numpy()) - want).max() <= 1e-4 * np.ptp(want)
+    alone = [node for node in program.graph.nodes if node.op == "affine"]
+    assert len(alone) == 2 + 1 + 3 + 1  # the first norm of every layer, that of the transition, the last one
+    assert {node.epilogue.activation.name for node in alone} == {"relu"}
+    assert {node.op for node in program.graph.nodes}.isdisjoint({"activation", "add"})
 
 
 def sessions(program: Program, shape: tuple[int, ...]) -> Iterator[Session]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from dovetail import zoo
@@ -34,6 +35,8 @@ def parameters(name, **options):
         ("mobilenetv2", {"folded": True}, 3_487_816),
         ("squeezenet10", {}, 1_248_424),
         ("squeezenet10", {"final_padding": 1}, 1_248_424),
+        ("densenet121", {}, 7_978_856),
+        ("densenet201", {}, 20_013_928),
     ],
     ids=str,
 )
@@ -55,6 +58,8 @@ SMALL = {
     "resnet50": {"width": 0.125},
     "vgg16_bn": {"width": 0.125, "classifier": "cifar"},
     "mobilenetv2": {"width": 0.35},
+    "densenet121": {"width": 0.25},
+    "densenet201": {"width": 0.25},
 }
 
 
@@ -99,6 +104,18 @@ KEYS = {
         "classifier.1.weight",
     ],
     "squeezenet10": ["features.0.bias", "features.3.squeeze.weight", "features.12.expand3x3.bias", "classifier.1.bias"],
+    "densenet121": [
+        "features.conv0.weight",
+        "features.norm0.running_var",
+        "features.denseblock1.denselayer1.norm1.weight",
+        "features.denseblock3.denselayer24.conv1.weight",
+        "features.denseblock4.denselayer16.norm2.bias",
+        "features.denseblock4.denselayer16.conv2.weight",
+        "features.transition3.norm.running_mean",
+        "features.transition3.conv.weight",
+        "features.norm5.bias",
+        "classifier.bias",
+    ],
 }
 
 
@@ -121,6 +138,23 @@ def test_option_a_shortcut_is_strided_and_padded_with_zero_channels():
     x = torch.randn(2, 16, 9, 8)
     expected = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 32 // 4, 32 // 4))
     assert torch.equal(block.shortcut(x), expected)
+
+
+def test_a_dense_layer_adds_its_channels_behind_all_before_it():
+    block = zoo.build("densenet121", width=0.25).features.denseblock1.eval()
+    x = torch.randn(2, 16, 5, 6)
+    first = block.denselayer1(x)
+    second = block.denselayer2(torch.cat([x, first], 1))
+    got = block(x)
+    assert got.shape[1] == 16 + 6 * 8
+    assert torch.equal(got[:, :32], torch.cat([x, first, second], 1))
+
+
+def test_norms_of_a_dense_layer_come_before_its_convolutions():
+    layer = zoo.build("densenet121", width=0.25).features.denseblock1.denselayer1.eval()
+    nn.init.constant_(layer.norm1.bias, -100.0)  # nothing passes the first ReLU
+    shifted = F.relu(layer.norm2(torch.zeros(1, 32, 4, 4)))
+    assert torch.equal(layer(torch.randn(1, 16, 4, 4)), layer.conv2(shifted))
 
 
 def test_resnet50_strides_in_the_3x3():
