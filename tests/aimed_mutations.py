@@ -176,6 +176,7 @@ AIMED: dict[str, Change] = {
     "newer spec": spec("dense", version=9),
     "value type": spec("dense", values="f8"),
     "Tucker rank": spec("tucker", rank_in=7),
+    "fold": spec("tucker", fold=1),
     "SVD rank": spec("svd", rank=7),
     "SVD of larger kernels": lambda file: file.entry("svd").update(shape=[6, 6, 2, 1]),
     "number of bases": spec("kernel_basis", bases=10),

@@ -37,6 +37,7 @@ ERRORS = {
     "value type": "unknown value type",
     "value type of a format": r"holds no \S+ values",
     "Tucker rank": "Tucker rank",
+    "fold": "fold must be true or false",
     "SVD rank": "rank .* weight; at most",
     "SVD of larger kernels": "SVD holds 1x1",
     "number of bases": "are independent",

@@ -120,7 +120,8 @@ def packed_in(random: Random, sketch: Sketch, weight: tuple[int, ...], groups: i
     if area == 1 and groups == 1 and not codes:
         formats.append(("svd", {"rank": random.randint(1, min(k, c))}))
     if kernel and groups == 1 and not codes:
-        formats.append(("tucker", {"rank_in": random.randint(1, c), "rank_out": random.randint(1, k)}))
+        ranks = {"rank_in": random.randint(1, c), "rank_out": random.randint(1, k)}
+        formats.append(("tucker", ranks | {"fold": random.random() < 0.5}))
     name, fields = random.choice(formats)
     return random_packed(name, weight, sketch.random, **fields)
 

@@ -70,7 +70,12 @@ SAMPLES = {
     ),
     "tucker": Sample(
         lambda s: TuckerSpec(rank_in=s[1], rank_out=s[0]),
-        (lambda s: TuckerSpec(rank_in=some(s[1]), rank_out=max(1, s[0] - 1)),),
+        (
+            lambda s: TuckerSpec(rank_in=some(s[1]), rank_out=max(1, s[0] - 1)),
+            lambda s: TuckerSpec(rank_in=s[1], rank_out=some(s[0]), fold=True),
+            lambda s: TuckerSpec(rank_in=some(s[1]), rank_out=s[0], fold=True),
+            lambda s: TuckerSpec(rank_in=s[1], rank_out=s[0], fold=True),
+        ),
         linear=False,
         groups=False,
     ),

@@ -102,10 +102,11 @@ def low_rank(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[np.ndarra
 
 
 def tucker(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+    """1x1, core, 1x1; a factor without an array of its own is in the core."""
     meter, (output, core, inputs) = Meter(), weight.factors()
-    z = meter.conv(x, inputs[:, :, None, None])
+    z = meter.conv(x, inputs[:, :, None, None]) if "input" in weight.arrays else x
     z = meter.conv(z, core, stride=case.stride, padding=case.padding)
-    yield meter.conv(z, output[:, :, None, None]), meter.work
+    yield meter.conv(z, output[:, :, None, None]) if "output" in weight.arrays else z, meter.work
 
 
 def kernel_basis(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:

@@ -42,7 +42,7 @@ def as_convolutions(layer: Workload, order: Order = "conv_first") -> tuple[Workl
 
     A kernel basis of d bases becomes, `"conv_first"`, d maps of each channel and a sparse 1x1 convolution over them,
     or, `"coef_first"`, a sparse 1x1 convolution to d maps per output and a convolution that sums these with the bases.
-    Tucker-2 becomes three convolutions, a truncated SVD two.
+    Tucker-2 becomes three convolutions (fewer where factors are in the core), a truncated SVD two.
     """
     if order not in ORDERS:
         raise MachineError(f"unknown order {order!r}; known are {', '.join(ORDERS)}")
@@ -68,8 +68,8 @@ def _parts(layer: Workload, order: Order) -> list[Part]:
         case PackedKernelBasis():
             return _of_kernel_basis(layer, layer.weight, order)
         case PackedTucker():
-            output, core, inputs = layer.weight.factors()
-            return [Part(_pointwise(inputs)), _plain(layer, core), Part(_pointwise(output))]
+            stages = layer.weight.stages()
+            return [_plain(layer, w) if name == "core" else Part(w) for name, w in stages.items()]
         case PackedSvd():
             output, inputs = layer.weight.factors()
             return [_plain(layer, _pointwise(inputs)), Part(_pointwise(output))]

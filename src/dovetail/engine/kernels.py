@@ -77,7 +77,7 @@ class Candidate:
         reads: a strided input dealt into "phases", with zeros around each; any input as it is
             "lying", with zeros around it; or its "pixels" alone.
         expands: whether it takes the place of the 1x1 convolution before it, too.
-        factors: of the weight, each of which may run by a kernel of its own (`composed`).
+        factors: whether the weight has several, each of which may run by a kernel of its own (`composed`).
     """
 
     name: str
@@ -87,7 +87,7 @@ class Candidate:
     exact: bool = True
     reads: Reads = "phases"
     expands: bool = False
-    factors: int = 0
+    factors: bool = False
 
 
 def composed(whole: Candidate, parts: Sequence[Candidate]) -> Candidate:
@@ -170,14 +170,17 @@ def _conv_tucker(
     epilogue: Epilogue,
     parts: Sequence[Candidate] = (),
 ) -> None:
-    """1x1, core, 1x1; the geometry belongs to the core."""
-    first, core, last = (part.emit for part in parts) if parts else (_conv_dense,) * 3
-    output, middle, inputs = packed.factors()
-    inner = b.planar((x.shape[0], packed.spec.rank_in, *x.shape[2:]))
-    outer = b.planar((x.shape[0], packed.spec.rank_out, *y.shape[2:]), y.planes)
-    first(b, x, _dense(inputs[:, :, None, None]), None, inner, Geometry(), Epilogue())
-    core(b, inner, _dense(middle), None, outer, at, Epilogue())
-    last(b, outer, _dense(output[:, :, None, None]), scale, y, Geometry(), epilogue)
+    """1x1, core, 1x1, or what of them is not in the core; the geometry belongs to the core."""
+    stages = packed.stages()
+    emits = [part.emit for part in parts] if parts else [_conv_dense] * len(stages)
+    *before, last = zip(stages.items(), emits)
+    for (name, weight), emit in before:
+        size, planes = (x.shape[2:], None) if name == "input" else (y.shape[2:], y.planes)
+        made = b.planar((x.shape[0], len(weight), *size), planes)
+        emit(b, x, _dense(weight), None, made, at if name == "core" else Geometry(), Epilogue())
+        x = made
+    (name, weight), emit = last
+    emit(b, x, _dense(weight), scale, y, at if name == "core" else Geometry(), epilogue)
 
 
 def _conv_svd(
@@ -287,8 +290,8 @@ CANDIDATES = (
     Candidate("conv2d_sparse", "conv2d", _SPARSE, _over_dense(conv_sparse)),
     Candidate("conv2d_sparse_columns", "conv2d", _narrow_and_sparse, _over_dense(conv_sparse_columns), reads="lying"),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
-    Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=3),
-    Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=2),
+    Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=True),
+    Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=True),
     Candidate("linear_dense", "linear", _any, _linear_dense),
     Candidate("linear_sparse", "linear", _is("sparse", "block_sparse"), _linear_sparse),
     Candidate("linear_svd", "linear", _is("svd"), _linear_svd),

@@ -148,11 +148,12 @@ class Tuner:
         found = candidate_named(whole, node, self.graph, self.program.weights[node.weight or ""], self._place(node))
         if not names:
             return found
-        if not isinstance(found, Candidate) or len(names) != found.factors:
-            has = found.factors if isinstance(found, Candidate) else 0
-            raise EngineError(f"node {node.name!r}: kernel {name!r} names {len(names)} factors; {whole} has {has}")
         factors = self._factors(node)
-        parts = [factors.named(part, of) for part, of in zip(names, weight_nodes(factors.graph))]
+        nodes = weight_nodes(factors.graph) if isinstance(found, Candidate) and found.factors else []
+        if not isinstance(found, Candidate) or len(names) != len(nodes):
+            has = f"{len(names)} factors; {whole} has {len(nodes)}"
+            raise EngineError(f"node {node.name!r}: kernel {name!r} names {has}")
+        parts = [factors.named(part, of) for part, of in zip(names, nodes)]
         return composed(found, [part for part in parts if isinstance(part, Candidate)])
 
     def _place(self, node: Node) -> Place:

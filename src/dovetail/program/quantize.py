@@ -60,7 +60,7 @@ def quantize(program: Program, ranges: Mapping[str, Range], keep: Collection[str
 
 
 def split_factors(program: Program, keep: Collection[str] = ()) -> Program:
-    """Tucker and SVD nodes, but for those in `keep`, as the three or two dense convolutions (linear layers) they are.
+    """Tucker and SVD nodes, but for those in `keep`, as the dense convolutions (linear layers) that they are.
 
     Whole numbers are rounded between the factors, so the tensors between them need scales of their own.
     """
@@ -153,19 +153,18 @@ def _parts(
     node: Node, packed: PackedTucker | PackedSvd, tensors: Mapping[str, Tensor], taken: set[str]
 ) -> Iterator[tuple[Node, Packed, tuple[int | str, ...]]]:
     """One node per factor; the geometry goes to the core (or the first factor of an SVD), the epilogue to the last."""
-    factors = list(packed.factors())[::-1]
-    own = 1 if isinstance(packed, PackedTucker) else 0
+    stages = packed.stages()
+    own = [*stages].index("core") if "core" in stages else 0
     x, shape = node.inputs[0], tensors[node.inputs[0]].shape
     size = tensors[node.output].shape[2:]
-    for i, factor in enumerate(factors):
-        last = i + 1 == len(factors)
-        name = node.name if last else fresh(f"{node.name}.{'input' if i == 0 else 'core'}", taken)
-        weight = factor if factor.ndim == len(packed.shape) else factor.reshape(*factor.shape, 1, 1)
+    for i, (side, weight) in enumerate(stages.items()):
+        last = i + 1 == len(stages)
+        name = node.name if last else fresh(f"{node.name}.{side}", taken)
         attributes = node.attributes if node.op == "linear" or i == own else _POINT
         if node.op == "linear":
-            shape = (*shape[:-1], len(factor))
+            shape = (*shape[:-1], len(weight))
         else:
-            shape = (shape[0], len(factor), *(size if i >= own else shape[2:]))
+            shape = (shape[0], len(weight), *(size if i >= own else shape[2:]))
         output, epilogue = (node.output, node.epilogue) if last else (name, Epilogue())
         made = PackedDense.from_dense(weight, DenseSpec(values=F32))
         yield Node(node.op, name, (x,), output, name, attributes, epilogue, node.source), made, shape

@@ -7,6 +7,7 @@ import pytest
 
 from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.kernels import CANDIDATES, composed, names_of_factors
+from dovetail.engine.quantize import quantize
 from dovetail.engine.schedule import Tuner
 from dovetail.errors import EngineError
 from dovetail.program import reference
@@ -27,6 +28,21 @@ def tucker(stride: int = 1) -> tuple[Program, np.ndarray]:
     )  # fmt: skip
     z = sketch.add("conv2d", y, packed=random_packed("svd", (8, 23, 1, 1), sketch.random, rank=5), biased=True)
     return sketch.program(z), sketch.random.standard_normal((2, 19, 12, 10)).astype(np.float32)
+
+
+def folded(rank_in: int, rank_out: int, stride: int = 1) -> tuple[Program, np.ndarray]:
+    """A layer of ranks that may be those of its channels (19, 23), with the whole epilogue."""
+    sketch = Sketch(12)
+    x = sketch.input("batch", 19, 12, 10)
+    packed = random_packed("tucker", (23, 19, 3, 3), sketch.random, rank_in=rank_in, rank_out=rank_out, fold=True)
+    residual = sketch.add(
+        "conv2d", x, packed=random_packed("dense", (23, 19, 1, 1), sketch.random), stride=(stride, stride)
+    )
+    y = sketch.add(
+        "conv2d", x, packed=packed, padding=(1, 1, 1, 1), stride=(stride, stride), scaled=True, biased=True,
+        residual=residual, activation=Activation("relu"),
+    )  # fmt: skip
+    return sketch.program(y), sketch.random.standard_normal((2, 19, 12, 10)).astype(np.float32)
 
 
 def by_name(program: Program, first: str, second: str) -> Schedule:
@@ -57,6 +73,31 @@ def test_a_kernel_for_each_factor(isa: str, stride: int):
     assert first[f"conv2d_winograd_f32__{isa}"] == (1 if stride == 1 else 0)
     assert first[f"conv2d_dense_f32__{isa}"] == 0
     assert (second[f"conv2d_dense_f32__{isa}"], second[f"conv2d_lanes_f32__{isa}"]) == (1, 1)
+
+
+@pytest.mark.parametrize("isa", native_status().isas)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("rank_in", "rank_out", "left"), [(19, 7, 2), (7, 23, 2), (19, 23, 1)])
+@pytest.mark.parametrize("kernel", ["dense", "lanes"])
+def test_factors_in_the_core_take_no_kernel(isa, stride, rank_in, rank_out, left, kernel):
+    program, x = folded(rank_in, rank_out, stride)
+    names = {node.name: "conv2d_dense" for node in program.graph.nodes}
+    last = program.graph.nodes[-1].name
+    schedule = Schedule(names | {last: f"conv2d_tucker({','.join([kernel] * left)})"})
+    session = Session(program, isa=isa, schedule=schedule)
+    assert close(session(x), reference.run(program, x))
+    assert native_calls(session, last)[f"conv2d_{kernel}_f32__{isa}"] == left
+    wrong = Schedule(names | {last: "conv2d_tucker(lanes,lanes,lanes)"})
+    with pytest.raises(EngineError, match=f"names 3 factors; conv2d_tucker has {left}"):
+        Session(program, isa=isa, schedule=wrong)(x)
+
+
+@pytest.mark.parametrize(("rank_in", "rank_out", "left"), [(19, 7, 2), (7, 23, 2), (19, 23, 1)])
+def test_factors_in_the_core_take_no_codes(rank_in, rank_out, left):
+    program, x = folded(rank_in, rank_out)
+    made = quantize(program, [x])
+    assert sum(node.op == "conv2d" for node in made.graph.nodes) == left + 1
+    assert np.array_equal(Session(made)(x), reference.run(made, x))
 
 
 def test_factors_are_tuned_one_by_one(monkeypatch, tmp_path):

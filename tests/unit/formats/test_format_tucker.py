@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from dovetail.errors import SpecError
+from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import Geometry, PackedTucker, TuckerSpec
 from dovetail.formats.tucker.layer import TuckerConv2d
 from dovetail.formats.tucker.packed import hooi, hosvd
@@ -121,3 +121,55 @@ def test_slicing_below_the_ranks_takes_a_factor_into_the_core():
     assert thin.spec == TuckerSpec(rank_in=2, rank_out=3)
     assert torch.allclose(thin.weight(), layer.weight()[[0, 2, 4]][:, [1, 7]], atol=1e-6)
     thin.pack().validate()
+
+
+# Sides of full rank, folded into the core
+
+FOLDED = [((8, 5), ("core", "output")), ((4, 9), ("input", "core")), ((8, 9), ("core",)), ((4, 5), None)]
+
+
+@pytest.mark.parametrize(("ranks", "left"), FOLDED)
+def test_a_folded_side_is_the_same_weight_by_less_work(ranks, left):
+    d1, d2 = ranks
+    weight, at = np.random.default_rng(6).standard_normal((9, 8, 3, 3)).astype(np.float32), Geometry(100, 25)
+    plain = PackedTucker.from_dense(weight, TuckerSpec(rank_in=d1, rank_out=d2))
+    folded = PackedTucker.from_dense(weight, TuckerSpec(rank_in=d1, rank_out=d2, fold=True))
+    folded.validate()
+    assert np.abs(folded.dense() - plain.dense()).max() <= 1e-5
+    assert tuple(folded.stages()) == tuple(folded.arrays) == (left or ("input", "core", "output"))
+    saved = {"input": 8 * d1, "output": 9 * d2}
+    gone = [name for name in saved if name not in folded.arrays]
+    assert plain.params() - folded.params() == sum(saved[name] for name in gone)
+    assert plain.macs(at) - folded.macs(at) == sum(
+        saved[name] * (at.inputs if name == "input" else at.outputs) for name in gone
+    )
+
+
+def test_fold_is_written_only_where_it_is_asked():
+    plain, folded = TuckerSpec(rank_in=8, rank_out=5), TuckerSpec(rank_in=8, rank_out=5, fold=True)
+    assert "fold" not in plain.to_json()
+    assert TuckerSpec.from_json(folded.to_json()) == folded
+    with pytest.raises(SpecError, match="fold must be true or false, not 1"):
+        TuckerSpec(rank_in=8, rank_out=5, fold=1)
+
+
+def test_a_stored_factor_that_should_be_in_the_core_is_refused():
+    weight = np.ones((9, 8, 3, 3), np.float32)
+    plain = PackedTucker.from_dense(weight, TuckerSpec(rank_in=8, rank_out=5))
+    with pytest.raises(ProgramError, match="stores the arrays core, input, output; expected are core, output"):
+        PackedTucker(TuckerSpec(rank_in=8, rank_out=5, fold=True), plain.shape, plain.arrays).validate()
+
+
+@pytest.mark.parametrize("ranks", [(5, 6), (8, 6), (5, 9), (8, 9)])
+def test_slicing_folds_ranks_that_become_full(ranks):
+    layer = TuckerConv2d.from_dense(nn.Conv2d(8, 9, 3), TuckerSpec(rank_in=ranks[0], rank_out=ranks[1], fold=True))
+    out, into = torch.tensor([0, 1, 2, 4, 5, 8]), torch.tensor([0, 1, 3, 6, 7])
+    thin = layer.slice_channels(out, into)
+    assert thin.spec == TuckerSpec(rank_in=5, rank_out=6, fold=True)
+    assert [name for name, _ in thin.named_parameters()] == ["bias", "core"]
+    assert torch.allclose(thin.weight(), layer.weight()[out][:, into], atol=1e-6)
+    thin.pack().validate()
+    partly = layer.slice_channels(out, None)
+    assert partly.spec.rank_in == ranks[0]
+    assert torch.allclose(partly.weight(), layer.weight()[out], atol=1e-6)
+    partly.pack().validate()

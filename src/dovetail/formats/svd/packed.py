@@ -45,6 +45,12 @@ class PackedSvd(Packed):
         """`output` (K, rank) and `input` (rank, C) as float32."""
         return self.decode("output"), self.decode("input")
 
+    def stages(self) -> dict[str, FloatArray]:
+        """The two linear layers or 1x1 convolutions, in order: weights of each, by the factor's name."""
+        output, inputs = self.factors()
+        point = (1,) * (len(self.shape) - 2)
+        return {name: f.reshape(*f.shape, *point) for name, f in (("input", inputs), ("output", output))}
+
     def dense(self) -> FloatArray:
         """Output times input."""
         output, inputs = (factor.astype(np.float64) for factor in self.factors())

@@ -10,11 +10,14 @@ import numpy as np
 
 from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size, scaled
 from dovetail.formats.tucker.spec import TuckerSpec
-from dovetail.formats.values import FloatArray, Values
+from dovetail.formats.values import Array, FloatArray, Values
 
 
 class PackedTucker(Packed):
-    """Arrays `input` (D1, C), `core` (D2, D1, R, S) and `output` (K, D2): the weights of the three convolutions."""
+    """Arrays `input` (D1, C), `core` (D2, D1, R, S) and `output` (K, D2): the weights of the three convolutions.
+
+    Where the spec folds a factor into the core, its array is missing.
+    """
 
     spec: TuckerSpec
 
@@ -29,13 +32,18 @@ class PackedTucker(Packed):
     @classmethod
     def from_factors(cls, output: np.ndarray, core: np.ndarray, inputs: np.ndarray, spec: TuckerSpec) -> Self:
         """From `output` (K, D2), `core` (D2, D1, R, S) and `inputs` (D1, C)."""
-        encode = spec.values.encode
-        arrays = {
-            **encode("input", as_weight(inputs)),
-            **encode("core", as_weight(core)),
-            **encode("output", as_weight(output)),
-        }
-        return cls(spec, (output.shape[0], inputs.shape[1], *core.shape[2:]), arrays)
+        shape = (output.shape[0], inputs.shape[1], *core.shape[2:])
+        into, out = spec.folds(shape)
+        if into:
+            core = np.einsum("bars,ac->bcrs", core, inputs, optimize=True)
+        if out:
+            core = np.einsum("kb,bars->kars", output, core, optimize=True)
+        parts = {} if into else {"input": inputs}
+        parts |= {"core": core} if out else {"core": core, "output": output}
+        arrays: dict[str, Array] = {}
+        for name, part in parts.items():
+            arrays |= spec.values.encode(name, as_weight(part))
+        return cls(spec, shape, arrays)
 
     @classmethod
     def random(cls, shape: Shape, spec: TuckerSpec, random: np.random.Generator) -> Self:
@@ -47,13 +55,23 @@ class PackedTucker(Packed):
         return cls.from_factors(math.sqrt(2.0) * output, core, inputs, spec)
 
     def factors(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """`output` (K, D2), `core` (D2, D1, R, S) and `inputs` (D1, C) as float32."""
-        return self.decode("output"), self.decode("core"), self.decode("input")
+        """`output` (K, D2), `core` (D2, D1, R, S) and `inputs` (D1, C) as float32; those in the core are identities."""
+        into, out = self.spec.folds(self.shape)
+        output = np.eye(self.shape[0], dtype=np.float32) if out else self.decode("output")
+        return output, self.decode("core"), np.eye(self.shape[1], dtype=np.float32) if into else self.decode("input")
+
+    def stages(self) -> dict[str, FloatArray]:
+        """The convolutions that are left to do, in order: `(K', C', R', S')` of each stored factor, by its name."""
+        factors = {name: self.decode(name) for name in self._stored()}
+        return {name: f if name == "core" else f[:, :, None, None] for name, f in factors.items()}
 
     def dense(self) -> FloatArray:
         """W[k,c,r,s] = sum over d2, d1 of output[k,d2] core[d2,d1,r,s] inputs[d1,c]."""
-        output, core, inputs = (factor.astype(np.float64) for factor in self.factors())
-        weight: FloatArray = np.einsum("kb,bars,ac->kcrs", output, core, inputs, optimize=True).astype(np.float32)
+        into, out = self.spec.folds(self.shape)
+        indices = {"output": "kb", "core": f"{'k' if out else 'b'}{'c' if into else 'a'}rs", "input": "ac"}
+        stored = {name: self.decode(name).astype(np.float64) for name in indices if name in self._stored()}
+        terms = ",".join(indices[name] for name in stored)
+        weight: FloatArray = np.einsum(f"{terms}->kcrs", *stored.values(), optimize=True).astype(np.float32)
         return weight
 
     def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
@@ -62,26 +80,32 @@ class PackedTucker(Packed):
         return type(self).from_factors(scaled(output, multiply), core, inputs, replace(self.spec, values=values))
 
     def macs(self, at: Geometry) -> int:
-        """C D1 HW + R S D1 D2 H'W' + D2 K H'W'."""
+        """C D1 HW + R S D1 D2 H'W' + D2 K H'W', without the terms of factors that are in the core."""
         (k, c, *_), (r, s) = self.shape, kernel_size(self.shape)
-        d1, d2 = self.spec.rank_in, self.spec.rank_out
-        return c * d1 * at.inputs + (r * s * d1 * d2 + d2 * k) * at.outputs
+        (d1, d2), (into, out) = (self.spec.rank_in, self.spec.rank_out), self.spec.folds(self.shape)
+        return (not into) * c * d1 * at.inputs + (r * s * d1 * d2 + (not out) * d2 * k) * at.outputs
 
     def nonzeros(self) -> int:
-        """Non-zero entries of the three factors."""
-        return sum(int(np.count_nonzero(factor)) for factor in self.factors())
+        """Non-zero entries of the stored factors."""
+        return sum(int(np.count_nonzero(self.decode(name))) for name in self._stored())
 
     def params(self) -> int:
-        """C D1 + R S D1 D2 + D2 K."""
-        return sum(factor.size for factor in self.factors())
+        """C D1 + R S D1 D2 + D2 K, without the terms of factors that are in the core."""
+        return sum(self.decode(name).size for name in self._stored())
 
     def validate_arrays(self) -> None:
-        """The three factors must have the shapes that ranks and weight shape imply."""
-        self.require_only("input", "core", "output")
+        """The stored factors must have the shapes that ranks and weight shape imply."""
+        stored = self._stored()
+        self.require_only(*stored)
         d1, d2 = self.spec.rank_in, self.spec.rank_out
-        self.require("input", (d1, self.shape[1]))
-        self.require("core", (d2, d1, *self.shape[2:]))
-        self.require("output", (self.shape[0], d2))
+        shapes = {"input": (d1, self.shape[1]), "core": (d2, d1, *self.shape[2:]), "output": (self.shape[0], d2)}
+        for name in stored:
+            self.require(name, shapes[name])
+
+    def _stored(self) -> tuple[str, ...]:
+        """Names of the factors that are not in the core, in the order in which they are applied."""
+        into, out = self.spec.folds(self.shape)
+        return (*(() if into else ("input",)), "core", *(() if out else ("output",)))
 
 
 def hosvd(weight: np.ndarray, rank_out: int, rank_in: int) -> tuple[np.ndarray, np.ndarray]:
