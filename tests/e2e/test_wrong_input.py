@@ -61,7 +61,7 @@ class Strange(nn.Module):
             "bases: give a number or",
         ),
         (
-            ["compress", "resnet8", "--method", "tucker", "--set", "method.parameters.ranks={layer: 3}"],
+            ["compress", "resnet8", "--method", "tucker", "--set", "method.parameters.ranks={layer: [3]}"],
             "ranks: give a mapping of names to [a whole number, a whole number]",
         ),
         (

@@ -58,7 +58,7 @@ def test_a_mean_of_another_number_of_channels_is_refused():
         ("magnitude", {"density": None}, "method.parameters.density: give a number, not None"),
         ("tucker", {"ratio": "0.5"}, "method.parameters.ratio: give a number or null, not '0.5'"),
         ("penni", {"bases": "foo"}, "bases: give a number or a mapping of names to a number, not 'foo'"),
-        ("tucker", {"ranks": {"a": 3}}, "ranks: give a mapping of names to [a whole number, a whole number] or null"),
+        ("tucker", {"ranks": {"a": 3.5}}, "ranks: give a mapping of names to [a whole number, a whole number]"),
         ("tucker", {"ranks": {("a", "b"): [1, 2]}}, "ranks: give a mapping of names"),
         ("thin", {"schedule": "foo"}, "give 'constant', 'cosine', 'one-cycle' or 'step', not 'foo'"),
         ("penni", {"shrink": "perhaps"}, "give true or false or 'exact' or 'paper', not 'perhaps'"),

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from dovetail import zoo
 from dovetail.api import compress
+from dovetail.errors import SpecError
 from dovetail.formats.layer import FormatLayer
 from dovetail.formats.svd import SvdSpec
 from dovetail.formats.tucker import TuckerSpec
@@ -36,7 +38,9 @@ def test_ranks_are_a_fraction_of_the_channels_in_steps_of_eight(example):
 
 def test_layers_that_would_not_get_cheaper_stay_dense(build, example):
     layers = Tucker(ratio=1.0, svd=True).plan(build(), example).layers
-    assert layers["same"] == Kept("ranks (16, 16) take 2816 multiplications for each output position, dense 2304")
+    assert layers["same"] == Kept("ranks (16, 16) take 2304 multiplications for each output position, dense 2304")
+    unfolded = Tucker(ratio=1.0, fold=False).plan(build(), example).layers["same"]
+    assert unfolded == Kept("ranks (16, 16) take 2816 multiplications for each output position, dense 2304")
     assert layers["point"] == Kept("rank 32 takes 3072 multiplications, dense 2048")
     assert layers["grouped"].reason.startswith("4 groups")
 
@@ -54,6 +58,31 @@ def test_linear_and_pointwise_layers_by_request(build, example):
     layers = Tucker(ratio=0.25, svd=True).plan(build(), example).layers
     assert layers["point"] == SvdSpec(rank=8)
     assert layers["fc"] == Kept("rank 3 takes 201 multiplications, dense 192")
+
+
+def test_a_side_of_full_rank_is_folded_unless_the_plan_says_how(build, example):
+    ranks, plan = {"same": (16, 8), "down": (8, 32)}, {"down": TuckerSpec(rank_in=16, rank_out=8)}
+    layers = Tucker(ranks=ranks).plan(build(), example, Plan(plan)).layers
+    assert layers["same"] == TuckerSpec(rank_in=16, rank_out=8, fold=True)
+    assert layers["down"] == plan["down"]
+    assert Tucker(ranks={"down": (8, 32)}).plan(build(), example).layers["down"].fold
+    assert not Tucker(ranks={"same": (8, 8)}).plan(build(), example).layers["same"].fold
+    assert Tucker(ranks=ranks, fold=False).plan(build(), example).layers["same"] == TuckerSpec(rank_in=16, rank_out=8)
+
+
+def test_one_rank_is_that_of_an_svd(build, example):
+    layers = Tucker(ranks={"fc": 2, "point": 8}).plan(build(), example).layers
+    assert (layers["fc"], layers["point"]) == (SvdSpec(rank=2), SvdSpec(rank=8))
+
+
+def test_ranks_may_be_a_shipped_set():
+    model = zoo.build("resnet18", stem="cifar", classes=10)
+    layers = Tucker(ranks="resnet18").plan(model, torch.zeros(1, 3, 32, 32)).layers
+    assert layers["layer1.0.conv1"] == TuckerSpec(rank_in=64, rank_out=32, fold=True)
+    assert layers["layer4.1.conv2"] == TuckerSpec(rank_in=192, rank_out=160)
+    assert layers["layer2.0.downsample.0"] == layers["fc"] == Kept("not in the plan")
+    with pytest.raises(SpecError, match=r"no ranks called 'alexnet'.*resnet18"):
+        Tucker(ranks="alexnet")
 
 
 def test_the_plan_wins_over_ranks_over_ratio(build, example):
