@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dovetail.api import compress
 from dovetail.engine.quantize import quantize
-from dovetail.methods import METHODS, Block, Distill, Escalate, Int8, Magnitude, Method, Penni, Thin, Tucker
+from dovetail.methods import METHODS, Block, Distill, Escalate, Int8, Magnitude, Method, Penni, Tdc, Thin, Tucker
 from dovetail.program.lower import lower
 from dovetail.program.reference import run
 from dovetail.training import Settings
@@ -34,6 +34,7 @@ SAMPLES = {
     "int8": lambda: Int8(epochs=2, observe=2, freeze=0.5),
     "magnitude": lambda: Magnitude(density=0.4, epochs=2, interval=2),
     "penni": lambda: Penni(bases=3, l1=0.01, channel_density=0.6, alternate_epochs=2, retrain_epochs=1),
+    "tdc": lambda: Tdc(ratio=0.5, svd=True, admm_epochs=2, admm_learning_rate=0.02, epochs=1, rho=0.1, double_rho=1),
     "thin": lambda: Thin(epochs=2, warmup=0.5),
     "tucker": lambda: Tucker(ratio=0.5, epochs=2),
 }

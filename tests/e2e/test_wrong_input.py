@@ -39,7 +39,7 @@ class Strange(nn.Module):
             "phase 'alternate': epochs is -3",
         ),
         (["recipe", "run", "tiny", "--set", "method.parameters.schedule=linear"], "'constant', 'cosine'"),
-        (["compress", "resnet8"], "--method penni, tucker, magnitude, block, int8 or thin"),
+        (["compress", "resnet8"], "--method penni, escalate, tucker, tdc, magnitude, block, int8 or thin"),
         (["compress", "recipes/tiny.yaml", "--on", "mnist"], "change it with --set data.name=mnist"),
         (["compress", "recipes/tiny.yaml", "--runs", "there"], "change it with --set runs=there"),
         (["compress", "recipes/tiny.yaml", "--method", "penni"], "change it with --set method.name=penni"),

@@ -15,6 +15,7 @@ from dovetail.cli.schema import read
 from dovetail.errors import RecipeError
 
 YAML = (".yaml", ".yml")
+NAMES = "penni, escalate, tucker, tdc, magnitude, block, int8 or thin"
 KEYS = {"method": "method.name", "on": "data.name", "weights": "network.weights", "runs": "runs"}
 
 
@@ -22,7 +23,7 @@ def compress(
     network: Annotated[str, Parameter(help="A recipe (*.yaml), a zoo name, or package.module:callable.")],
     /,
     *,
-    method: Annotated[str | None, Parameter(help="penni, tucker, magnitude, block, int8 or thin.")] = None,
+    method: Annotated[str | None, Parameter(help=f"{NAMES}.")] = None,
     on: On | None = None,
     weights: Weights = None,
     seed: Seed = 0,
@@ -65,7 +66,5 @@ def _refuse_beside_recipe(recipe: str, flags: Mapping[str, object]) -> None:
 
 def _required(method: str | None) -> str:
     if method is None:
-        raise RecipeError(
-            "say how to compress: --method penni, tucker, magnitude, block, int8 or thin, or give a recipe (*.yaml)"
-        )
+        raise RecipeError(f"say how to compress: --method {NAMES}, or give a recipe (*.yaml)")
     return method

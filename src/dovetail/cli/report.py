@@ -26,7 +26,7 @@ log = logging.getLogger("dovetail.cli")
 DENSE = "dense"
 SLACK = 0.05
 """Points of accuracy: a few test images that fall on the other side by rounding."""
-ORDER = ("penni", "tucker", "magnitude", "int8", "thin")
+ORDER = ("penni", "tucker", "tdc", "magnitude", "int8", "thin")
 Found = list[tuple[Path, Recipe, dict[str, Any]]]
 
 

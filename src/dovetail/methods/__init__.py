@@ -9,6 +9,7 @@ from dovetail.methods.escalate import Escalate
 from dovetail.methods.int8 import Int8
 from dovetail.methods.magnitude import Magnitude
 from dovetail.methods.penni import Penni
+from dovetail.methods.tdc import Tdc
 from dovetail.methods.thin import Thin
 from dovetail.methods.tucker import Tucker
 
@@ -18,6 +19,7 @@ METHODS: Final[dict[str, type[Method]]] = {
     "int8": Int8,
     "magnitude": Magnitude,
     "penni": Penni,
+    "tdc": Tdc,
     "thin": Thin,
     "tucker": Tucker,
 }
@@ -35,6 +37,7 @@ __all__ = [
     "Penni",
     "Phase",
     "Plan",
+    "Tdc",
     "Thin",
     "Tucker",
 ]

@@ -78,6 +78,7 @@ def test_a_parameter_of_another_type_is_named_with_what_is_allowed(method, param
     [
         ("tucker", {"ranks": {"conv*": [3, 4]}, "svd": True, "epochs": 3, "learning_rate": 1}),
         ("tucker", {"ratio": None, "warmup": 0.5}),
+        ("tdc", {"ranks": {"conv*": [3, 4], "fc": 2}, "rho": 0.01, "admm_epochs": 3, "epochs": 2, "fold": False}),
         ("penni", {"bases": {"layer1.*": 4, "*": 0.9}, "shrink": "exact", "density": 0.5}),
         ("penni", {"bases": 5, "shrink": False, "retrain_learning_rate": None}),
         ("magnitude", {"density": 0.25, "interval": 10, "everything": True}),
