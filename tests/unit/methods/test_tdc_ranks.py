@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from torch import nn
 
 import dovetail
+from counted import counted, zeros
 from dovetail import zoo
 from dovetail.errors import SpecError
-from dovetail.formats import DenseSpec, Geometry, Packed, PackedDense, PackedTucker, TuckerSpec
+from dovetail.formats import TuckerSpec
 from dovetail.formats.layer import from_packed, swap
 from dovetail.methods.base import Plan
 from dovetail.methods.tdc_ranks import RANKS, ranks_named
@@ -22,6 +22,7 @@ from dovetail.program.counts import count
 from dovetail.program.lower import lower
 
 SHEETS = Path(dovetail.__file__).parents[2] / "benchmarks" / "networks"
+IMAGE = (3, 224, 224)
 # Set → network, part of it that counts, GMAC dense and Tucker for one image of 224x224, reduction in percent, millions
 # of weights in convolutions and linear layers, dense and Tucker.
 COSTS = {
@@ -50,28 +51,14 @@ def planned(model: nn.Module, name: str) -> dict[str, TuckerSpec]:
     return Plan(specs).resolve(model)  # type: ignore[return-value]
 
 
-def zeros(shape: tuple[int, ...], spec: TuckerSpec) -> PackedTucker:
-    (k, c, *kernel), d1, d2 = shape, spec.rank_in, spec.rank_out
-    return PackedTucker.from_factors(np.zeros((k, d2)), np.zeros((d2, d1, *kernel)), np.zeros((d1, c)), spec)
-
-
-def places(model: nn.Module) -> dict[str, tuple[tuple[int, ...], Geometry]]:
-    """Shape and geometry of every weight layer for an image of 224x224; the model is on the meta device."""
-    found: dict[str, tuple[tuple[int, ...], Geometry]] = {}
-
-    def note(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor, name: str) -> None:
-        at = Geometry(math.prod(inputs[0].shape[2:]), math.prod(output.shape[2:]))
-        found[name] = (tuple(layer.weight.shape), at)
-
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(lambda *call, name=name: note(*call, name=name))
-    model.eval()(torch.zeros(1, 3, 224, 224, device="meta"))
-    return found
-
-
 def test_every_set_has_its_costs():
     assert set(COSTS) == set(RANKS)
+
+
+def printed(macs: tuple[int, int], params: tuple[int, int]) -> list[float]:
+    """As the table has it: GMAC, how much less in percent, millions."""
+    less = round(100 * (1 - macs[1] / macs[0]), 1)
+    return [*(round(n / 1e9, 3) for n in macs), less, *(round(n / 1e6, 2) for n in params)]
 
 
 @pytest.mark.parametrize("name", RANKS)
@@ -79,19 +66,7 @@ def test_the_costs_of_a_set_are_the_published_ones(name):
     network, part, *published = COSTS[name]
     with torch.device("meta"):
         model = zoo.build(network)
-    specs = planned(model, name)
-    macs, dense_macs, params, dense_params = 0, 0, 0, 0
-    for layer, (shape, at) in places(model).items():
-        if layer.startswith(part):
-            dense = PackedDense.from_dense(np.zeros(shape, np.float32), DenseSpec())
-            packed: Packed = zeros(shape, specs[layer]) if layer in specs else dense
-            macs, params = macs + packed.macs(at), params + packed.params()
-            dense_macs, dense_params = dense_macs + dense.macs(at), dense_params + dense.params()
-    reduction = round(100 * (1 - macs / dense_macs), 1)
-    giga, million = ([round(n / scale, digits) for n in pair] for pair, scale, digits in (
-        ((dense_macs, macs), 1e9, 3), ((dense_params, params), 1e6, 2)
-    ))  # fmt: skip
-    assert [*giga, reduction, *million] == published
+    assert printed(**counted(model, planned(model, name), IMAGE, part)) == published
 
 
 def test_the_program_of_a_resnet18_counts_the_same_layer_by_layer():
@@ -99,14 +74,22 @@ def test_the_program_of_a_resnet18_counts_the_same_layer_by_layer():
     for layer, spec in planned(model, "resnet18").items():
         dense = model.get_submodule(layer)
         swap(model, layer, from_packed(dense, zeros(tuple(dense.weight.shape), spec)))
-    counts = count(lower(model, torch.zeros(1, 3, 224, 224)))
+    counts = count(lower(model, torch.zeros(1, *IMAGE)))
     rows = {row.name: (round(row.dense_macs / 1e6, 1), round(row.macs / 1e6, 1)) for row in counts.rows}
     assert {name: rows[name] for name in LAYERS} == LAYERS
     stored = (sum(row.dense_params for row in counts.rows), sum(row.params for row in counts.rows))
-    giga, million = ([round(n / scale, digits) for n in pair] for pair, scale, digits in (
-        ((counts.dense_macs, counts.macs), 1e9, 3), (stored, 1e6, 2)
-    ))  # fmt: skip
-    assert [*giga, *million] == [1.814, 0.786, 11.68, 3.38]
+    assert printed((counts.dense_macs, counts.macs), stored) == list(COSTS["resnet18"][2:])
+
+
+def test_folding_saves_what_the_published_counts_have():
+    """ResNet-18 on one image of 224x224: the first layer's 64 x 64 factor goes, at 56 x 56 positions."""
+    with torch.device("meta"):
+        model = zoo.build("resnet18")
+    plain = planned(model, "resnet18")
+    folded = {layer: replace(spec, fold=True) for layer, spec in plain.items()}
+    macs, fewer = (counted(model, specs, IMAGE)["macs"][1] for specs in (plain, folded))
+    first, second = 64 * 64 * 56**2, 64 * 64 * 56**2  # layer1.0.conv1, and layer2.0.conv1 before its stride
+    assert macs - fewer == first + second
 
 
 @pytest.mark.parametrize("name", RANKS)
