@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger("dovetail.fit")
-PROBES: Final[Mapping[str, Mapping[str, Any]]] = {"tucker": {"ratio": 0.5, "svd": True}, "tdc": {"ratio": 0.5}}
+PROBES: Final[Mapping[str, Mapping[str, Any]]] = dict.fromkeys(("tucker", "tdc"), {"ratio": 0.5, "svd": True})
 """Options with which a method says which layers it would change at all."""
 
 

@@ -48,7 +48,7 @@ from dovetail.methods.kernels import (
 )
 from dovetail.methods.operands import Operands
 from dovetail.methods.places import Places
-from dovetail.methods.prices import by_layer, require_positive
+from dovetail.methods.prices import by_layer, require_positive, without_densities
 from dovetail.methods.rounding import bring_to_grid
 from dovetail.methods.shrink import bind, shrink
 from dovetail.methods.staged import Staged
@@ -82,7 +82,8 @@ class Escalate(Staged):
         pointwise: 1x1 convolutions become ternary, too.
         depthwise: shared kernels of a depthwise convolution; None leaves these layers dense.
         density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost; or shares
-            by layer name or glob, later ones winning, which every layer then keeps of its own.
+            by layer name or glob, later ones winning, which every layer then keeps of its own. Specs of a given plan
+            may have densities, which win; then no layers compete.
         allocation: `"global"` keeps the largest of all layers together, by |coefficient| times the norm of its basis;
             `"uniform"` the same share in every layer.
         cost: layer name or glob → what it costs with all coefficients, say its seconds: dear layers lose more.
@@ -182,7 +183,8 @@ class Escalate(Staged):
         order = execution_order(model, example)
         if isinstance(self.bases, Mapping):
             Plan(dict.fromkeys(self.bases, Kept(""))).resolve(model)
-        self._plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
+        plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
+        self._plan, self._own = without_densities(plan)
         for name, spec in self._plan.specs():
             if not (is_ternary(spec) or (is_whole(spec) and is_depthwise(model.get_submodule(name)))):
                 also = "; of depthwise layers it trains dense ones of int8, too"
@@ -194,7 +196,7 @@ class Escalate(Staged):
         self._places = self._places_of(model)
         if self.shrink:
             bind(model, example)
-        return self._plan
+        return plan
 
     def phases(self) -> Sequence[Phase]:
         """Sparsify, ternarise, settle."""
@@ -381,7 +383,11 @@ class Escalate(Staged):
         """What the options say of the planned layers."""
         specs = {n: spec for n, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec) and is_ternary(spec)}
         shares, costs, density = dict[str, float](), dict[str, float](), 1.0
-        if isinstance(self.density, Mapping):
+        if self._own:
+            told = self.density if isinstance(self.density, Mapping) else {"*": self.density}
+            others = Plan({name: spec for name, spec in specs.items() if name not in self._own})
+            shares = by_layer(others, told, model, "escalate density") | self._own
+        elif isinstance(self.density, Mapping):
             shares = by_layer(Plan(specs), self.density, model, "escalate density")
         elif self.allocation == "uniform":
             shares = dict.fromkeys(specs, self.density)

@@ -7,7 +7,7 @@ Source: Zhu and Gupta, "To prune, or not to prune" (2017), equation 1; one thres
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from dovetail.methods.base import (
     unplain,
 )
 from dovetail.methods.largest import densest
+from dovetail.methods.prices import without_densities
 
 
 @dataclass(kw_only=True, eq=False)
@@ -72,11 +73,7 @@ class Magnitude(SinglePhase):
         if not any(plan.specs()):
             told = "everything=True prunes the first and linear layers too"
             raise SpecError(f"{self.name} finds no layer to prune: {told}")
-        self._own = {name: spec.density for name, spec in plan.specs() if _has_density(spec)}
-        # what is stored in the end are the weights that are left, however many that makes
-        self._plan = Plan(
-            {n: replace(what, density=None) if n in self._own else what for n, what in plan.layers.items()}
-        )
+        self._plan, self._own = without_densities(plan)
         self._step, self._dropped, self._density = 0, dict[str, Tensor](), 1.0
         return plan
 
@@ -175,10 +172,6 @@ def cubic(at: float, density: float) -> float:
 def flat(tensors: Mapping[str, Tensor]) -> Tensor:
     """All entries in one vector."""
     return torch.cat([tensor.flatten() for tensor in tensors.values()])
-
-
-def _has_density(spec: Spec) -> bool:
-    return getattr(spec, "density", None) is not None
 
 
 def _counts(masks: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,14 @@ def by_layer(plan: Plan, numbers: Mapping[str, float], model: nn.Module, what: s
     if missing := [name for name, _ in plan.specs() if name not in known]:
         raise SpecError(f"{what} says nothing of {', '.join(missing)}; name them, or keep them dense")
     return {name: known[name] for name, _ in plan.specs()}
+
+
+def without_densities(plan: Plan) -> tuple[Plan, dict[str, float]]:
+    """The plan with specs that keep whatever is left in the end, and the densities that some of its layers have."""
+    found = {name: getattr(spec, "density", None) for name, spec in plan.specs()}
+    own = {name: float(density) for name, density in found.items() if density is not None}
+    layers: Mapping[str, Any] = plan.layers
+    return Plan({name: replace(what, density=None) if name in own else what for name, what in layers.items()}), own
 
 
 def within_budget(sizes: Tensor, prices: Tensor, share: float) -> Tensor:

@@ -80,13 +80,14 @@ Proposer = Callable[[LayerShape, Target], Sequence[Spec]]
 
 
 def tucker(shape: LayerShape, target: Target) -> list[Spec]:
-    """Ranks below the channels, in steps of the target; of layers without a core, two thin ones (SVD)."""
+    """Ranks in steps of the target, or all channels of one side; of layers without a core, two thin ones (SVD)."""
     k, c = shape.weight[:2]
     if kernel_size(shape.weight) == (1, 1):
         return [SvdSpec(rank=rank) for rank in _ranks(min(k, c), target)]
     if shape.groups > 1:
         return []
-    return [TuckerSpec(rank_in=d1, rank_out=d2) for d1 in _ranks(c, target) for d2 in _ranks(k, target)]
+    sides = [(d1, d2) for d1 in (*_ranks(c, target), c) for d2 in (*_ranks(k, target), k) if (d1, d2) != (c, k)]
+    return [TuckerSpec(rank_in=d1, rank_out=d2, fold=d1 == c or d2 == k) for d1, d2 in sides]
 
 
 def block(shape: LayerShape, target: Target) -> list[Spec]:
@@ -142,7 +143,8 @@ def work(spec: Spec, shape: LayerShape) -> float:
     (k, c), (r, s) = shape.weight[:2], kernel_size(shape.weight)
     if isinstance(spec, TuckerSpec):
         d1, d2 = spec.rank_in, spec.rank_out
-        return c * d1 * at.inputs + (r * s * d1 * d2 + d2 * k) * at.outputs
+        into, out = (not folded for folded in spec.folds(shape.weight))
+        return into * c * d1 * at.inputs + (r * s * d1 * d2 + out * d2 * k) * at.outputs
     if isinstance(spec, SvdSpec):
         return spec.rank * (c + k) * at.outputs
     if isinstance(spec, KernelBasisSpec):
@@ -157,7 +159,8 @@ def stored(spec: Spec | None, shape: LayerShape) -> int:
     if spec is None:
         return whole
     if isinstance(spec, TuckerSpec):
-        return c * spec.rank_in + r * s * spec.rank_in * spec.rank_out + spec.rank_out * k
+        into, out = (not folded for folded in spec.folds(shape.weight))
+        return into * c * spec.rank_in + r * s * spec.rank_in * spec.rank_out + out * spec.rank_out * k
     if isinstance(spec, SvdSpec):
         return spec.rank * (c + k)
     if isinstance(spec, KernelBasisSpec):

@@ -95,6 +95,10 @@ def test_a_plan_keeps_to_the_budget_and_its_method_takes_it(model, images, machi
     assert all(d.chosen <= 0.9 * d.dense for d in found.changed)
     total = found.fixed["latency"] + sum(d.chosen for d in found.decisions)
     assert found.predicted["latency"] == pytest.approx(total)
+    taken = METHODS[method]().plan(model, torch.from_numpy(images[:1]), found.plan())
+    assert {name: what for name, what in taken.layers.items() if not isinstance(what, Kept)} == {
+        d.name: d.spec for d in found.changed
+    }
 
 
 def test_dense_is_enough_where_the_budget_is_wide(model, images, machine, measured, tmp_path):

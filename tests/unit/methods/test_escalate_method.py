@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -425,3 +426,21 @@ def test_plans_that_make_no_sense_are_refused_and_leave_the_model(build, example
 def test_bases_by_name(build, example):
     plan = short(bases={"*": 4, "down": 2}).plan(build(), example)
     assert {name: spec.bases for name, spec in plan.specs()} == {"same": 4, "down": 2, "point": 1, "grouped": 4}
+
+
+def test_layers_with_a_density_in_the_plan_keep_their_own(build, data):
+    model = build()
+    own = {
+        "same": KernelBasisSpec(bases=3, coefficients="ternary", block=4, density=0.5),
+        "down": KernelBasisSpec(bases=4, coefficients="ternary", density=0.1),
+    }
+    method = Escalate(density=0.25, sparsify_epochs=1, ternarise_epochs=1, settle_epochs=0, update=2)
+    done = compress(model, method, train=data, plan=own)
+    for name, share in (("same", 0.5), ("down", 0.1), ("point", 0.25)):
+        layer = model.get_submodule(name)
+        kept = layer.pack().factors()[1] != 0
+        block = layer.spec.block
+        places = kept[:, ::block].size
+        assert kept[:, ::block].sum() == max(1, math.floor(share * places + 0.5))
+        assert layer.spec.density is None
+    assert {name: done.plan.layers[name] for name in own} == own

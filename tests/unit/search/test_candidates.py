@@ -29,7 +29,7 @@ def test_every_candidate_fits_the_layer_and_saves_work(method, shape):
     assert stored(None, shape) == np.prod(shape.weight)
 
 
-@pytest.mark.parametrize("spec", [TuckerSpec(rank_in=16, rank_out=32)])
+@pytest.mark.parametrize("spec", [TuckerSpec(rank_in=16, rank_out=32), TuckerSpec(rank_in=64, rank_out=32, fold=True)])
 def test_work_is_what_the_packed_weight_says(spec):
     packed = FORMATS["tucker"].packed.random(WIDE.weight, spec, np.random.default_rng(0))
     assert work(spec, WIDE) == packed.macs(geometry(WIDE))
@@ -37,10 +37,11 @@ def test_work_is_what_the_packed_weight_says(spec):
 
 def test_ranks_are_steps_of_the_target_below_the_channels():
     ranks = {(s.rank_in, s.rank_out) for s in propose("tdc", WIDE, TARGET) if isinstance(s, TuckerSpec)}
-    assert {d1 for d1, _ in ranks} == {16, 32, 48}
-    assert {d2 for _, d2 in ranks} == {16, 32, 48, 64}
+    assert {d1 for d1, _ in ranks} == {16, 32, 48, 64}
+    assert {d2 for _, d2 in ranks} == {16, 32, 48, 64, 96}
+    assert (64, 96) not in ranks
     assert propose("tdc", LINEAR, TARGET) == [SvdSpec(rank=16)]
-    assert propose("tdc", WIDE, Target(step=64)) == []
+    assert {s.fold for s in propose("tdc", WIDE, Target(step=64))} == {True}
 
 
 def test_a_depthwise_layer_has_no_core_and_no_blocks():
