@@ -1,7 +1,8 @@
-"""How long a layer takes in its place in a network, its weights random: the costs that a search is given.
+"""What a layer costs in a format, against the same layer dense: the costs that a search is given.
 
-Several layers of one shape, each with weights of its own, read the same tensor, and the time of each is taken between
-barriers. One layer alone would flatter what has lists: a processor learns the branches of a few of them by heart.
+Several layers of one shape, each with random weights of its own, read the same tensor, and the time of each is taken
+between barriers. One layer alone would flatter what has lists: a processor learns the branches of a few of them by
+heart. The two networks, in the format and dense, take turns: machines have faster and slower minutes, ratios have not.
 """
 
 from __future__ import annotations
@@ -22,70 +23,100 @@ from dovetail.program.ops import check_node, complete
 from dovetail.program.program import BATCH, Activation, Epilogue, Graph, Node, Program, Shape, Tensor
 
 COPIES = 8
-RUNS = 30
-WARM = 0.05  # seconds until the system has put the threads of a new session on cores of their own
+BLOCKS = 7
+RUNS = 8
+WARM = 0.03  # seconds until the system has put the threads of a session on cores of their own
+APART = 0.003  # seconds in which the threads of the other session go to sleep
 CALIBRATION = 8  # images
 RELU = Epilogue(activation=Activation("relu"))
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Seconds of one layer: the median over its copies, and the fastest and the slowest of them.
+class Ratio:
+    """Time of a layer in a format over its time dense: the median over blocks, the smallest and the largest of them.
 
     Attributes:
-        kernels: what ran them, most of them first.
+        kernels: what ran it, most of its copies first.
     """
 
-    seconds: float
+    value: float
     low: float
     high: float
-    kernels: tuple[str, ...] = ()
+    kernels: tuple[str, ...]
 
 
-def time_layer(
-    shape: LayerShape,
-    spec: Spec | None = None,
-    *,
-    int8: bool = False,
-    threads: int | None = None,
-    isa: str | None = None,
-    batch: int = 1,
-    copies: int = COPIES,
-    runs: int = RUNS,
-    seed: int = 0,
-) -> Spread:
-    """Time a layer in a format, dense without one.
+class LayerTimer:
+    """Times one layer in formats against itself dense.
 
     Args:
         shape: of the layer.
-        spec: the format; a density in it places what is kept at random.
-        int8: in whole numbers, as `quantize` makes them of the format.
-        threads: of the session; by default all cores.
+        int8: in whole numbers, as `quantize` makes them of the formats.
+        threads: of the sessions; by default all cores.
         isa: as a `Session` takes it.
-        batch: images at once.
         copies: layers side by side, at least 2.
-        runs: of the network, of which each layer's median counts.
+        blocks: turns of each network, and `runs` of it in a turn.
         seed: of weights and images.
 
     Raises:
-        SpecError: the layer cannot take the format.
-        EngineError: too few copies or runs, or no native engine.
+        EngineError: too few copies, blocks or runs, or no native engine.
     """
-    if copies < 2 or runs < 1:
-        raise EngineError(f"{copies} copies and {runs} runs say too little of a layer; give at least 2 and 1")
-    random = np.random.default_rng(seed)
-    program = side_by_side([_random(shape, spec, random) for _ in range(copies)], shape)
-    images = random.standard_normal((max(CALIBRATION, batch), *shape.input), dtype=np.float32)
-    if int8:
-        program = quantize(program, [images[:CALIBRATION]], rule="minmax", correct=False)
-    session = Session(program, threads=threads, isa=isa)
-    _warm(session, images[:batch])
-    times = session.profile(images[:batch], runs=runs)
-    names = [f"layer{i}" for i in range(copies)]
-    own = [[step for step in times if step.node == name or step.node.startswith(f"{name}.")] for name in names]
-    each = [sum(step.seconds for step in steps) for steps in own]
-    kernels = [" + ".join(step.kernel for step in steps) for steps in own]
-    return Spread(float(np.median(each)), min(each), max(each), tuple(sorted(set(kernels), key=kernels.count)[::-1]))
+
+    def __init__(
+        self,
+        shape: LayerShape,
+        *,
+        int8: bool = False,
+        threads: int | None = None,
+        isa: str | None = None,
+        copies: int = COPIES,
+        blocks: int = BLOCKS,
+        runs: int = RUNS,
+        seed: int = 0,
+    ) -> None:
+        if copies < 2 or blocks < 1 or runs < 1:
+            told = f"{copies} copies, {blocks} blocks and {runs} runs"
+            raise EngineError(f"{told} say too little of a layer; give at least 2, 1 and 1")
+        self.shape, self.copies, self.blocks, self.runs, self.seed = shape, copies, blocks, runs, seed
+        self._int8, self._threads, self._isa = int8, threads, isa
+        random = np.random.default_rng(seed)
+        self._images = random.standard_normal((CALIBRATION, *shape.input), dtype=np.float32)
+        self._dense = self._session(DenseSpec())
+
+    def ratio(self, spec: Spec) -> Ratio:
+        """The layer in a format over itself dense; a density in the format places what is kept at random.
+
+        Raises:
+            SpecError: the layer cannot take the format.
+        """
+        own = self._session(spec)
+        found, kernels = [], list[str]()
+        for _ in range(self.blocks):
+            dense, _ = self._seconds(self._dense)
+            seconds, kernels = self._seconds(own)
+            found.append(seconds / dense)
+        most = sorted(set(kernels), key=kernels.count, reverse=True)
+        return Ratio(float(np.median(found)), min(found), max(found), tuple(most))
+
+    def _session(self, spec: Spec) -> Session:
+        random = np.random.default_rng(self.seed)
+        kind = FORMATS[spec.format].packed
+        layers = [kind.random(self.shape.weight, spec, random) for _ in range(self.copies)]
+        program = side_by_side(layers, self.shape)
+        if self._int8:
+            program = quantize(program, [self._images], rule="minmax", correct=False)
+        return Session(program, threads=self._threads, isa=self._isa)
+
+    def _seconds(self, session: Session) -> tuple[float, list[str]]:
+        """Of the middle one of the copies in one turn, and the kernels of each."""
+        time.sleep(APART)
+        end = time.perf_counter() + WARM
+        while time.perf_counter() < end:
+            session(self._images[:1])
+        times = session.profile(self._images[:1], runs=self.runs)
+        names = [f"layer{i}" for i in range(self.copies)]
+        own = [[step for step in times if step.node == name or step.node.startswith(f"{name}.")] for name in names]
+        each = [sum(step.seconds for step in steps) for steps in own]
+        return float(np.median(each)), [" + ".join(step.kernel for step in steps) for steps in own]
 
 
 def side_by_side(layers: Sequence[Packed], shape: LayerShape) -> Program:
@@ -115,14 +146,3 @@ def side_by_side(layers: Sequence[Packed], shape: LayerShape) -> Program:
 
 def _geometry(shape: LayerShape) -> dict[str, object]:
     return {name: getattr(shape, name) for name in ("stride", "padding", "dilation", "groups")}
-
-
-def _random(shape: LayerShape, spec: Spec | None, random: np.random.Generator) -> Packed:
-    chosen = DenseSpec() if spec is None else spec
-    return FORMATS[chosen.format].packed.random(shape.weight, chosen, random)
-
-
-def _warm(session: Session, images: np.ndarray) -> None:
-    end = time.perf_counter() + WARM
-    while time.perf_counter() < end:
-        session(images)

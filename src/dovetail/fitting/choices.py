@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dovetail.engine.cache import cache_file
-from dovetail.engine.layer_times import Spread, time_layer
+from dovetail.engine.layer_times import LayerTimer
 from dovetail.engine.native import choose_isa, require_native
 from dovetail.errors import BudgetError, SpecError
 from dovetail.fitting.surveys import Survey
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger("dovetail.fit")
-PROBES: Final[Mapping[str, Mapping[str, Any]]] = dict.fromkeys(("tucker", "tdc"), {"ratio": 0.5, "svd": True})
+_HALVED = {"ratio": 0.5, "svd": True}
+PROBES: Final[Mapping[str, Mapping[str, Any]]] = {"tucker": _HALVED, "tdc": _HALVED}
 """Options with which a method says which layers it would change at all."""
 
 
@@ -51,15 +52,20 @@ def open_table(measured: Survey, path: Path | None = None) -> CostTable:
 
 
 def measured_costs(table: CostTable, measured: Survey, report: Callable[[str], None] = log.info) -> Costs:
-    """Latency of a layer in a format: from the table, or measured now."""
+    """Latency of a layer in a format, as in the race: the dense layer's, times a ratio of the table or a new one."""
+    timers: dict[LayerShape, LayerTimer] = {}
 
-    def measure(shape: LayerShape, spec: Spec | None) -> Entry:
-        found = time_layer(shape, spec, int8=measured.int8, threads=measured.threads)
-        report(f"{shape}, {words(spec)}: {1e6 * found.seconds:.1f} us, {found.kernels[0]}")
-        return _entry(found)
+    def measure(shape: LayerShape, spec: Spec) -> Entry:
+        if shape not in timers:
+            timers.clear()  # one layer after the other: they hold their weights
+            timers[shape] = LayerTimer(shape, int8=measured.int8, threads=measured.threads)
+        found = timers[shape].ratio(spec)
+        report(f"{shape}, {words(spec)}: {found.value:.3f} of dense, {found.kernels[0]}")
+        return Entry(found.value, found.low, found.high, found.kernels[0])
 
     def costs(shape: LayerShape, spec: Spec | None) -> dict[str, float]:
-        return {"latency": table.measured(shape, spec, measure).value}
+        dense = measured.scale * measured.layers[shape.layers[0]]
+        return {"latency": dense if spec is None else dense * table.measured(shape, spec, measure).value}
 
     return costs
 
@@ -71,10 +77,6 @@ def words(spec: Spec | None) -> str:
     told = {key: value for key, value in spec.to_json().items() if key not in ("format", "version", "values")}
     parts = [f"{key.replace('_', ' ')} {value}" for key, value in told.items() if value is not None]
     return ", ".join([spec.format, *parts])
-
-
-def _entry(found: Spread) -> Entry:
-    return Entry(found.seconds, found.low, found.high, found.kernels[0])
 
 
 def candidates_of(
@@ -140,6 +142,15 @@ def choose(
     open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
     price = _priced(table, measured, limits, report)
     _price_all(measured, candidates, price, report)
+    fixed = {name: {"latency": measured.scale * measured.rest, "bytes": 0.0}[name] for name in limits}
+
+    def found_with(spoils: Callable[[str, Spec], float]) -> Found:
+        return find(
+            measured.shapes, candidates, price, spoils, limits, rule=rule, margin=margin, fixed=fixed,
+            order=tuple(measured.layers),
+        )  # fmt: skip
+
+    found_with(lambda *_: 0.0)  # what cannot be met is refused before more is measured
     batches = [torch.from_numpy(images)] if held_out is None else held_out
     found = _sensitivities(model, batches, open_, memory, report)
     spoilt = _errors(model, open_)
@@ -147,12 +158,7 @@ def choose(
     def spoils(name: str, spec: Spec) -> float:
         return found[name, spec.format].damage(spoilt[name, spec])
 
-    layers = sum(price(shape, None).get("latency", 0.0) * shape.count for shape in measured.shapes)
-    fixed = {"latency": measured.raced - layers, "bytes": 0.0}  # what a run takes beyond its layers, or less than they
-    return find(
-        measured.shapes, candidates, price, spoils, limits, rule=rule, margin=margin,
-        fixed={name: fixed[name] for name in limits}, order=measured.order,
-    )  # fmt: skip
+    return found_with(spoils)
 
 
 def _limits(budget: Budget, measured: Survey) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dovetail.fit")
 CALIBRATION: Final = 300
 """Images."""
+TURNS, RUNS = 10, 20
 BLOCKS: Final = 12
 """Of the race that tells what a share of the budget is of."""
 
@@ -35,21 +37,27 @@ class Survey:
     """What is measured of the dense network on this machine.
 
     Attributes:
-        shapes: its distinct layers; `order`: all their names, as they run.
-        rest: seconds of everything but the weight layers.
+        shapes: its distinct layers.
+        layers: name → seconds, as they run; of layers of one shape their mean.
+        rest: seconds of a run beyond those of its layers.
         raced: seconds of a run of ours, in the race.
         rival: the fastest dense network in another runtime; ours where there is none.
         rival_seconds: of a run, from the ratio within the race.
     """
 
     shapes: tuple[LayerShape, ...]
-    order: tuple[str, ...]
+    layers: Mapping[str, float]
     rest: float
     raced: float
     rival: str
     rival_seconds: float
     threads: int
     int8: bool
+
+    @property
+    def scale(self) -> float:
+        """What of a run's seconds here is raced there: machines have faster and slower minutes."""
+        return self.raced / (self.rest + sum(self.layers.values()))
 
 
 def survey(
@@ -85,13 +93,32 @@ def survey(
     program = lower(model.eval(), first)
     own = quantize(program, [images[:CALIBRATION]]) if int8 else program
     raced = against_peers(own, model, images[:CALIBRATION], threads=count, peers=peers, blocks=blocks, report=report)
-    session = Session(own, threads=count)
-    times = session.profile(images[:1], runs=50)
     shapes = tuple(layer_shapes(program))
     named = {name for shape in shapes for name in shape.layers}
-    rest = sum(step.seconds for step in times if layer_of(step.node, named) is None)
-    order = tuple(node.name for node in program.graph.nodes if node.name in named)
-    return Survey(shapes, order, rest, raced["latency"], raced["rival"], raced["rival_seconds"], count, int8)
+    run, steps = _timed(Session(own, threads=count), images[:1])
+    each = dict.fromkeys((node.name for node in program.graph.nodes if node.name in named), 0.0)
+    for node, seconds in steps.items():
+        if (name := layer_of(node, named)) is not None:
+            each[name] += seconds
+    means = {name: sum(each[n] for n in shape.layers) / shape.count for shape in shapes for name in shape.layers}
+    layers = {name: means[name] for name in each}
+    rest = run - sum(layers.values())
+    return Survey(shapes, layers, rest, raced["latency"], raced["rival"], raced["rival_seconds"], count, int8)
+
+
+def _timed(session: Session, image: np.ndarray) -> tuple[float, dict[str, float]]:
+    """Seconds of a run, and of each node; measured in turns, so that both are of the same minutes."""
+    runs, profiles = [], []
+    for _ in range(TURNS):
+        for _ in range(RUNS):
+            session(image)
+        began = [time.perf_counter()]
+        for _ in range(RUNS):
+            session(image)
+            began.append(time.perf_counter())
+        runs.append(float(np.median(np.diff(began))))
+        profiles.append({step.node: step.seconds for step in session.profile(image, runs=RUNS)})
+    return float(np.median(runs)), {n: float(np.median([profile[n] for profile in profiles])) for n in profiles[0]}
 
 
 def against_peers(

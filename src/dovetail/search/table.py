@@ -1,4 +1,4 @@
-"""Costs of layers on one machine, measured once: a file that grows entry by entry, so that a stopped search goes on."""
+"""Costs of layers on one machine, measured once: a file that grows by every entry, so that a stopped search goes on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Entry:
     """One measurement.
 
     Attributes:
-        value: seconds, or whatever the table holds.
+        value: over the dense layer's time, or whatever the table holds.
         low, high: of the single measurements.
         detail: in words, such as the kernel that ran.
     """
@@ -32,7 +32,7 @@ class Entry:
     detail: str = ""
 
 
-Measure = Callable[[LayerShape, Spec | None], Entry]
+Measure = Callable[[LayerShape, Spec], Entry]
 
 
 @dataclass
@@ -76,11 +76,11 @@ class CostTable:
         table.entries = entries
         return table
 
-    def get(self, shape: LayerShape, spec: Spec | None) -> Entry | None:
+    def get(self, shape: LayerShape, spec: Spec) -> Entry | None:
         """What is known of a layer in a format."""
         return self.entries.get(key(shape, spec))
 
-    def measured(self, shape: LayerShape, spec: Spec | None, measure: Measure) -> Entry:
+    def measured(self, shape: LayerShape, spec: Spec, measure: Measure) -> Entry:
         """What is known, else what `measure` finds, which is then known and on disk."""
         name = key(shape, spec)
         if name not in self.entries:
@@ -98,11 +98,11 @@ class CostTable:
         files.write(self.path, json.dumps(data, indent=1, ensure_ascii=False) + "\n", error=DataError)
 
 
-def key(shape: LayerShape, spec: Spec | None) -> str:
+def key(shape: LayerShape, spec: Spec) -> str:
     """A layer and its format in words: equal for layers that differ in nothing but their names."""
     geometry = "" if shape.op == "linear" else f" pad {shape.padding} dilation {shape.dilation}"
     sizes = f"{shape.op} {shape} in {shape.input} {shape.weight}{geometry}"
-    return f"{sizes}: {'dense' if spec is None else json.dumps(spec.to_json(), sort_keys=True)}"
+    return f"{sizes}: {json.dumps(spec.to_json(), sort_keys=True)}"
 
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:

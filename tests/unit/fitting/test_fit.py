@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dovetail.engine import native_status
-from dovetail.engine.layer_times import Spread
+from dovetail.engine.layer_times import Ratio
 from dovetail.errors import BudgetError, DataError, SpecError
 from dovetail.fitting import Survey, choices, choose, fit, layer_of, open_table, survey
 from dovetail.formats import BlockSparseSpec, TuckerSpec
@@ -58,12 +58,16 @@ def machine(monkeypatch):
     """Every multiply-add takes as long as any other; what was timed is listed."""
     timed = []
 
-    def time_layer(shape, spec=None, **_):
-        timed.append((shape, spec))
-        seconds = PER_MAC * (shape.macs if spec is None else work(spec, shape))
-        return Spread(seconds, seconds, seconds, ("a kernel",))
+    class Timer:
+        def __init__(self, shape, **_):
+            self.shape = shape
 
-    monkeypatch.setattr("dovetail.fitting.choices.time_layer", time_layer)
+        def ratio(self, spec):
+            timed.append((self.shape, spec))
+            value = work(spec, self.shape) / self.shape.macs
+            return Ratio(value, value, value, ("a kernel",))
+
+    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Timer)
     return timed
 
 
@@ -71,9 +75,9 @@ def machine(monkeypatch):
 def measured(model, images):
     program = lower(model, torch.from_numpy(images[:1]))
     shapes = tuple(layer_shapes(program))
-    dense = PER_MAC * sum(shape.macs * shape.count for shape in shapes)
-    order = ("stem", "one", "two", "down", "point", "fc")
-    return Survey(shapes, order, REST, dense + REST, "somebody", 1.25 * (dense + REST), 1, int8=True)
+    layers = {name: PER_MAC * shape.macs for shape in shapes for name in shape.layers}
+    raced = 2 * (sum(layers.values()) + REST)  # a slower minute
+    return Survey(shapes, layers, REST, raced, "somebody", 1.25 * raced, 1, int8=True)
 
 
 def run(model, images, budget, measured, tmp_path, method="block", **options):
@@ -90,7 +94,7 @@ def test_a_plan_keeps_to_the_budget_and_its_method_takes_it(model, images, machi
     assert found.limits == {"latency": pytest.approx(limit)}
     assert found.predicted["latency"] <= limit * (1 + 1e-9)
     assert found.dense["latency"] == pytest.approx(measured.raced)
-    assert [d.name for d in found.decisions] == list(measured.order)
+    assert [d.name for d in found.decisions] == list(measured.layers)
     assert found.changed
     assert all(d.chosen <= 0.9 * d.dense for d in found.changed)
     total = found.fixed["latency"] + sum(d.chosen for d in found.decisions)
@@ -142,17 +146,18 @@ def test_a_stopped_search_goes_on_from_its_table(model, images, machine, measure
     every = len(machine)
     assert every == len(set(machine))  # layers of one shape are timed once
     machine.clear()
-    original = choices.time_layer
+    original = choices.LayerTimer
 
-    def stops(*arguments, **options):
-        if len(machine) == 5:
-            raise KeyboardInterrupt
-        return original(*arguments, **options)
+    class Stops(original):
+        def ratio(self, spec):
+            if len(machine) == 5:
+                raise KeyboardInterrupt
+            return super().ratio(spec)
 
-    monkeypatch.setattr("dovetail.fitting.choices.time_layer", stops)
+    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Stops)
     with pytest.raises(KeyboardInterrupt):
         run(model, images, "latency=0.5x", measured, tmp_path)
-    monkeypatch.setattr("dovetail.fitting.choices.time_layer", original)
+    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", original)
     assert run(model, images, "latency=0.5x", measured, tmp_path) == whole
     assert len(machine) == every
     assert run(model, images, "latency=0.4x", measured, tmp_path).changed
@@ -183,9 +188,11 @@ def test_parts_of_a_layer_belong_to_it():
 
 def test_the_dense_network_is_surveyed_for_real(model, images):
     found = survey(model, images, peers=[], threads=1, blocks=2)
-    assert found.order == ("stem", "one", "two", "down", "point", "fc")
+    assert list(found.layers) == ["stem", "one", "two", "down", "point", "fc"]
+    assert all(seconds > 0 for seconds in found.layers.values())
+    assert found.layers["one"] == found.layers["two"]
+    assert found.rest + sum(found.layers.values()) > 0
     assert found.rival == "dovetail-dense"
-    assert found.rest > 0
     assert found.raced == found.rival_seconds > 0
 
 

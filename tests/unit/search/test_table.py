@@ -14,6 +14,7 @@ from dovetail.search.table import Entry
 
 CONV = LayerShape("conv2d", (8, 4, 4), (16, 4, 4), (16, 8, 3, 3), padding=(1, 1, 1, 1), layers=("a", "b"))
 LINEAR = LayerShape("linear", (16,), (10,), (10, 16))
+RANKS = TuckerSpec(rank_in=2, rank_out=2)
 HERE = {"cpu": "a good one", "isa": ("avx2",), "threads": 1}
 
 
@@ -30,9 +31,9 @@ def counting(value=1.0):
 def test_a_layer_is_measured_once_whatever_its_name(tmp_path):
     calls, measure = counting()
     table = CostTable.open(tmp_path / "costs.json", HERE)
-    first = table.measured(CONV, None, measure)
+    first = table.measured(CONV, RANKS, measure)
     other = LayerShape(**{**vars(CONV), "layers": ("c",)})
-    assert table.measured(other, None, measure) == first
+    assert table.measured(other, RANKS, measure) == first
     assert table.measured(CONV, TuckerSpec(rank_in=4, rank_out=4), measure) != first
     assert table.measured(CONV, TuckerSpec(rank_in=4, rank_out=8), measure).value == 3.0
     assert len(calls) == 3
@@ -42,8 +43,8 @@ def test_a_layer_is_measured_once_whatever_its_name(tmp_path):
 def test_another_geometry_is_another_layer(change):
     calls, measure = counting()
     table = CostTable(HERE)
-    table.measured(CONV, None, measure)
-    table.measured(LayerShape(**{**vars(CONV), **change}), None, measure)
+    table.measured(CONV, RANKS, measure)
+    table.measured(LayerShape(**{**vars(CONV), **change}), RANKS, measure)
     assert len(calls) == 2
 
 
@@ -51,26 +52,26 @@ def test_a_stopped_search_goes_on_from_its_file(tmp_path):
     path = tmp_path / "deep" / "costs.json"
 
     def killed(shape, spec):
-        if spec is not None:
+        if spec != RANKS:
             raise KeyboardInterrupt
         return Entry(1.0, 1.0, 1.0)
 
     table = CostTable.open(path, HERE)
-    table.measured(CONV, None, killed)
+    table.measured(CONV, RANKS, killed)
     with pytest.raises(KeyboardInterrupt):
         table.measured(LINEAR, SvdSpec(rank=4), killed)
     calls, measure = counting()
     again = CostTable.open(path, HERE)
-    assert again.get(CONV, None) == Entry(1.0, 1.0, 1.0)
+    assert again.get(CONV, RANKS) == Entry(1.0, 1.0, 1.0)
     assert again.get(LINEAR, SvdSpec(rank=4)) is None
-    again.measured(CONV, None, measure)
+    again.measured(CONV, RANKS, measure)
     again.measured(LINEAR, SvdSpec(rank=4), measure)
     assert len(calls) == 1
 
 
 def test_costs_of_another_machine_are_refused_with_the_difference(tmp_path):
     _, measure = counting()
-    CostTable.open(tmp_path / "costs.json", HERE).measured(CONV, None, measure)
+    CostTable.open(tmp_path / "costs.json", HERE).measured(CONV, RANKS, measure)
     with pytest.raises(DataError, match=r"measured elsewhere: threads is 1 there and 2 here; .*another machine"):
         CostTable.open(tmp_path / "costs.json", {**HERE, "threads": 2})
     with pytest.raises(DataError, match="cpu is 'a good one' there and None here"):

@@ -1,0 +1,53 @@
+"""`dovetail fit` from the command line to a packed network, and again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dovetail.cli import main
+from dovetail.engine import native_status
+from dovetail.formats import spec_from_json
+
+pytest.importorskip("sklearn")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not native_status().available, reason="needs the native engine")]
+
+NARROW = ["--set", "network.options.width=0.5", "--set", "method.parameters.epochs=1", "--set", "data.held_out=200"]
+FIT = ["fit", "resnet8", "--weights", "t.safetensors", "--method", "block", "--budget", "bytes=0.15x", *NARROW]
+
+
+def test_a_network_is_fitted_and_the_same_command_goes_on(here, capsys):
+    assert main([*FIT, "--against", "onnxruntime", "-o", "f.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "What came of it" in told
+    assert "met: at most" in told
+    notes = json.loads((here / "f.fit.json").read_text())
+    plan, achieved = notes["plan"], notes["achieved"]
+    assert achieved["bytes"] <= plan["limits"]["bytes"]
+    assert plan["predicted"]["bytes"] == pytest.approx(achieved["bytes"], rel=0.05)
+    assert any(layer["spec"] for layer in plan["decisions"])
+    assert all(spec_from_json(layer["spec"]) for layer in plan["decisions"] if layer["spec"])
+    assert (here / "f.dovetail").is_file()
+    before = (here / "f.yaml").read_text()
+    assert main([*FIT, "--against", "onnxruntime", "-o", "f.yaml"]) == 0
+    assert "going on from the plan" in capsys.readouterr().out
+    assert (here / "f.yaml").read_text() == before
+
+
+def test_another_call_does_not_take_the_plan(here, capsys):
+    assert main([*FIT, "--plan-only", "--against", "onnxruntime", "-o", "f.yaml"]) == 0
+    other = [word if word != "bytes=0.15x" else "bytes=0.2x" for word in FIT]
+    assert main([*other, "--against", "onnxruntime", "-o", "f.yaml"]) == 2
+    assert "the plan of another call" in capsys.readouterr().err
+    (here / "f.fit.json").write_text("{")
+    assert main([*FIT, "--against", "onnxruntime", "-o", "f.yaml"]) == 2
+    assert "is no plan of `dovetail fit`" in capsys.readouterr().err
+
+
+def test_a_plan_is_a_recipe(here, capsys):
+    assert main([*FIT, "--plan-only", "--against", "onnxruntime", "-o", "f.yaml"]) == 0
+    assert "nothing" not in capsys.readouterr().out
+    assert main(["compress", "f.yaml", "-o", "g.dovetail"]) == 0
+    assert main(["inspect", "g.dovetail"]) == 0
+    assert "block_sparse" in capsys.readouterr().out
