@@ -68,6 +68,7 @@ ROOMS = {
     "methods": room("formats formats.layer training program program.lower methods", "torch"),
     "search": room("formats formats.layer program methods search", "torch"),
     "export": room("formats formats.layer program program.lower export", "torch onnx onnxscript onnxruntime"),
+    "gpu": room("formats formats.layer program gpu", "torch triton"),
     "peers": room(
         "program program.lower engine peers", "torch onnx onnxscript onnxruntime openvino nncf ncnn MNN rich"
     ),

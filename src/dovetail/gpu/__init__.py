@@ -1,0 +1,1 @@
+"""Kernels for GPUs, and a model of the tiles that a published kernel takes."""
