@@ -53,3 +53,7 @@ class MachineError(DovetailError):
 
 class BudgetError(DovetailError):
     """A budget cannot be read, or nothing that is known meets it."""
+
+
+class GpuError(DovetailError):
+    """The GPU's kernels cannot run this (no Triton, no such tile, a tensor that they do not take)."""

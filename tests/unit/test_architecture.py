@@ -68,7 +68,8 @@ ROOMS = {
     "methods": room("formats formats.layer training program program.lower methods", "torch"),
     "search": room("formats formats.layer program methods search", "torch"),
     "export": room("formats formats.layer program program.lower export", "torch onnx onnxscript onnxruntime"),
-    "gpu": room("formats formats.layer program gpu", "torch triton"),
+    "gpu": room("formats formats.layer program gpu gpu.language", "torch triton"),
+    "gpu.language": room("gpu.language", "triton"),
     "peers": room(
         "program program.lower engine peers", "torch onnx onnxscript onnxruntime openvino nncf ncnn MNN rich"
     ),
@@ -94,6 +95,10 @@ ROOMS = {
 }
 
 
+EAGER = (ROOMS["cli"], ROOMS["report"], ROOMS["gpu.language"])
+"""Rooms that may load heavy packages as they are imported themselves."""
+
+
 @dataclass(frozen=True)
 class Import:
     """One import statement's target, by full dotted name."""
@@ -114,6 +119,8 @@ def room_of(module: str) -> str:
         return "formats.layer"
     if first == "program" and rest == ["lower"]:
         return "program.lower"
+    if first == "gpu" and rest in (["language"], ["tucker", "kernels"]):
+        return "gpu.language"
     return first
 
 
@@ -158,7 +165,7 @@ def _allowed(use: Import, room: Room) -> bool:
         return True
     if package == "dovetail":
         return rest.startswith("_native") or room_of(rest) in room.rooms
-    return package in room.packages and (use.lazy or package not in HEAVY or room in (ROOMS["cli"], ROOMS["report"]))
+    return package in room.packages and (use.lazy or package not in HEAVY or room in EAGER)
 
 
 def name_of(path: Path) -> str:
@@ -192,6 +199,10 @@ def test_a_module_imports_only_what_its_room_may(path):
         ("api", "from dovetail.cli import main"),
         ("peers.openvino", "import openvino"),
         ("export.onnx", "import onnx"),
+        ("gpu.tucker.op", "import triton"),
+        ("gpu.tucker.kernels", "import torch"),
+        ("gpu.layers", "def f():\n    from dovetail.zoo import build"),
+        ("formats.tucker.layer", "from dovetail.gpu import use_kernels"),
     ],
 )
 def test_the_reader_sees_a_forbidden_import(module, source):
@@ -206,6 +217,8 @@ def test_the_reader_sees_a_forbidden_import(module, source):
         ("export.onnx", "def f():\n    import onnx"),
         ("cli.bench", "from dovetail.peers import compare"),
         ("report.page", "from dovetail import files"),
+        ("gpu.language", "import triton"),
+        ("gpu.tucker.settings", "def f():\n    import triton"),
     ],
 )
 def test_the_reader_lets_an_allowed_import_pass(module, source):
@@ -288,10 +301,29 @@ print(sorted(blocked & {name.partition(".")[0] for name in sys.modules}))
 def test_the_torch_rooms_load_no_optional_package():
     optional = {"triton", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "matplotlib", "sklearn", "PIL"}
     loaded = run(
-        "import sys, dovetail.api, dovetail.methods, dovetail.program.lower;"
+        "import sys, dovetail.api, dovetail.gpu, dovetail.methods, dovetail.program.lower;"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     assert not optional & set(loaded.split())
+
+
+def test_kernels_can_be_imported_where_triton_is_not_installed():
+    code = """
+import torch
+from dovetail.errors import GpuError
+from dovetail.gpu import support, tucker_conv2d, use_kernels
+from dovetail.gpu.tucker import kernels, launch
+x, first, core, last = (torch.ones(shape) for shape in ((1, 3, 4, 4), (2, 3), (2, 2, 3, 3), (4, 2)))
+print(support.INSTALLED, tucker_conv2d(x, first, core, last, padding=1)[0, 0, 1, 1].item())
+try:
+    launch.core_alone(x, core, None, None)
+except GpuError as error:
+    print(error)
+"""
+    assert run(BLOCK.format(blocked={"triton"}) + code).splitlines() == [
+        "False 108.0",
+        "the GPU's kernels need Triton 3.6 or newer (Linux): pip install 'dovetail[gpu]'",
+    ]
 
 
 def test_public_names_are_complete():

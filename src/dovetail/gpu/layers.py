@@ -1,0 +1,84 @@
+"""Layers of a model that run on kernels instead of torch's ops."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from torch import nn
+
+from dovetail.errors import GpuError
+from dovetail.formats.layer import FormatLayer
+from dovetail.formats.tucker.layer import TuckerConv2d
+from dovetail.gpu.tucker.choice import PRECISIONS
+from dovetail.gpu.tucker.layer import TuckerKernels
+
+KERNELS: dict[type[FormatLayer], type[TuckerKernels]] = {TuckerConv2d: TuckerKernels}
+"""Format layer → the same layer on kernels. A format with kernels is a row here."""
+
+
+class Kernels:
+    """What `use_kernels` has changed; at the end of a `with` block, or by `restore`, all is as before.
+
+    Attributes:
+        taken: names of the layers that run on kernels.
+        left: format layers that do not, and why.
+    """
+
+    def __init__(self, model: nn.Module, precision: str, tiles: str) -> None:
+        self.taken: list[str] = []
+        self.left: dict[str, str] = {}
+        self._changed: list[tuple[FormatLayer, type[FormatLayer]]] = []
+        for name, layer in model.named_modules():
+            if not isinstance(layer, FormatLayer):
+                continue
+            kind = KERNELS.get(type(layer))
+            if kind is None:
+                self.left[name] = f"{type(layer).__name__} has no kernels for GPUs"
+                continue
+            self._changed.append((layer, type(layer)))
+            _become(layer, kind)
+            layer.__dict__.update(kernel_precision=precision, kernel_tiles=tiles)
+            self.taken.append(name)
+
+    def restore(self) -> None:
+        """Back to torch's ops."""
+        while self._changed:
+            layer, kind = self._changed.pop()
+            _become(layer, kind)
+            for name in ("kernel_precision", "kernel_tiles"):
+                layer.__dict__.pop(name, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+
+def use_kernels(model: nn.Module, *, precision: str = "ieee", tiles: str = "auto") -> Kernels:
+    """Let the format layers of a model run on kernels wherever their tensors lie on a GPU.
+
+    Parameters, gradients, `state_dict`, packing and export stay the same; where there is no GPU, so do the numbers. The
+    model is changed in place, until the end of a `with` block where the answer is used for one.
+
+    Args:
+        model: any module; a single format layer too.
+        precision: of products of float32: "ieee", "tf32x3" or "tf32".
+        tiles: "auto", "model", "oracle", or a plan; see `tucker_conv2d`.
+
+    Raises:
+        GpuError: a precision that does not exist.
+    """
+    if precision not in PRECISIONS:
+        raise GpuError(f"precision {precision!r} is unknown; known are {', '.join(PRECISIONS)}")
+    return Kernels(model, precision, tiles)
+
+
+def _become(layer: FormatLayer, kind: type[FormatLayer]) -> None:
+    """The same object, of another class: hooks, names and references to it stay."""
+    layer.__class__ = kind
+    if isinstance(layer, TuckerKernels):
+        layer.lay_out()

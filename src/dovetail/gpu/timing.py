@@ -1,0 +1,98 @@
+"""Times of work on a GPU: recorded once as a CUDA graph, replayed in blocks that stand side by side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dovetail.errors import GpuError
+
+Timed = Callable[[int], np.ndarray]
+"""Runs so many times; milliseconds of each."""
+
+
+def require_device() -> torch.device:
+    """The current CUDA device; `GpuError` where there is none."""
+    if not torch.cuda.is_available():
+        raise GpuError("this needs a CUDA GPU, and torch sees none here; run it on a machine that has one")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to measure.
+
+    Attributes:
+        blocks: per target; ratios are medians over as many pairs.
+        runs: of a block.
+        warm: runs before each block that do not count.
+    """
+
+    blocks: int = 20
+    runs: int = 20
+    warm: int = 3
+
+
+class Graph:
+    """`work`, `repeats` times in a row, as a CUDA graph; its results stay where they are."""
+
+    def __init__(self, work: Callable[[], Any], repeats: int = 1, warm: int = 3) -> None:
+        self.repeats = repeats
+        self.graph = torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(warm):
+                self.result = work()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self.graph):
+            for _ in range(repeats):
+                self.result = work()
+
+    def replay(self) -> Any:
+        """Run; the result of the last repetition."""
+        self.graph.replay()
+        return self.result
+
+    def time(self, runs: int) -> np.ndarray:
+        """Milliseconds of one repetition, for each of so many replays, by events on the device."""
+        marks = [(_event(), _event()) for _ in range(runs)]
+        for start, end in marks:
+            start.record()
+            self.graph.replay()
+            end.record()
+        torch.cuda.synchronize()
+        return np.array([start.elapsed_time(end) for start, end in marks]) / self.repeats
+
+
+def interleave(targets: Mapping[str, Timed], pace: Pace) -> dict[str, list[np.ndarray]]:
+    """Blocks of all targets in turn; the direction alternates, so that a drift of the clock cancels in pairs."""
+    times: dict[str, list[np.ndarray]] = {name: [] for name in targets}
+    for number in range(pace.blocks):
+        names = list(targets) if number % 2 == 0 else list(targets)[::-1]
+        for name in names:
+            if pace.warm:
+                targets[name](pace.warm)
+            times[name].append(targets[name](pace.runs))
+    return times
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Within: torch's products of float32 are in full."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _event() -> Any:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

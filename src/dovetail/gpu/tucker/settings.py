@@ -1,0 +1,101 @@
+"""From what a caller says of tiles to the tiles of a launch: by the model, by timing, from the cache, or as given."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+
+import torch
+
+from dovetail.errors import GpuError
+from dovetail.gpu import cache, support
+from dovetail.gpu.cards import FALLBACK, Gpu, described
+from dovetail.gpu.tucker import choice
+from dovetail.gpu.tucker.choice import Problem, Tiles, TuckerTiles
+
+TRIED = 24
+"""Plans that "oracle" times: the most promising by the model."""
+
+_log = logging.getLogger(__name__)
+_known: dict[str, dict[str, str]] = {}  # card → what the file had, and what was timed since
+
+
+def plan_of(problem: Problem, inputs: int, outputs: int, device: torch.device, tiles: str) -> TuckerTiles:
+    """The plan of a layer from `inputs` to `outputs` channels around the core `problem`."""
+    if tiles not in ("auto", "model", "oracle"):
+        return _parsed(tiles)
+    gpu = card(device)
+    if tiles != "model":
+        work = work_of(problem, inputs, outputs)
+        if (kept := _kept(gpu, device).get(work)) is not None:
+            return _parsed(kept)
+        if tiles == "oracle" and can_time(device):
+            from dovetail.gpu.tucker.oracle import fastest
+
+            found = fastest(problem, inputs, outputs, device, choice.plans(problem, inputs, outputs, gpu, TRIED))
+            _kept(gpu, device)[work] = str(found)
+            cache.save(_name(gpu), work, str(found))
+            return found
+    return choice.choose(problem, inputs, outputs, gpu)
+
+
+def core_tiles_of(problem: Problem, device: torch.device, tiles: str) -> Tiles:
+    """Tiles of a core alone: by the model, or as given."""
+    return choice.best(problem, card(device)) if tiles in ("auto", "model", "oracle") else Tiles.parse(tiles)
+
+
+@lru_cache(maxsize=1024)
+def work_of(problem: Problem, inputs: int, outputs: int) -> str:
+    """A layer's work in a line."""
+    p = problem
+    pairs = (p.kernel, p.stride, p.padding, p.dilation)
+    geometry = " ".join("x".join(map(str, pair)) for pair in pairs)
+    channels = "-".join(map(str, (inputs, p.inputs, p.outputs, outputs)))
+    return f"tucker {p.batch}x{p.height}x{p.width} {channels} {geometry} {p.dtype} {p.precision}"
+
+
+@lru_cache(maxsize=64)
+def card(device: torch.device) -> Gpu:
+    """The card of a device; without one, what the model is asked about."""
+    if device.type != "cuda":
+        return FALLBACK
+    return described(torch.cuda.get_device_properties(device))
+
+
+def can_time(device: torch.device) -> bool:
+    """Not without a card, and not while its work is being recorded."""
+    return device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+
+
+def forget() -> None:
+    """Read the cache anew."""
+    _known.clear()
+
+
+def _kept(gpu: Gpu, device: torch.device) -> dict[str, str]:
+    """What timing found on this card; nothing where there is none."""
+    if device.type != "cuda":
+        return {}
+    name = _name(gpu)
+    if name not in _known:
+        _known[name] = cache.load(name)
+    return _known[name]
+
+
+def _name(gpu: Gpu) -> str:
+    return f"{gpu.name}, Triton {_version()}"
+
+
+def _version() -> str:
+    support.require()
+    import triton
+
+    return str(triton.__version__)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(tiles: str) -> TuckerTiles:
+    try:
+        return TuckerTiles.parse(tiles)
+    except GpuError as error:
+        raise GpuError(f"{error}, or say auto, model or oracle") from None

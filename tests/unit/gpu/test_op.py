@@ -1,0 +1,165 @@
+"""The torch ops without a GPU: the convolutions they stand for, their shapes, gradients and refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import gpu_layers
+from dovetail.errors import InputError
+from dovetail.gpu import tucker_conv2d, tucker_core
+from dovetail.gpu.tucker import op
+from gpu_layers import Case
+
+CASES = [
+    Case("plain", (5, 3, 4, 6)),
+    Case("all", (5, 3, 4, 6), batch=2, stride=(2, 1), padding=(0, 1), size=(6, 5), bias=True, residual=True, relu=True),
+    Case("dilated", (4, 2, 2, 3), kernel=(3, 2), dilation=(2, 1), padding=(2, 0), bias=True),
+]
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def arguments(layer: gpu_layers.Layer) -> tuple:
+    case = layer.case
+    pairs = [list(pair) for pair in (case.stride, case.padding, case.dilation)]
+    return (layer.x, *layer.weights, layer.bias, layer.residual, *pairs, case.relu, "ieee", "auto")
+
+
+@each_case
+def test_without_a_gpu_it_is_three_convolutions(case):
+    layer = gpu_layers.make(case)
+    y = tucker_conv2d(
+        layer.x, *layer.weights, layer.bias, case.stride, case.padding, case.dilation,
+        residual=layer.residual, relu=case.relu,
+    )  # fmt: skip
+    assert gpu_layers.error(y, layer.truth()) < 1e-6
+    assert torch.equal(y, torch.ops.dovetail.tucker(*arguments(layer)))
+
+
+@each_case
+def test_the_op_passes_torchs_checks(case):
+    layer = gpu_layers.make(case)
+    given = arguments(layer)
+    for tensor in (layer.x, *layer.weights):
+        tensor.requires_grad_()
+    torch.library.opcheck(torch.ops.dovetail.tucker.default, given)
+
+
+def test_the_core_passes_torchs_checks():
+    layer = gpu_layers.make(CASES[1])
+    x = torch.randn(2, 3, 6, 5, requires_grad=True)
+    core = layer.weights[1].requires_grad_()
+    given = (x, core, [2, 1], [0, 1], [1, 1], "ieee", "auto")
+    torch.library.opcheck(torch.ops.dovetail.tucker_core.default, given)
+    assert torch.allclose(tucker_core(x, core, (2, 1), (0, 1)), F.conv2d(x, core, None, (2, 1), (0, 1)))
+
+
+@each_case
+def test_gradients_in_double_precision(case):
+    layer = gpu_layers.make(case)
+    leaves = [
+        None if tensor is None else tensor.double().requires_grad_()
+        for tensor in (layer.x, *layer.weights, layer.bias, layer.residual)
+    ]
+    rest = arguments(layer)[6:]
+    assert torch.autograd.gradcheck(lambda *tensors: torch.ops.dovetail.tucker(*tensors, *rest), leaves)
+
+
+@pytest.mark.parametrize("trained", range(6))
+def test_each_gradient_comes_alone(trained):
+    """Whoever trains one factor does not need the others to train."""
+    layer = gpu_layers.make(CASES[1])
+    given = list(arguments(layer))
+    given[trained] = given[trained].clone().requires_grad_()
+    torch.ops.dovetail.tucker(*given).square().sum().backward()
+    want = given[trained].clone().detach().requires_grad_()
+    others = [*given[:trained], want, *given[trained + 1 : 6]]
+    op.plain(*others, *given[6:9], given[9]).square().sum().backward()
+    assert torch.allclose(given[trained].grad, want.grad, atol=1e-5)
+
+
+def test_the_gradient_of_the_core_alone():
+    x, core = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5, 4), (2, 3, 3, 3)))
+    rest = ([2, 1], [1, 0], [1, 1], "ieee", "auto")
+    assert torch.autograd.gradcheck(lambda *given: torch.ops.dovetail.tucker_core(*given, *rest), (x, core))
+
+
+def test_one_graph_under_torch_compile():
+    layer = gpu_layers.make(CASES[1])
+    given = arguments(layer)
+
+    def work(x):
+        return torch.ops.dovetail.tucker(x.relu(), *given[1:]) + 1
+
+    compiled = torch.compile(work, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(layer.x), work(layer.x))
+
+
+def test_the_fake_result_lies_as_the_real_one():
+    layer = gpu_layers.make(CASES[1])
+    fake = torch.ops.dovetail.tucker(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in arguments(layer)))
+    real = torch.ops.dovetail.tucker(*arguments(layer))
+    assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+
+
+def test_an_empty_batch():
+    layer = gpu_layers.make(CASES[0])
+    given = list(arguments(layer))
+    given[0] = given[0][:0]
+    assert torch.ops.dovetail.tucker(*given).shape == (0, 6, 7, 7)
+
+
+def test_autocast_is_that_of_convolutions():
+    layer = gpu_layers.make(CASES[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        y = tucker_conv2d(
+            layer.x, *layer.weights, layer.bias, (2, 1), (0, 1), residual=layer.residual, relu=True
+        )  # fmt: skip
+    assert y.dtype == torch.bfloat16
+    assert gpu_layers.error(y, layer.truth()) < 0.05
+
+
+def test_the_function_needs_no_gpu_for_types_without_kernels():
+    layer = gpu_layers.make(CASES[0])
+    y = tucker_conv2d(layer.x.double(), *(weight.double() for weight in layer.weights), padding=1)
+    assert torch.allclose(y, layer.truth())
+
+
+def changed(**fields) -> dict:
+    layer = gpu_layers.make(CASES[0])
+    first, core, last = layer.weights
+    return {"x": layer.x, "input": first, "core": core, "output": last, "padding": 1, **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"x": torch.zeros(5, 7, 7)}, "images have the shape"),
+        ({"x": torch.zeros(1, 4, 7, 7)}, "images of 4 channels do not fit an input factor of 5"),
+        ({"input": torch.zeros(2, 5)}, r"a core of ranks \(3, 4\) does not fit factors of 2 and 4"),
+        ({"output": torch.zeros(6, 3)}, r"ranks \(3, 4\)"),
+        ({"input": torch.zeros(3)}, "factors are matrices"),
+        ({"core": torch.zeros(4, 3, 3)}, "a core has the shape"),
+        ({"core": torch.zeros(4, 3, 3, 3, dtype=torch.float16)}, "core is torch.float16.*make them alike"),
+        ({"bias": torch.zeros(5)}, "a bias of shape"),
+        ({"residual": torch.zeros(1, 6, 7, 8)}, "a residual of shape"),
+        ({"precision": "fast"}, "ieee, tf32, tf32x3"),
+        ({"stride": 0}, "no geometry"),
+        ({"padding": 0, "x": torch.zeros(1, 5, 2, 7)}, "smaller than the core"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused_in_words(fields, reason):
+    with pytest.raises(InputError, match=reason):
+        tucker_conv2d(**changed(**fields))
+
+
+def test_the_op_refuses_as_the_function_does():
+    layer = gpu_layers.make(CASES[0])
+    given = list(arguments(layer))
+    given[1] = given[1][:, 1:]
+    with pytest.raises(InputError, match="input factor of 4"):
+        torch.ops.dovetail.tucker(*given)
+    with pytest.raises(InputError, match="do not fit a core"):
+        tucker_core(layer.x, layer.weights[1])

@@ -1,0 +1,124 @@
+"""The tiles kept on disk, and which of them a layer gets. No GPU is needed: a card is told instead."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+
+from dovetail.errors import GpuError
+from dovetail.gpu import cache
+from dovetail.gpu.cards import FALLBACK
+from dovetail.gpu.tucker import choice, oracle, settings
+from dovetail.gpu.tucker.choice import Problem, TuckerTiles
+
+PROBLEM = Problem(1, 64, 32, 28, 28)
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+PLAN = TuckerTiles.parse("1x16x16x16:1:4:3 4x4x32x16:1:4:3 1x16x16x16:1:4:3")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
+    settings.forget()
+    yield tmp_path
+    settings.forget()
+
+
+@pytest.fixture
+def a_card(monkeypatch):
+    """As if device 0 were an A100 that has been timed before."""
+    monkeypatch.setattr(settings, "card", lambda device: FALLBACK)
+    monkeypatch.setattr(settings, "can_time", lambda device: True)
+    monkeypatch.setattr(settings, "_version", lambda: "3.6.0")
+    timed = []
+
+    def fastest(problem, inputs, outputs, device, plans):
+        timed.append(plans)
+        return PLAN
+
+    monkeypatch.setattr(oracle, "fastest", fastest)
+    return timed
+
+
+def plan(tiles: str, device: torch.device = CUDA, problem: Problem = PROBLEM) -> TuckerTiles:
+    return settings.plan_of(problem, 128, 128, device, tiles)
+
+
+def test_what_is_saved_is_loaded(folder):
+    cache.save("card", "work", "tiles")
+    cache.save("card", "more", "others")
+    cache.save("another", "work", "different")
+    assert cache.load("card") == {"work": "tiles", "more": "others"}
+    assert cache.load("unknown") == {}
+    assert [file.name for file in folder.iterdir()] == ["gpu-tuning.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"version": 0}', '{"version": 1, "cards": []}', '{"version": 1, "cards": {"card": {"w": 1}}}'],
+)
+def test_a_damaged_file_is_noted_and_written_anew(folder, caplog, text):
+    cache.cache_file().write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert cache.load("card") == {}
+    assert "timed anew" in caplog.text
+    cache.save("card", "work", "tiles")
+    assert cache.load("card") == {"work": "tiles"}
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "file"))
+    cache.save("card", "work", "tiles")
+    assert cache.load("card") == {}
+
+
+def test_the_oracle_times_once_and_remembers(a_card):
+    assert plan("oracle") == PLAN
+    assert len(a_card[0]) == settings.TRIED
+    assert a_card[0][0] == choice.choose(PROBLEM, 128, 128, FALLBACK)
+    settings.forget()  # as in a new process
+    assert plan("oracle") == plan("auto") == PLAN
+    assert len(a_card) == 1
+    kept = json.loads(cache.cache_file().read_text())["cards"]
+    assert list(kept) == ["A100, Triton 3.6.0"]
+
+
+def test_the_model_is_asked_where_nothing_was_timed(a_card):
+    want = choice.choose(PROBLEM, 128, 128, FALLBACK)
+    assert plan("auto") == plan("model") == want
+    plan("oracle")
+    assert plan("model") == want
+    assert plan("auto", problem=Problem(2, 64, 32, 28, 28)) == choice.choose(
+        Problem(2, 64, 32, 28, 28), 128, 128, FALLBACK
+    )
+
+
+def test_nothing_is_timed_without_a_card_or_while_recording(a_card, monkeypatch):
+    monkeypatch.setattr(settings, "can_time", lambda device: False)
+    assert plan("oracle") == choice.choose(PROBLEM, 128, 128, FALLBACK)
+    assert a_card == []
+
+
+def test_given_tiles_are_taken():
+    assert plan(str(PLAN), CPU) == PLAN
+    with pytest.raises(GpuError, match="or say auto, model or oracle"):
+        plan("best", CPU)
+
+
+def test_work_tells_apart_what_differs():
+    problems = [
+        PROBLEM,
+        Problem(2, 64, 32, 28, 28),
+        Problem(1, 64, 32, 28, 28, stride=(2, 2)),
+        Problem(1, 64, 32, 28, 28, padding=(0, 0)),
+        Problem(1, 64, 32, 28, 28, kernel=(5, 5)),
+        Problem(1, 64, 32, 28, 28, dilation=(2, 2)),
+        Problem(1, 64, 32, 28, 28, dtype="float32"),
+        Problem(1, 64, 32, 28, 28, dtype="float32", precision="tf32"),
+    ]
+    names = {settings.work_of(problem, 128, 128) for problem in problems} | {settings.work_of(PROBLEM, 128, 256)}
+    assert len(names) == 9
