@@ -303,14 +303,22 @@ def _fusable(core: Problem, gpu: Gpu) -> list[Tiles]:
     found = []
     for rows, columns in _pixel_tiles(core):
         sums = rows * columns * whole
-        if sums > (4096 if full else 16384):
+        if sums > (4096 if core.dtype == "float32" else 16384):
             continue
         for inputs in (16, 32) if full else (16, 32, 64):
             tiles = Tiles(rows, columns, whole, inputs, 1, _warps(sums, full), 3)
-            room = replace(tiles, stages=1, outputs=min(whole, 128), inputs=whole).shared(core.dtype)
-            if inputs <= max(16, _above(core.inputs)) and tiles.shared(core.dtype) + room <= gpu.shared_per_block:
+            if (
+                inputs <= max(16, _above(core.inputs))
+                and fused_shared(tiles, whole, core.dtype) <= gpu.shared_per_block
+            ):
                 found.append(tiles)
     return found
+
+
+def fused_shared(tiles: Tiles, made: int, dtype: str) -> int:
+    """Bytes of shared memory of a fused block that makes so many outputs at a time, at most."""
+    last = tiles.stages * tiles.outputs * made + tiles.pixels * (tiles.outputs + made)
+    return max(tiles.shared(dtype), last * DTYPES[dtype])
 
 
 def _pixel_tiles(problem: Problem) -> Iterator[Pair]:
