@@ -72,6 +72,23 @@ def tell_gradients() -> None:
     print(json.dumps({"name": "gradients", "error": max(errors)}), flush=True)
 
 
+def tell_compiled() -> None:
+    """torch.compile takes the op into its one graph."""
+    layer = gpu_layers.make(gpu_layers.SMALL)
+
+    def work(x: torch.Tensor) -> torch.Tensor:
+        return tucker_conv2d(x.relu(), *layer.weights, padding=1, tiles=layer.case.tiles) + 1
+
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        graphs.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+        return graph
+
+    same = torch.equal(torch.compile(work, fullgraph=True, backend=backend)(layer.x), work(layer.x))
+    print(json.dumps({"name": "compiled", "same": same, "graphs": graphs}), flush=True)
+
+
 def tell_repeats() -> None:
     """Splits, fused or not: the same bits in every run."""
     for name in ("splits, all at the end, half", "fused, half"):
@@ -89,5 +106,6 @@ if __name__ == "__main__":
         tell_core("core", "4x4x16x16:1:4:3")
         tell_core("core in splits", "4x4x16x16:2:4:3")
         tell_nan()
+        tell_compiled()
         tell_gradients()
         tell_repeats()

@@ -22,6 +22,7 @@ OPTIONAL = {
     "openvino": ("openvino", "peer", "peers"),
     "nncf": ("nncf", "int8 of the OpenVINO peer", "peers"),
     "ncnn": ("ncnn", "single layers, by Winograd's filtering", "winograd"),
+    "triton": ("triton", "kernels for GPUs", "gpu"),
     "MNN": ("MNN", "single layers, by Winograd's filtering", "winograd"),
 }
 FILES = {

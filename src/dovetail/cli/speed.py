@@ -70,5 +70,10 @@ def read_targets(path: Path) -> dict[str, float]:
 
 def _machines(races: Mapping[str, Mapping[str, Any]]) -> str:
     """Where the times come from, in a sentence."""
-    told = {"{cpu}, {cores} cores, {engine_isa}".format(**race["machine"]) for race in races.values()}
+    told = {_machine(race["machine"]) for race in races.values()}
     return f"Measured on {' and on '.join(sorted(told))}." if told else "Nothing has been raced yet."
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    """The card, where one was measured, or the processor."""
+    return str(machine["gpu"]) if "gpu" in machine else "{cpu}, {cores} cores, {engine_isa}".format(**machine)

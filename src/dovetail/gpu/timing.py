@@ -44,6 +44,7 @@ class Graph:
     def __init__(self, work: Callable[[], Any], repeats: int = 1, warm: int = 3) -> None:
         self.repeats = repeats
         self.graph = torch.cuda.CUDAGraph()
+        work()  # compiles, and times what is timed once, on the stream of the caller
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

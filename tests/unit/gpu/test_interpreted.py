@@ -79,6 +79,14 @@ def test_gradients_through_the_op(everything):
 
 
 @pytest.mark.slow
+def test_torch_compile_takes_the_op_into_its_graph(everything):
+    told = everything["compiled"]
+    assert told["same"]
+    assert len(told["graphs"]) == 1
+    assert [name for name in told["graphs"][0] if "dovetail" in name] == ["dovetail.tucker"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["splits, all at the end, half", "fused, half"])
 def test_the_same_bits_in_every_run(everything, name):
     assert everything[f"again: {name}"]["same"]

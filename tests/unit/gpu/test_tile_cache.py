@@ -12,7 +12,7 @@ from dovetail.errors import GpuError
 from dovetail.gpu import cache
 from dovetail.gpu.cards import FALLBACK
 from dovetail.gpu.tucker import choice, oracle, settings
-from dovetail.gpu.tucker.choice import Problem, TuckerTiles
+from dovetail.gpu.tucker.choice import Problem, Tiles, TuckerTiles
 
 PROBLEM = Problem(1, 64, 32, 28, 28)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -40,6 +40,7 @@ def a_card(monkeypatch):
         return PLAN
 
     monkeypatch.setattr(oracle, "fastest", fastest)
+    monkeypatch.setattr(oracle, "fastest_core", lambda problem, device, plans: timed.append(plans) or PLAN.core)
     return timed
 
 
@@ -87,6 +88,46 @@ def test_the_oracle_times_once_and_remembers(a_card):
     assert list(kept) == ["A100, Triton 3.6.0"]
 
 
+def test_a_core_alone_is_remembered_by_itself(a_card):
+    plan("oracle")
+    assert settings.core_tiles_of(PROBLEM, CUDA, "auto") == choice.best(PROBLEM, FALLBACK)
+    assert settings.core_tiles_of(PROBLEM, CUDA, "oracle") == PLAN.core
+    assert settings.core_tiles_of(PROBLEM, CUDA, "auto") == PLAN.core
+    assert a_card[1] == choice.ranked(PROBLEM, FALLBACK)[: settings.TRIED]
+    assert settings.core_tiles_of(PROBLEM, CUDA, "model") == choice.best(PROBLEM, FALLBACK)
+
+
+def test_the_oracle_takes_the_fastest_that_runs(monkeypatch):
+    """Graphs are played by numbers: a plan that fails is left out, and one that is faster wins."""
+
+    class Played:
+        def __init__(self, work, repeats):
+            self.taken = work()
+
+        def time(self, runs):
+            return [self.taken] * runs
+
+    def work(each):
+        if each.rows == 4:
+            raise RuntimeError("out of resource: shared memory")
+        return float(each.columns)
+
+    monkeypatch.setattr(oracle, "Graph", Played)
+    tiles = [Tiles(*numbers) for numbers in ((4, 4, 16, 16), (2, 16, 16, 16), (2, 8, 16, 16))]
+    assert oracle._least(tiles, work) == tiles[2]
+    with pytest.raises(GpuError, match="none of 1 plans runs here"):
+        oracle._least(tiles[:1], work)
+
+
+def test_a_broken_card_is_not_a_slow_plan(monkeypatch):
+    def broken(work, repeats):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(oracle, "Graph", broken)
+    with pytest.raises(RuntimeError, match="illegal"):
+        oracle._least([PLAN], lambda plan: None)
+
+
 def test_the_model_is_asked_where_nothing_was_timed(a_card):
     want = choice.choose(PROBLEM, 128, 128, FALLBACK)
     assert plan("auto") == plan("model") == want
@@ -121,4 +162,4 @@ def test_work_tells_apart_what_differs():
         Problem(1, 64, 32, 28, 28, dtype="float32", precision="tf32"),
     ]
     names = {settings.work_of(problem, 128, 128) for problem in problems} | {settings.work_of(PROBLEM, 128, 256)}
-    assert len(names) == 9
+    assert len(names | {settings.work_of(PROBLEM)}) == 10

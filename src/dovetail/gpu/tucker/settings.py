@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 
@@ -13,7 +14,10 @@ from dovetail.gpu.cards import FALLBACK, Gpu, described
 from dovetail.gpu.tucker import choice
 from dovetail.gpu.tucker.choice import Problem, Tiles, TuckerTiles
 
-TRIED = 24
+WORDS = ("auto", "model", "oracle")
+"""What may be said instead of tiles."""
+
+TRIED = 16
 """Plans that "oracle" times: the most promising by the model."""
 
 _log = logging.getLogger(__name__)
@@ -22,7 +26,7 @@ _known: dict[str, dict[str, str]] = {}  # card → what the file had, and what w
 
 def plan_of(problem: Problem, inputs: int, outputs: int, device: torch.device, tiles: str) -> TuckerTiles:
     """The plan of a layer from `inputs` to `outputs` channels around the core `problem`."""
-    if tiles not in ("auto", "model", "oracle"):
+    if tiles not in WORDS:
         return _parsed(tiles)
     gpu = card(device)
     if tiles != "model":
@@ -32,26 +36,36 @@ def plan_of(problem: Problem, inputs: int, outputs: int, device: torch.device, t
         if tiles == "oracle" and can_time(device):
             from dovetail.gpu.tucker.oracle import fastest
 
-            found = fastest(problem, inputs, outputs, device, choice.plans(problem, inputs, outputs, gpu, TRIED))
-            _kept(gpu, device)[work] = str(found)
-            cache.save(_name(gpu), work, str(found))
-            return found
+            plans = choice.plans(problem, inputs, outputs, gpu, TRIED)
+            return _keep(gpu, device, work, fastest(problem, inputs, outputs, device, plans))
     return choice.choose(problem, inputs, outputs, gpu)
 
 
 def core_tiles_of(problem: Problem, device: torch.device, tiles: str) -> Tiles:
-    """Tiles of a core alone: by the model, or as given."""
-    return choice.best(problem, card(device)) if tiles in ("auto", "model", "oracle") else Tiles.parse(tiles)
+    """Tiles of a core alone."""
+    if tiles not in WORDS:
+        return Tiles.parse(tiles)
+    gpu = card(device)
+    if tiles != "model":
+        work = work_of(problem)
+        if (kept := _kept(gpu, device).get(work)) is not None:
+            return Tiles.parse(kept)
+        if tiles == "oracle" and can_time(device):
+            from dovetail.gpu.tucker.oracle import fastest_core
+
+            return _keep(gpu, device, work, fastest_core(problem, device, choice.ranked(problem, gpu)[:TRIED]))
+    return choice.best(problem, gpu)
 
 
 @lru_cache(maxsize=1024)
-def work_of(problem: Problem, inputs: int, outputs: int) -> str:
-    """A layer's work in a line."""
+def work_of(problem: Problem, inputs: int = 0, outputs: int = 0) -> str:
+    """A layer's work in a line, or that of a core alone."""
     p = problem
     pairs = (p.kernel, p.stride, p.padding, p.dilation)
     geometry = " ".join("x".join(map(str, pair)) for pair in pairs)
-    channels = "-".join(map(str, (inputs, p.inputs, p.outputs, outputs)))
-    return f"tucker {p.batch}x{p.height}x{p.width} {channels} {geometry} {p.dtype} {p.precision}"
+    channels = "-".join(str(count) for count in (inputs, p.inputs, p.outputs, outputs) if count)
+    op = "tucker" if inputs else "tucker_core"
+    return f"{op} {p.batch}x{p.height}x{p.width} {channels} {geometry} {p.dtype} {p.precision}"
 
 
 @lru_cache(maxsize=64)
@@ -70,6 +84,16 @@ def can_time(device: torch.device) -> bool:
 def forget() -> None:
     """Read the cache anew."""
     _known.clear()
+
+
+Chosen = TypeVar("Chosen", Tiles, TuckerTiles)
+
+
+def _keep(gpu: Gpu, device: torch.device, work: str, found: Chosen) -> Chosen:
+    """For later calls, and for later processes."""
+    _kept(gpu, device)[work] = str(found)
+    cache.save(_name(gpu), work, str(found))
+    return found
 
 
 def _kept(gpu: Gpu, device: torch.device) -> dict[str, str]:
