@@ -47,6 +47,7 @@ THEN = {
     "engine.md": "assert y.shape == (1, 10)",
     "file-format.md": "assert describe('net.dovetail', x).shape == (1, 10)",
     "formats.md": "assert len(plan.resolve(build('resnet20'))) == 3 + 1",
+    "gpu.md": "assert kernels.taken == ['0']\nassert y.shape == (1, 64, 56, 56)",
     "quick-start.md": "session = compress(build('resnet8', in_channels=1), loader, torch.from_numpy(x))\n"
     "assert session(x).shape == (1, 10)",
     "simulate.md": "assert done.total == both['sparten'].total\n"

@@ -76,10 +76,10 @@ def markdown(found: Sequence[Claim]) -> str:
 
 
 def _measured(race: Json, wanted: Mapping[tuple[str, ...], float]) -> Iterator[Claim]:
-    plain = {row["target"]: row for row in race["rows"] if row["case"] == race["rows"][0]["case"]}
+    rows = {(row["case"], row["target"]): row for row in race["rows"]}
     for ratio in race["ratios"]:
         case, name = ratio["case"].rsplit("/", 1)
-        ours = plain.get(ratio["ours"], {})
+        ours = rows.get((case, ratio["ours"]), {})
         yield Claim(
             case=case,
             ratio=name,

@@ -52,6 +52,17 @@ def test_targets_are_of_ratios_and_of_networks_that_race():
         assert case in random | trained
 
 
+def test_a_card_is_named_where_one_was_measured(tmp_path):
+    cpu = {"cpu": "a processor", "cores": 2, "engine_isa": "avx2"}
+    for name, machine in (("a", cpu), ("b", {**cpu, "gpu": "a card"})):
+        row = {"case": f"net/{name}", "target": "dovetail", "median_ms": 1.0}
+        race = {"machine": machine, "rows": [row], "ratios": []}
+        (tmp_path / f"{name}.json").write_text(json.dumps(race))
+    page = tmp_path / "speed.md"
+    assert main(["speed", "--bench", str(tmp_path), "--targets", str(tmp_path / "none"), "--out", str(page)]) == 0
+    assert "Measured on a card and on a processor, 2 cores, avx2." in page.read_text()
+
+
 def test_nothing_raced_yet_is_an_empty_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["speed"]) == 0

@@ -50,6 +50,13 @@ def test_the_time_is_that_of_whoever_the_ratio_is_about():
     assert found.milliseconds == 0.7
 
 
+def test_a_file_of_several_cases_has_the_times_of_each():
+    one, two = race("gpu/a", vs_same=2.0), race("gpu/b", vs_same=3.0)
+    two["rows"][0]["median_ms"] = 0.25
+    both = {"rows": one["rows"] + two["rows"], "ratios": one["ratios"] + two["ratios"]}
+    assert [(claim.case, claim.milliseconds) for claim in claims([both], {})] == [("gpu/a", 0.5), ("gpu/b", 0.25)]
+
+
 def test_random_weights_are_marked():
     (found,) = claims([race("net/a", time_only=True, vs_f32=1.0)], {})
     assert found.cells()[-1] == "time only"
