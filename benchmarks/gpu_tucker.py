@@ -48,8 +48,9 @@ PRECISIONS = {
     "tf32": ("float32", "tf32"),
     "f32": ("float32", "ieee"),
 }
-TOLERANCE = {"f16": 0.03, "bf16": 0.1, "tf32": 0.03, "f32": 1e-3}
-"""Of the output's range; who is further off does not race."""
+TOLERANCE = {"f16": 0.1, "bf16": 0.4, "tf32": 0.1, "f32": 1e-3}
+"""Of a network's output range; who is further off does not race. Random weights amplify roundings: on a CPU, ResNet-50
+in half precision is off by 0.035. A core alone may be off by a tenth of this."""
 
 DEVICE = "cuda"
 AGAIN = "dovetail-again"
@@ -89,12 +90,14 @@ class Case:
 
     Attributes:
         truth: the right output by role, made when asked.
+        tolerance: share of its range that an output may be off.
         repeats: in a graph: short work is repeated, so that a replay is longer than a clock's tick.
     """
 
     name: str
     targets: tuple[Target, ...]
     truth: Callable[[str], Tensor]
+    tolerance: float
     repeats: int = 1
 
 
@@ -121,7 +124,7 @@ def race(case: Case, dtype: str, pace: Pace, record: Record, found: Found, say: 
                 if target.role not in truths:
                     truths[target.role] = case.truth(target.role)
                 errors[target.name] = error = max_error(graph.replay(), truths[target.role])
-            if not error < TOLERANCE[dtype]:
+            if not error < case.tolerance:
                 raise DovetailError(f"its output is off by {error:.2g} of the range")
             graphs[target.name] = graph
         except Exception as error:
@@ -200,7 +203,12 @@ def core_case(shape: CoreShape, batch: int, dtype: str, tiles: str, compiled: bo
     if compiled:
         targets.append(Target("torch-compile", "same", inductor))
     name = f"gpu/core_{shape}{suffix(batch, dtype)}"
-    return Case(name, tuple(targets), lambda _: F.conv2d(x.to(DEVICE), core.to(DEVICE), padding=1), repeats=20)
+
+    def truth(_: str) -> Tensor:
+        with full_float32():
+            return F.conv2d(x.to(DEVICE), core.to(DEVICE), padding=1)
+
+    return Case(name, tuple(targets), truth, TOLERANCE[dtype] / 10, repeats=20)
 
 
 def network_case(network: gpu_networks.Network, batch: int, dtype: str, tiles: str, compiled: bool) -> Case:
@@ -237,7 +245,7 @@ def network_case(network: gpu_networks.Network, batch: int, dtype: str, tiles: s
             y: Tensor = gpu_networks.Folded(program, batch).to(DEVICE)(image.to(DEVICE))
             return y
 
-    return Case(f"gpu/{network.name}_tucker_tdc{suffix(batch, dtype)}", tuple(targets), truth)
+    return Case(f"gpu/{network.name}_tucker_tdc{suffix(batch, dtype)}", tuple(targets), truth, TOLERANCE[dtype])
 
 
 def ours(tiles: str) -> list[tuple[str, str]]:

@@ -142,7 +142,7 @@ def make(case: Case, device: str = "cpu", seed: int = 0) -> Layer:
         core = core.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
     elif case.layout == "channels_last":
         core = core.contiguous(memory_format=torch.channels_last)
-    bias = draw(k) if case.bias else None
+    bias = draw(2 * k)[::2] if case.bias else None
     layer = Layer(case, x, (first, core, last), bias, None)
     return replace(layer, residual=draw(*layer.truth().shape)) if case.residual else layer
 

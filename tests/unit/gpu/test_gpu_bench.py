@@ -137,6 +137,7 @@ def test_who_fails_or_is_wrong_leaves_with_the_reason():
             Target("peer", "same", lambda: lambda: right),
         ),
         lambda role: right,
+        0.1,
     )
     found, said = Found(), []
     clock = played({"dovetail": 1.0, "wrong": 9.0, "peer": 3.0})
@@ -152,7 +153,7 @@ def test_who_fails_or_is_wrong_leaves_with_the_reason():
 
 
 def test_without_us_there_is_no_race():
-    case = Case("gpu/x", (Target("peer", "same", lambda: lambda: torch.ones(1)),), lambda role: torch.ones(1))
+    case = Case("gpu/x", (Target("peer", "same", lambda: lambda: torch.ones(1)),), lambda role: torch.ones(1), 0.1)
     found = Found()
     gpu_tucker.race(case, "f16", Pace(1, 1, 0), played({"peer": 1.0}), found, lambda line: None)
     assert found.rows == []
@@ -162,7 +163,7 @@ def test_a_broken_card_ends_everything():
     def broken():
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    case = Case("gpu/x", (Target("dovetail", "ours", broken),), lambda role: torch.ones(1))
+    case = Case("gpu/x", (Target("dovetail", "ours", broken),), lambda role: torch.ones(1), 0.1)
     with pytest.raises(RuntimeError, match="illegal"):
         gpu_tucker.race(case, "f16", Pace(), played({}), Found(), lambda line: None)
 
@@ -198,7 +199,9 @@ def test_the_whole_benchmark_on_the_cpu(tmp_path, monkeypatch, network):
 
 
 def test_what_is_not_begun_in_time_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_tucker, "cases", lambda options, batch: iter([Case("gpu/late", (), lambda role: None)]))
+    monkeypatch.setattr(
+        gpu_tucker, "cases", lambda options, batch: iter([Case("gpu/late", (), lambda role: None, 0.1)])
+    )
     options = gpu_tucker.parse(["--minutes", "-1", "--batches", "1"])
     found = []
     monkeypatch.setattr(gpu_tucker, "Found", lambda: found.append(Found()) or found[-1])

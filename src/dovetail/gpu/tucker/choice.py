@@ -24,6 +24,9 @@ PRECISIONS: Final = ("ieee", "tf32", "tf32x3")
 
 DTYPES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 SIZES: Final = tuple(2**n for n in range(4, 9))
+AT_A_TIME: Final = 64
+"""Outputs that a fused block makes together, at most: their weights lie in shared memory."""
+
 LAUNCH: Final = 3000
 """Cycles that one launch more costs within a graph [chosen]."""
 
@@ -292,8 +295,8 @@ def _size(problem: Problem, tiles: Tiles) -> Pair:
 
 
 def _last_of_fused(tiles: Tiles, outputs: int) -> Tiles:
-    """Outputs that a fused block makes at a time: as many as it has sums already."""
-    return replace(tiles, outputs=min(tiles.outputs, max(16, _above(outputs))), inputs=tiles.outputs)
+    """Outputs that a fused block makes at a time: no more than it has sums already, nor than are wanted."""
+    return replace(tiles, outputs=min(tiles.outputs, AT_A_TIME, max(16, _above(outputs))), inputs=tiles.outputs)
 
 
 def _fusable(core: Problem, gpu: Gpu) -> list[Tiles]:

@@ -33,6 +33,7 @@ def layer(
 ) -> Tensor:
     """A whole layer in two or three launches; `problem` is that of its core."""
     first, core, last = weights
+    bias = None if bias is None else bias.contiguous()
     y = images(x, last.shape[0], problem)
     with _on(x):
         z = pointwise(channels_last(x), first, tiles.first, problem, splits=1)
