@@ -45,7 +45,10 @@ class Strange(nn.Module):
         (["fit", "resnet8", "--budget", "bytes=1kB"], "say whose formats to choose from"),
         (["fit", "resnet8", "--budget", "bytes=1kB", "--method", "block"], "has random weights"),
         (["fit", "resnet8", "--budget", "bytes=1kB", "--method", "block", "-o", "x.json"], "a recipe is a .yaml file"),
-        (["fit", "recipes/tiny.yaml", "--budget", "bytes=1kB", "--method", "block"], "trains by magnitude; --method block is another"),
+        (
+            ["fit", "recipes/tiny.yaml", "--budget", "bytes=1kB", "--method", "block"],
+            "trains by magnitude; --method block",
+        ),
         (["fit", "recipes/tiny.yaml", "--budget", "bytes=1kB", "--on", "mnist"], "change it with --set"),
         (
             [

@@ -48,6 +48,18 @@ def test_within_the_block_layers_use_kernels_and_after_it_they_do_not():
     assert torch.allclose(model(X), before, atol=1e-6)
 
 
+@pytest.mark.parametrize(("rank_in", "rank_out"), [(4, 3), (2, 6), (4, 6)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_folded_sides_have_no_convolution(rank_in, rank_out, bias):
+    spec = TuckerSpec(rank_in=rank_in, rank_out=rank_out, fold=True)
+    layer = from_dense(nn.Conv2d(4, 6, 3, padding=1, stride=2, bias=bias), spec)
+    before = layer(X)
+    with use_kernels(nn.Sequential(layer)):
+        assert torch.allclose(layer(X), before, atol=1e-6)
+        layer(X).sum().backward()
+    assert layer.core.grad is not None
+
+
 def test_a_block_that_fails_restores_too():
     model = network()
     with pytest.raises(KeyError), use_kernels(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from dovetail.formats.tucker.layer import TuckerConv2d
 from dovetail.gpu.tucker import op
@@ -16,11 +17,23 @@ class TuckerKernels(TuckerConv2d):
     kernel_tiles: str = "auto"
 
     def compute(self, x: Tensor) -> Tensor:
-        """One op on a GPU, three convolutions elsewhere."""
+        """One op on a GPU, three convolutions elsewhere; of a folded side there is none, and the core runs alone."""
+        if self.input is None or self.output is None:
+            return self._folded(x, self.input, self.output)
         return op.tucker_conv2d(
             x, self.input, self.core, self.output, self.bias, self.stride, self.padding, self.dilation,
             precision=self.kernel_precision, tiles=self.kernel_tiles,
         )  # fmt: skip
+
+    def _folded(self, x: Tensor, inputs: Tensor | None, output: Tensor | None) -> Tensor:
+        x = x if inputs is None else F.conv2d(x, inputs[:, :, None, None])
+        x = op.tucker_core(
+            x, self.core, self.stride, self.padding, self.dilation,
+            precision=self.kernel_precision, tiles=self.kernel_tiles,
+        )  # fmt: skip
+        if output is not None:
+            return F.conv2d(x, output[:, :, None, None], self.bias)
+        return x if self.bias is None else x + self.bias[:, None, None]
 
     def lay_out(self) -> None:
         """Store the core in the order that kernels read; its numbers and shape stay what they are."""
