@@ -12,7 +12,20 @@ from torch.nn import functional as F
 
 from dovetail.api import compress
 from dovetail.engine.quantize import quantize
-from dovetail.methods import METHODS, Block, Distill, Escalate, Int8, Magnitude, Method, Penni, Tdc, Thin, Tucker
+from dovetail.methods import (
+    METHODS,
+    Block,
+    Distill,
+    Escalate,
+    Int8,
+    Magnitude,
+    Method,
+    Mixed,
+    Penni,
+    Tdc,
+    Thin,
+    Tucker,
+)
 from dovetail.program.lower import lower
 from dovetail.program.reference import run
 from dovetail.training import Settings
@@ -33,6 +46,12 @@ SAMPLES = {
     ),
     "int8": lambda: Int8(epochs=2, observe=2, freeze=0.5),
     "magnitude": lambda: Magnitude(density=0.4, epochs=2, interval=2),
+    "mixed": lambda: Mixed(
+        methods={
+            "escalate": {"bases": 2, "density": 0.5, "sparsify_epochs": 1, "ternarise_epochs": 1, "settle_epochs": 1},
+            "tucker": {"ratio": 0.5, "svd": True},
+        }
+    ),
     "penni": lambda: Penni(bases=3, l1=0.01, channel_density=0.6, alternate_epochs=2, retrain_epochs=1),
     "tdc": lambda: Tdc(ratio=0.5, svd=True, admm_epochs=2, admm_learning_rate=0.02, epochs=1, rho=0.1, double_rho=1),
     "thin": lambda: Thin(epochs=2, warmup=0.5),
@@ -129,7 +148,7 @@ def test_what_comes_out_can_be_packed(name, data) -> None:
     with torch.no_grad():
         assert close(run(program, x.numpy()), model(x).numpy())
     how = method.quantization()
-    assert (how is not None) == (name in ("escalate", "int8"))
+    assert (how is not None) == (name in ("escalate", "int8", "mixed"))
     if how is not None:
         made = quantize(program, [images.numpy() for images, _ in data], **how.options())
         assert {packed.spec.values.name for packed in made.weights.values()} == {"int8"}

@@ -35,13 +35,19 @@ PEERS = ("onnxruntime", "openvino-f32", "openvino-bf16", "openvino-int8")
 """Whose best time a share of the budget is of; the compiled torch network is never the fastest and slow to start."""
 
 
+AUTO: Mapping[str, Mapping[str, Any]] = {"block": {"epochs": 20}, "tucker": {}}
+"""What `--method auto` mixes, and how."""
+
+
 def fit(
     network: Annotated[str, Parameter(help="A recipe (*.yaml), a zoo name, or package.module:callable.")],
     /,
     *,
     budget: Annotated[str, Parameter(help="What it may cost: latency=0.5x, latency=4.5ms, bytes=2MB, or several.")],
     accuracy_drop: Annotated[float | None, Parameter(help="Points of accuracy that it may lose.")] = None,
-    method: Annotated[str | None, Parameter(help="Whose formats: block, tucker, tdc, magnitude or escalate.")] = None,
+    method: Annotated[
+        str | None, Parameter(help="Whose formats: block, tucker, tdc, magnitude or escalate; auto: a mixture.")
+    ] = None,
     on: On | None = None,
     weights: Weights = None,
     values: Annotated[Literal["int8", "f32"], Parameter(help="What the network computes in.")] = "int8",
@@ -146,7 +152,7 @@ class _Work:
             f"{numbers.milliseconds(1e3 * measured.rival_seconds)}"
         )
         found = fitting.choose(
-            model, images, self.budget, self.recipe.method.name, measured, rule=rule, margin=margin,
+            model, images, self.budget, fitting.methods_of(*self._method()), measured, rule=rule, margin=margin,
             table=fitting.open_table(measured, costs), held_out=_held_out(sets),
             memory=Path(self.recipe.runs) / f"{self.target.stem}-sensitivity.json",
         )  # fmt: skip
@@ -171,6 +177,9 @@ class _Work:
     def conclude(self, plan: Mapping[str, Any], achieved: Mapping[str, Any]) -> None:
         """Add to the notes what came of the plan."""
         self._note({"asked": dict(self.asked), "plan": dict(plan), "achieved": dict(achieved)})
+
+    def _method(self) -> tuple[str, dict[str, Any]]:
+        return self.recipe.method.name, self.recipe.method.parameters
 
     def _network(self) -> tuple[nn.Module, Sets]:
         from dovetail.cli.materials import build_network, fitted, open_sets, require_fit
@@ -209,12 +218,13 @@ def _base(
     if not network.endswith(YAML):
         if method is None:
             raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude or escalate")
-        recipe = adhoc(network, on or "digits", method, weights=weights, overrides=overrides, runs=runs)
+        name, parameters = ("mixed", {"methods": AUTO}) if method == "auto" else (method, {})
+        recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=runs)
     else:
         if on is not None or weights is not None:
             raise RecipeError(f"{network} says itself what --on and --weights would; change it with --set")
         recipe = recipes.with_weights(read(Path(network), overrides), Path(network).parent)
-    if method is not None and method != recipe.method.name:
+    if method not in (None, "auto" if recipe.method.name == "mixed" else recipe.method.name):
         raise RecipeError(
             f"{network} trains by {recipe.method.name}; --method {method} is another: give a recipe of it"
         )
@@ -264,7 +274,7 @@ def _told(measured: Survey) -> dict[str, Any]:
 
     return {
         "machine": machine(), "threads": measured.threads, "dense_ms": 1e3 * measured.raced, "rival": measured.rival,
-        "rival_ms": 1e3 * measured.rival_seconds, "rest_ms": 1e3 * measured.rest,
+        "rival_ms": 1e3 * measured.rival_seconds, "rest_ms": 1e3 * measured.rest, "scale": measured.scale,
     }  # fmt: skip
 
 

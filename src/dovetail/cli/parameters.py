@@ -25,6 +25,7 @@ WORDS: Final[Mapping[Any, str]] = {
     bool: "true or false",
     str: "a name",
     type(None): "null",
+    Any: "anything",
 }
 
 

@@ -5,7 +5,7 @@ engine, and how fast they would be in other formats. Then the network: how much 
 Then formats are chosen; what comes of it is written down before anything is trained.
 """
 
-from dovetail.fitting.choices import choose, open_table, words
+from dovetail.fitting.choices import choose, methods_of, open_table, words
 from dovetail.fitting.fits import SENSITIVE, Fit, fit
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, layer_of, survey
 
@@ -18,6 +18,7 @@ __all__ = [
     "choose",
     "fit",
     "layer_of",
+    "methods_of",
     "open_table",
     "survey",
     "words",

@@ -18,7 +18,7 @@ from dovetail.formats import FORMATS, DenseSpec
 from dovetail.formats.base import Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
-from dovetail.methods import METHODS, Kept, Method
+from dovetail.methods import METHODS, Kept
 from dovetail.peers.machine import machine
 from dovetail.program.layers import LayerShape
 from dovetail.search import damage
@@ -80,31 +80,37 @@ def words(spec: Spec | None) -> str:
 
 
 def candidates_of(
-    model: nn.Module, example: Tensor, measured: Survey, method: str, target: Target
+    model: nn.Module, example: Tensor, measured: Survey, methods: Sequence[str], target: Target
 ) -> dict[str, Sequence[Spec] | Kept]:
-    """Layer → what the method could make of it, or why it leaves it alone.
+    """Layer → what the methods could make of it, or why they leave it alone.
 
     Raises:
-        SpecError: nothing is known of the method's candidates.
+        SpecError: nothing is known of a method's candidates.
     """
-    if method not in PROPOSERS or method not in METHODS:
-        known = ", ".join(name for name in PROPOSERS if name in METHODS)
-        raise SpecError(f"fit knows no candidates for method {method!r}; known are {known}")
-    probe: Method = METHODS[method](**PROBES.get(method, {}))
-    planned = probe.plan(model, example).layers
-    of = {name: shape for shape in measured.shapes for name in shape.layers}
+    known = [name for name in PROPOSERS if name in METHODS]
+    if unknown := [name for name in methods if name not in known]:
+        raise SpecError(f"fit knows no candidates for method {unknown[0]!r}; known are {', '.join(known)}")
+    plans = {name: METHODS[name](**PROBES.get(name, {})).plan(model, example).layers for name in methods}
     found: dict[str, Sequence[Spec] | Kept] = {}
-    for name, shape in of.items():
-        what = planned.get(name, Kept("the method does not know it"))
-        found[name] = what if isinstance(what, Kept) else propose(method, shape, target)
+    for shape in measured.shapes:
+        for layer in shape.layers:
+            kept = [what for plan in plans.values() if isinstance(what := plan.get(layer), Kept)]
+            open_ = [name for name, plan in plans.items() if isinstance(plan.get(layer), Spec)]
+            specs = [spec for name in open_ for spec in propose(name, shape, target)]
+            found[layer] = list(dict.fromkeys(specs)) if open_ else (kept or [Kept("no method knows it")])[0]
     return found
+
+
+def methods_of(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whose formats are candidates: of `mixed` those that it mixes."""
+    return tuple(options.get("methods", ())) if method == "mixed" else (method,)
 
 
 def choose(
     model: nn.Module,
     images: np.ndarray,
     budget: Budget,
-    method: str,
+    methods: Sequence[str],
     measured: Survey,
     *,
     table: CostTable,
@@ -120,7 +126,7 @@ def choose(
         model: dense, on the CPU; it is not changed.
         images: normalised `(N, C, H, W)`.
         budget: a limit on latency, on bytes, or both.
-        method: whose formats are candidates.
+        methods: whose formats are candidates; `mixed` trains what several of them make.
         measured: of this network.
         table: of the times of layers; what it lacks is measured and kept.
         memory: file of the sensitivities, so that a stopped search goes on; None keeps none.
@@ -131,18 +137,18 @@ def choose(
 
     Raises:
         BudgetError: the budget cannot be met, or limits what this search has no costs of.
-        SpecError: nothing is known of the method's candidates.
+        SpecError: nothing is known of a method's candidates.
     """
     import torch
 
     limits = _limits(budget, measured)
     first = torch.from_numpy(images[:1])
     lanes = require_native().lanes(choose_isa())
-    candidates = candidates_of(model, first, measured, method, Target(step=lanes))
+    candidates = candidates_of(model, first, measured, methods, Target(step=lanes))
     open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
     price = _priced(table, measured, limits, report)
     _price_all(measured, candidates, price, report)
-    fixed = {name: {"latency": measured.scale * measured.rest, "bytes": 0.0}[name] for name in limits}
+    fixed = {name: {"latency": measured.rest, "bytes": 0.0}[name] for name in limits}
 
     def found_with(spoils: Callable[[str, Spec], float]) -> Found:
         return find(

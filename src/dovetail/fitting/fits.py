@@ -13,7 +13,7 @@ import numpy as np
 from dovetail.engine.quantize import quantize
 from dovetail.engine.session import Session
 from dovetail.errors import BudgetError
-from dovetail.fitting.choices import choose, open_table
+from dovetail.fitting.choices import choose, methods_of, open_table
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, survey
 from dovetail.methods import METHODS
 from dovetail.peers.peer import DEFAULT
@@ -97,8 +97,8 @@ def fit(
         budget: limits on latency and bytes, and the accuracy that they may take.
         train: batches of images and labels; the first 300 images calibrate int8.
         validate: batches held out: sensitivity is measured on the first of them, accuracy on all.
-        method: "block", "tucker", "tdc", "magnitude" or "escalate".
-        options: of the method, such as epochs.
+        method: "block", "tucker", "tdc", "magnitude" or "escalate"; "mixed" may take another one in every layer.
+        options: of the method, such as epochs; of "mixed" the methods with theirs, as `Mixed` takes them.
         int8: the network computes in whole numbers in the end.
         threads: of the engine; all cores by default.
         peers: other runtimes; a share of the latency is of the fastest of them.
@@ -121,8 +121,9 @@ def fit(
 
     images = np.ascontiguousarray(torch.cat(_first(train, CALIBRATION)).cpu().numpy())
     measured = survey(model, images, int8=int8, threads=threads, peers=peers)
+    methods = methods_of(method, options or {})
     found = choose(
-        model, images, budget, method, measured, table=open_table(measured, costs), memory=memory, rule=rule,
+        model, images, budget, methods, measured, table=open_table(measured, costs), memory=memory, rule=rule,
         margin=margin, held_out=_first(validate, SENSITIVE),
     )  # fmt: skip
     if plan_only or not found.changed:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from dovetail.engine.native import cores, require_native
 from dovetail.engine.quantize import quantize
 from dovetail.engine.session import Session
+from dovetail.formats import BlockSparseSpec, PackedBlockSparse
 from dovetail.peers.peer import DEFAULT
 from dovetail.peers.race import race
 from dovetail.program.layers import LayerShape, layer_shapes
@@ -28,6 +28,9 @@ log = logging.getLogger("dovetail.fit")
 CALIBRATION: Final = 300
 """Images."""
 TURNS, RUNS = 10, 20
+LEFT: Final = 0.03
+"""Of the blocks of the network that shows what a run takes beyond its layers."""
+NEAR, LIKELY = 0.3, 2.0
 BLOCKS: Final = 12
 """Of the race that tells what a share of the budget is of."""
 
@@ -36,11 +39,14 @@ BLOCKS: Final = 12
 class Survey:
     """What is measured of the dense network on this machine.
 
+    A run of a network with the same layers in formats is predicted to take `rest + scale * (sum of its layers)`.
+
     Attributes:
         shapes: its distinct layers.
         layers: name → seconds, as they run; of layers of one shape their mean.
-        rest: seconds of a run beyond those of its layers.
-        raced: seconds of a run of ours, in the race.
+        rest: seconds of a run in the race beyond its layers.
+        scale: seconds in the race for each second of the layers.
+        raced: seconds of a run of ours in the race, as `rest` and `scale` have it, too.
         rival: the fastest dense network in another runtime; ours where there is none.
         rival_seconds: of a run, from the ratio within the race.
     """
@@ -48,16 +54,12 @@ class Survey:
     shapes: tuple[LayerShape, ...]
     layers: Mapping[str, float]
     rest: float
+    scale: float
     raced: float
     rival: str
     rival_seconds: float
     threads: int
     int8: bool
-
-    @property
-    def scale(self) -> float:
-        """What of a run's seconds here is raced there: machines have faster and slower minutes."""
-        return self.raced / (self.rest + sum(self.layers.values()))
 
 
 def survey(
@@ -89,36 +91,52 @@ def survey(
 
     require_native()
     count = cores() if threads is None else threads
-    first = torch.from_numpy(images[:1])
-    program = lower(model.eval(), first)
-    own = quantize(program, [images[:CALIBRATION]]) if int8 else program
-    raced = against_peers(own, model, images[:CALIBRATION], threads=count, peers=peers, blocks=blocks, report=report)
+    program = lower(model.eval(), torch.from_numpy(images[:1]))
     shapes = tuple(layer_shapes(program))
     named = {name for shape in shapes for name in shape.layers}
-    run, steps = _timed(Session(own, threads=count), images[:1])
-    each = dict.fromkeys((node.name for node in program.graph.nodes if node.name in named), 0.0)
-    for node, seconds in steps.items():
-        if (name := layer_of(node, named)) is not None:
-            each[name] += seconds
-    means = {name: sum(each[n] for n in shape.layers) / shape.count for shape in shapes for name in shape.layers}
-    layers = {name: means[name] for name in each}
-    rest = run - sum(layers.values())
-    return Survey(shapes, layers, rest, raced["latency"], raced["rival"], raced["rival_seconds"], count, int8)
+    dense, light = (_finished(one, images, int8=int8) for one in (program, anchor(program)))
+    raced = against_peers(light, model, images[:CALIBRATION], threads=count, peers=peers, blocks=blocks, report=report)
+    heavy, least = (_layers_of(Session(one, threads=count), images[:1], named) for one in (dense, light))
+    means = {name: sum(heavy[n] for n in shape.layers) / shape.count for shape in shapes for name in shape.layers}
+    layers = {node.name: means[node.name] for node in program.graph.nodes if node.name in named}
+    rest, scale = line((sum(least.values()), raced["latency"]), (sum(heavy.values()), raced["dense"]))
+    return Survey(shapes, layers, rest, scale, raced["dense"], raced["rival"], raced["rival_seconds"], count, int8)
 
 
-def _timed(session: Session, image: np.ndarray) -> tuple[float, dict[str, float]]:
-    """Seconds of a run, and of each node; measured in turns, so that both are of the same minutes."""
-    runs, profiles = [], []
+def anchor(program: Program) -> Program:
+    """The network with next to nothing left in its layers: beside the dense one the other end of what a run takes."""
+    spec = BlockSparseSpec(density=LEFT)
+    weights = {name: PackedBlockSparse.from_dense(packed.dense(), spec) for name, packed in program.weights.items()}
+    return replace(program, weights=weights)
+
+
+def line(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, float]:
+    """Offset and slope of the line through two points, of layers' seconds and a run's.
+
+    Points too near for that, or a slope that cannot be, give the layers themselves and whatever is beyond them.
+    """
+    apart = high[0] - low[0]
+    slope = (high[1] - low[1]) / apart if apart > NEAR * high[0] else 1.0
+    slope = slope if 1 / LIKELY < slope < LIKELY else 1.0
+    return high[1] - slope * high[0], slope
+
+
+def _finished(program: Program, images: np.ndarray, *, int8: bool) -> Program:
+    return quantize(program, [images[:CALIBRATION]], correct=False) if int8 else program
+
+
+def _layers_of(session: Session, image: np.ndarray, named: set[str]) -> dict[str, float]:
+    """Seconds of each layer, the median over turns between which the network runs freely."""
+    profiles: list[dict[str, float]] = []
     for _ in range(TURNS):
         for _ in range(RUNS):
             session(image)
-        began = [time.perf_counter()]
-        for _ in range(RUNS):
-            session(image)
-            began.append(time.perf_counter())
-        runs.append(float(np.median(np.diff(began))))
-        profiles.append({step.node: step.seconds for step in session.profile(image, runs=RUNS)})
-    return float(np.median(runs)), {n: float(np.median([profile[n] for profile in profiles])) for n in profiles[0]}
+        found = dict.fromkeys(named, 0.0)
+        for step in session.profile(image, runs=RUNS):
+            if (name := layer_of(step.node, named)) is not None:
+                found[name] += step.seconds
+        profiles.append(found)
+    return {name: float(np.median([profile[name] for profile in profiles])) for name in named}
 
 
 def against_peers(
@@ -131,7 +149,10 @@ def against_peers(
     blocks: int = BLOCKS,
     report: Callable[[str], None] = log.info,
 ) -> dict[str, Any]:
-    """What a packed network takes, `latency` in seconds, and the fastest dense rival beside it, `rival_seconds`."""
+    """What a packed network and the dense one take with so many threads, `latency` and `dense` in seconds.
+
+    Beside them the fastest dense rival, `rival_seconds`.
+    """
     import torch
 
     first = torch.from_numpy(images[:1])
@@ -142,7 +163,8 @@ def against_peers(
         variant="fitted", report=report,
     )  # fmt: skip
     rival, seconds = _rival(raced)
-    return {"latency": _seconds_of("dovetail", raced), "rival": rival, "rival_seconds": seconds}
+    ours, dense = (_seconds_of(name, raced, threads) for name in ("dovetail", "dovetail-dense"))
+    return {"latency": ours, "dense": dense, "rival": rival, "rival_seconds": seconds}
 
 
 def layer_of(node: str, named: set[str]) -> str | None:
@@ -150,8 +172,9 @@ def layer_of(node: str, named: set[str]) -> str | None:
     return max((name for name in named if node == name or node.startswith(f"{name}.")), key=len, default=None)
 
 
-def _seconds_of(target: str, raced: Race) -> float:
-    return next(row.median_ms for row in raced.rows if row.target == target) / 1e3
+def _seconds_of(target: str, raced: Race, threads: int | None = None) -> float:
+    """With so many threads, or with the better number."""
+    return next(row.median_ms for row in raced.rows if row.target == target and threads in (None, row.threads)) / 1e3
 
 
 def _rival(raced: Race) -> tuple[str, float]:
@@ -159,5 +182,5 @@ def _rival(raced: Race) -> tuple[str, float]:
     ratio = raced.ratio("vs_best")
     if ratio is None:
         log.warning("no other runtime is installed; shares of the budget are of our own dense network")
-        return "dovetail-dense", _seconds_of("dovetail", raced)
+        return "dovetail-dense", _seconds_of("dovetail-dense", raced)
     return ratio.peer, ratio.value * _seconds_of("dovetail", raced)

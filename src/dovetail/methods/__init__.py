@@ -8,6 +8,7 @@ from dovetail.methods.distill import Distill
 from dovetail.methods.escalate import Escalate
 from dovetail.methods.int8 import Int8
 from dovetail.methods.magnitude import Magnitude
+from dovetail.methods.mixed import Mixed
 from dovetail.methods.penni import Penni
 from dovetail.methods.tdc import Tdc
 from dovetail.methods.thin import Thin
@@ -18,6 +19,7 @@ METHODS: Final[dict[str, type[Method]]] = {
     "escalate": Escalate,
     "int8": Int8,
     "magnitude": Magnitude,
+    "mixed": Mixed,
     "penni": Penni,
     "tdc": Tdc,
     "thin": Thin,
@@ -34,6 +36,7 @@ __all__ = [
     "Kept",
     "Magnitude",
     "Method",
+    "Mixed",
     "Penni",
     "Phase",
     "Plan",

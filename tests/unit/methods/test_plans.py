@@ -39,7 +39,6 @@ def test_later_entries_of_a_plan_win(build):
         (Tucker(), {"bn": RANKS}, "no layer is called 'bn'"),
         (Magnitude(), {"sam": SparseSpec()}, "no layer is called 'sam'"),
         (Magnitude(), {"same": RANKS}, "'same': magnitude trains the format sparse, not tucker"),
-        (Magnitude(), {"same": SparseSpec(density=0.5)}, "shares one density"),
         (Magnitude(), {"*": Kept("no")}, "no layer to prune"),
         (Thin(), {"same": KernelBasisSpec(bases=3)}, "takes no formats"),
     ],

@@ -13,6 +13,7 @@ from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio
 from dovetail.errors import BudgetError, DataError, SpecError
 from dovetail.fitting import Survey, choices, choose, fit, layer_of, open_table, survey
+from dovetail.fitting.surveys import anchor, line
 from dovetail.formats import BlockSparseSpec, TuckerSpec
 from dovetail.methods import METHODS, Kept
 from dovetail.program.layers import layer_shapes
@@ -76,14 +77,14 @@ def measured(model, images):
     program = lower(model, torch.from_numpy(images[:1]))
     shapes = tuple(layer_shapes(program))
     layers = {name: PER_MAC * shape.macs for shape in shapes for name in shape.layers}
-    raced = 2 * (sum(layers.values()) + REST)  # a slower minute
-    return Survey(shapes, layers, REST, raced, "somebody", 1.25 * raced, 1, int8=True)
+    raced = REST + 2 * sum(layers.values())  # a slower minute
+    return Survey(shapes, layers, REST, 2.0, raced, "somebody", 1.25 * raced, 1, int8=True)
 
 
 def run(model, images, budget, measured, tmp_path, method="block", **options):
     table = open_table(measured, tmp_path / "costs.json")
     given = Budget.parse(budget, 1.0)
-    return choose(model, images, given, method, measured, table=table, memory=tmp_path / "s.json", **options)
+    return choose(model, images, given, method.split("+"), measured, table=table, memory=tmp_path / "s.json", **options)
 
 
 @pytest.mark.parametrize("method", METHODS_THAT_FIT)
@@ -180,6 +181,19 @@ def test_tdc_rule_takes_the_cheapest_ranks(model, images, machine, measured, tmp
         run(model, images, "latency=0.8x,bytes=0.9x", measured, tmp_path, "tucker", rule="tdc")
 
 
+def test_methods_are_mixed_layer_by_layer(model, images, machine, measured, tmp_path):
+    found = run(model, images, "latency=0.5x", measured, tmp_path, "block+tucker")
+    formats = {d.spec.format for d in found.changed}
+    alone = [run(model, images, "latency=0.5x", measured, tmp_path, name).damage for name in ("block", "tucker")]
+    assert found.damage <= min(alone) * 1.01
+    method = METHODS["mixed"](methods={"block": {}, "tucker": {}})
+    taken = method.plan(model, torch.from_numpy(images[:1]), found.plan()).layers
+    assert {name for name, what in taken.items() if not isinstance(what, Kept)} == {d.name for d in found.changed}
+    assert formats <= {"block_sparse", "tucker", "svd"}
+    reasons = {d.name: d.reason for d in found.decisions if d.spec is None}
+    assert "stem" in reasons
+
+
 def test_parts_of_a_layer_belong_to_it():
     assert layer_of("a.conv.2", {"a.conv", "a"}) == "a.conv"
     assert layer_of("a.conv", {"a.conv", "b"}) == "a.conv"
@@ -191,9 +205,22 @@ def test_the_dense_network_is_surveyed_for_real(model, images):
     assert list(found.layers) == ["stem", "one", "two", "down", "point", "fc"]
     assert all(seconds > 0 for seconds in found.layers.values())
     assert found.layers["one"] == found.layers["two"]
-    assert found.rest + sum(found.layers.values()) > 0
+    assert found.rest + found.scale * sum(found.layers.values()) == pytest.approx(found.raced, rel=0.3)
     assert found.rival == "dovetail-dense"
     assert found.raced == found.rival_seconds > 0
+
+
+def test_two_networks_show_what_a_run_takes_beyond_its_layers():
+    assert line((1.0, 3.0), (5.0, 9.0)) == (1.5, 1.5)
+    assert line((4.5, 9.0), (5.0, 7.0)) == (2.0, 1.0)  # too near each other
+    assert line((1.0, 8.0), (5.0, 9.0)) == (4.0, 1.0)  # a layer that takes no time is none
+
+
+def test_hardly_anything_is_left_of_the_other_end(model, images):
+    program = lower(model, torch.from_numpy(images[:1]))
+    light = anchor(program)
+    assert light.graph == program.graph
+    assert all(0 < packed.nonzeros() <= 0.04 * np.prod(packed.shape) + 4 for packed in light.weights.values())
 
 
 def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monkeypatch):

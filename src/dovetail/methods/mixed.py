@@ -1,0 +1,223 @@
+"""Several methods on one network, each on layers of its own: what a search asks for that mixes formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from dovetail.errors import SpecError
+from dovetail.formats.base import Spec
+from dovetail.formats.block_sparse import BlockSparseSpec
+from dovetail.formats.kernel_basis import KernelBasisSpec
+from dovetail.formats.sparse import SparseSpec
+from dovetail.formats.svd import SvdSpec
+from dovetail.formats.tucker import TuckerSpec
+from dovetail.methods.base import (
+    Batch,
+    Criterion,
+    Kept,
+    Method,
+    ParamGroups,
+    Phase,
+    Plan,
+    Quantization,
+    weight_layers,
+)
+from dovetail.methods.kernels import is_ternary
+
+TRAINS: Final[Mapping[str, Callable[[Spec], bool]]] = {
+    "block": lambda spec: isinstance(spec, BlockSparseSpec),
+    "escalate": is_ternary,
+    "magnitude": lambda spec: isinstance(spec, SparseSpec),
+    "penni": lambda spec: isinstance(spec, KernelBasisSpec) and not is_ternary(spec),
+    "tdc": lambda spec: isinstance(spec, TuckerSpec | SvdSpec),
+    "tucker": lambda spec: isinstance(spec, TuckerSpec | SvdSpec),
+}
+"""Method → the formats that it trains, of those that can be mixed."""
+
+
+class Mixed(Method):
+    """Trains layers by different methods at once.
+
+    The method with the most phases leads: its phases are those of the training. The others must have one phase; they
+    train along over all epochs, so that their ramps are as long as the training. Where none has several, the first
+    leads.
+    """
+
+    name = "mixed"
+
+    def __init__(self, *, methods: Mapping[str, Mapping[str, Any]]) -> None:
+        """The methods by name, with their options.
+
+        Layers that a plan gives a format go to the first method that trains it; of the others each method takes, in
+        turn, those that its own plan would change.
+
+        Args:
+            methods: name → options, such as `{"block": {"density": 0.2, "epochs": 10}, "tucker": {"ratio": 0.5}}`.
+        """
+        from dovetail.methods import METHODS
+
+        if unknown := [name for name in methods if name not in TRAINS]:
+            raise SpecError(f"mixed cannot mix {', '.join(unknown)}; it mixes {', '.join(TRAINS)}")
+        if not methods:
+            raise SpecError(f"mixed needs methods={{'block': {{...}}}}: one or several of {', '.join(TRAINS)}")
+        self.methods = {name: dict(options) for name, options in methods.items()}
+        try:
+            self._members = {name: METHODS[name](**options) for name, options in self.methods.items()}
+        except TypeError as error:
+            raise SpecError(f"mixed: {error}") from None
+        self._active: dict[str, Method] = {}
+        self._before = 0
+
+    def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
+        """Every layer goes to one method, or stays dense.
+
+        Raises:
+            SpecError: none of the methods trains a format that is given, no layer is changed, or two methods have
+                several phases.
+        """
+        fixed = given.resolve(model) if given is not None else {}
+        proposed = {name: self._proposed(member, model, example) for name, member in self._members.items()}
+        owners = {layer: self._owner(layer, fixed.get(layer), proposed) for layer in weight_layers(model)}
+        self._active, layers = {}, dict[str, Spec | Kept]()
+        for name, member in self._members.items():
+            own = {n: fixed.get(n, proposed[name].get(n)) for n, owner in owners.items() if owner == name}
+            if not own:
+                continue
+            others = dict.fromkeys((layer for layer in owners if layer not in own), Kept("another method's"))
+            whole: dict[str, Any] = {**others, **own}
+            layers |= {n: what for n, what in member.plan(model, example, Plan(whole)).layers.items() if n in own}
+            self._active[name] = member
+        if not self._active:
+            raise SpecError(f"none of {', '.join(self._members)} changes a layer; give a plan, or them their options")
+        left = {layer: self._reason(layer, fixed.get(layer), proposed) for layer in owners if layer not in layers}
+        self._lead()
+        return Plan({layer: layers.get(layer, left.get(layer, Kept(""))) for layer in owners})
+
+    def phases(self) -> Sequence[Phase]:
+        """The leader's."""
+        self._tell_steps()
+        return self._lead()[1].phases()
+
+    def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
+        """Each on its layers."""
+        self._tell_steps()
+        phases = list(self.phases())
+        self._before = sum(each.epochs for each in phases[: [each.name for each in phases].index(phase.name)])
+        name, leader = self._lead()
+        for other, member in self._active.items():
+            if other != name:
+                member.begin(self._along(member), model)
+        leader.begin(phase, model)
+        return super().begin(phase, model)
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
+        """The leader's, and the penalties of the others."""
+        name, leader = self._lead()
+        others = [member.penalty() for other, member in self._active.items() if other != name]
+        return leader.loss(model, batch, criterion) + sum(others)
+
+    def before_step(self) -> None:
+        """Each on its layers."""
+        for member in self._active.values():
+            member.before_step()
+
+    def after_step(self) -> None:
+        """Each on its layers."""
+        for member in self._active.values():
+            member.after_step()
+
+    def before_epoch(self, epoch: int) -> None:
+        """The leader counts epochs in its phase, the others in all."""
+        for name, member in self._active.items():
+            member.before_epoch(epoch if name == self._lead()[0] else self._before + epoch)
+
+    def after_epoch(self, epoch: int) -> None:
+        """As `before_epoch`."""
+        for name, member in self._active.items():
+            member.after_epoch(epoch if name == self._lead()[0] else self._before + epoch)
+
+    def end(self, phase: Phase, model: nn.Module) -> None:
+        """With the last phase the others end, too, and then the leader, who may remove channels."""
+        name, leader = self._lead()
+        if phase.name == self.phases()[-1].name:
+            for other, member in self._active.items():
+                if other != name:
+                    member.end(self._along(member), model)
+        leader.end(phase, model)
+
+    def metrics(self) -> dict[str, float]:
+        """Those of each, by its name."""
+        return {
+            f"{name} {key}": value for name, member in self._active.items() for key, value in member.metrics().items()
+        }
+
+    def settled(self, model: nn.Module, plan: Plan) -> Plan:
+        """As all of them left it."""
+        for member in self._active.values():
+            plan = member.settled(model, plan)
+        return plan
+
+    def quantization(self) -> Quantization | None:
+        """That of a method that ends in whole numbers: the whole network does then."""
+        found = [how for member in self._active.values() if (how := member.quantization()) is not None]
+        return found[0] if found else None
+
+    def options(self) -> dict[str, Any]:
+        """Of each of them."""
+        return {"methods": {name: member.options() for name, member in self._members.items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of each that has layers."""
+        return {name: member.state_dict() for name, member in self._active.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        for name, member in self._active.items():
+            member.load_state_dict(state[name])
+
+    @staticmethod
+    def _proposed(member: Method, model: nn.Module, example: Tensor) -> Mapping[str, Spec | Kept]:
+        """What a method would do with the whole network; nothing where it must be told."""
+        try:
+            return member.plan(model, example).layers
+        except SpecError:
+            return {}
+
+    def _owner(
+        self, layer: str, what: Spec | Kept | None, proposed: Mapping[str, Mapping[str, Spec | Kept]]
+    ) -> str | None:
+        if isinstance(what, Kept):
+            return None
+        if what is None:
+            return next((name for name in self._members if isinstance(proposed[name].get(layer), Spec)), None)
+        owner = next((name for name in self._members if TRAINS[name](what)), None)
+        if owner is None:
+            raise SpecError(f"layer {layer!r}: none of {', '.join(self._members)} trains {what}; add one that does")
+        return owner
+
+    @staticmethod
+    def _reason(layer: str, what: Spec | Kept | None, proposed: Mapping[str, Mapping[str, Spec | Kept]]) -> Kept:
+        if isinstance(what, Kept):
+            return what
+        reasons = [kept for plan in proposed.values() if isinstance(kept := plan.get(layer), Kept)]
+        return reasons[0] if reasons else Kept("not in the plan")
+
+    def _lead(self) -> tuple[str, Method]:
+        """Name and method."""
+        staged = [name for name, member in self._active.items() if len(member.phases()) > 1]
+        if len(staged) > 1:
+            raise SpecError(f"mixed cannot train {' and '.join(staged)} at once: both have several phases")
+        name = staged[0] if staged else next(iter(self._active))
+        return name, self._active[name]
+
+    def _along(self, member: Method) -> Phase:
+        """The one phase of a method that trains along, over all epochs of the leader's."""
+        return replace(member.phases()[0], epochs=sum(phase.epochs for phase in self._lead()[1].phases()))
+
+    def _tell_steps(self) -> None:
+        for member in self._members.values():
+            member.steps_per_epoch = self.steps_per_epoch

@@ -1,0 +1,98 @@
+"""Several methods on one network."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dovetail.api import compress
+from dovetail.errors import SpecError
+from dovetail.formats import BlockSparseSpec, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
+from dovetail.methods import METHODS, Kept, Mixed, Plan
+from dovetail.methods.magnitude import cubic
+from dovetail.methods.mixed import TRAINS
+
+BOTH = {"block": {"epochs": 2, "interval": 2}, "tucker": {}}
+PLAN = {
+    "same": BlockSparseSpec(density=0.3),
+    "down": TuckerSpec(rank_in=8, rank_out=8),
+    "fc": SvdSpec(rank=2),
+    "point": Kept("mine"),
+    "grouped": Kept("mine"),
+}
+
+
+def test_what_can_be_mixed_is_known():
+    assert set(TRAINS) <= set(METHODS)
+
+
+def test_every_layer_goes_to_the_method_that_trains_its_format(build, data):
+    model = build()
+    done = compress(model, Mixed(methods=BOTH), train=data, plan=PLAN)
+    assert {name: done.plan.layers[name] for name in PLAN} == PLAN
+    packed = model.same.pack()
+    assert len(packed.indices()) == math.floor(0.3 * math.prod(BlockSparseSpec().grid(packed.shape)) + 0.5)
+    assert model.down.spec == PLAN["down"]
+    assert model.fc.spec == PLAN["fc"]
+    assert isinstance(model.point, torch.nn.Conv2d)
+    assert set(done.history.records[-1].metrics) == {"block density"}
+
+
+def test_without_a_plan_each_takes_what_the_ones_before_leave(build, example):
+    layers = Mixed(methods={"tucker": {"ratio": 0.5}, "block": {}}).plan(build(), example).layers
+    kinds = {name: type(what) for name, what in layers.items()}
+    assert kinds["same"] is kinds["down"] is TuckerSpec
+    assert kinds["point"] is kinds["grouped"] is BlockSparseSpec
+    assert kinds["fc"] is Kept
+
+
+def test_the_method_of_several_phases_leads_and_the_others_ramp_over_all(build, data):
+    model = build()
+    options = {"sparsify_epochs": 1, "ternarise_epochs": 2, "settle_epochs": 1, "bases": 2, "density": 0.5}
+    method = Mixed(methods={"block": {"epochs": 1, "interval": 1, "ramp": 0.75}, "escalate": options})
+    plan = {"same": BlockSparseSpec(density=0.25), "down": KernelBasisSpec(bases=2, coefficients="ternary")}
+    others = {name: Kept("mine") for name in ("stem", "point", "grouped", "fc")}
+    done = compress(model, method, train=data, plan={**plan, **others})
+    assert [record.phase for record in done.history.records] == ["sparsify", "ternarise", "ternarise", "settle"]
+    left = [record.metrics["block density"] for record in done.history.records]
+    assert left == [pytest.approx(cubic(epoch / 3, 0.25), abs=0.01) for epoch in (1, 2, 3, 3)]  # 0.75 of four
+    assert method.quantization() is not None
+    assert model.down.spec.coefficients == "ternary"
+    assert not model.down.latent
+
+
+def test_a_single_method_is_that_method(build, data):
+    alone, mixed = build(), build()
+    compress(alone, METHODS["block"](density=0.4, epochs=2, interval=2), train=data)
+    compress(mixed, Mixed(methods={"block": {"density": 0.4, "epochs": 2, "interval": 2}}), train=data)
+    assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), mixed.state_dict().values(), strict=True))
+    assert [type(module) for module in alone.modules()] == [type(module) for module in mixed.modules()]
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({}, "one or several of block"),
+        ({"thin": {}}, "cannot mix thin; it mixes block"),
+        ({"block": {"densty": 0.5}}, "densty"),
+        ({"block": {"density": 2}}, "density 2 must lie above 0"),
+    ],
+)
+def test_impossible_options(methods, message):
+    with pytest.raises(SpecError, match=message):
+        Mixed(methods=methods)
+
+
+def test_plans_are_checked(build, example):
+    with pytest.raises(SpecError, match="'same': none of block, tucker trains"):
+        Mixed(methods=BOTH).plan(build(), example, Plan({"same": SparseSpec()}))
+    two = Plan({
+        "same": KernelBasisSpec(bases=2, coefficients="ternary"),
+        "down": KernelBasisSpec(bases=2, coefficients="sparse"),
+    })  # fmt: skip
+    with pytest.raises(SpecError, match="escalate and penni at once"):
+        Mixed(methods={"escalate": {}, "penni": {}}).plan(build(), example, two)
+    with pytest.raises(SpecError, match="none of tucker changes a layer"):
+        Mixed(methods={"tucker": {}}).plan(build(), example)
