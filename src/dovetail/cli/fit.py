@@ -156,7 +156,7 @@ class _Work:
             table=fitting.open_table(measured, costs), held_out=_held_out(sets),
             memory=Path(self.recipe.runs) / f"{self.target.stem}-sensitivity.json",
         )  # fmt: skip
-        plan = found.to_json() | {"survey": _told(measured)}
+        plan = found.to_json() | {"survey": _told(measured), "thin": self._thin(images, found, measured)}
         self._write(found, plan)
         return plan
 
@@ -180,6 +180,22 @@ class _Work:
 
     def _method(self) -> tuple[str, dict[str, Any]]:
         return self.recipe.method.name, self.recipe.method.parameters
+
+    def _thin(self, images: np.ndarray, found: Found, measured: Survey) -> dict[str, float] | None:
+        """The dense network of fewer channels that would take as long; None where the network has no width."""
+        from dovetail import zoo
+        from dovetail.fitting import width_within
+
+        network = self.recipe.network
+        plain = ":" not in network.name and "width" in zoo.registry.find(network.name).options()
+        if not (plain and found.changed and "latency" in found.limits) or "width" in network.options:
+            return None
+        options = network.options | {"in_channels": images.shape[1]}
+        options = {name: value for name, value in options.items() if name in zoo.registry.find(network.name).options()}
+        thin = width_within(
+            lambda width: zoo.build(network.name, **options, width=width), images, found.predicted["latency"], measured
+        )
+        return None if thin is None else {"width": thin[0], "seconds": thin[1]}
 
     def _network(self) -> tuple[nn.Module, Sets]:
         from dovetail.cli.materials import build_network, fitted, open_sets, require_fit
@@ -241,32 +257,18 @@ def _label(budget: str) -> str:
 
 def _images(sets: Sets) -> np.ndarray:
     """Training images as they are, for calibration."""
-    import numpy as np
+    from dovetail.fitting import CALIBRATION, as_array, first_images
 
-    from dovetail.fitting import CALIBRATION
-
-    batches, count = [], 0
-    for images, _ in sets.calibration:
-        batches.append(images.contiguous().numpy())
-        count += len(images)
-        if count >= CALIBRATION:
-            break
-    return np.ascontiguousarray(np.concatenate(batches)[:CALIBRATION])
+    return as_array(first_images(sets.calibration, CALIBRATION))
 
 
 def _held_out(sets: Sets) -> list[Any]:
     """Some images that training does not see, in batches."""
-    from dovetail.fitting import SENSITIVE
+    from dovetail.fitting import SENSITIVE, first_images
 
     if sets.held_out is None:
         raise BudgetError("sensitivity is measured on held-out images, and none are held out; give data.held_out")
-    found, count = [], 0
-    for images, _ in sets.held_out:
-        found.append(images[: SENSITIVE - count])
-        count += len(found[-1])
-        if count >= SENSITIVE:
-            break
-    return found
+    return first_images(sets.held_out, SENSITIVE)
 
 
 def _told(measured: Survey) -> dict[str, Any]:
@@ -301,6 +303,9 @@ def _show(plan: Mapping[str, Any]) -> None:
     for name, limit in plan["limits"].items():
         told = (_cost(name, plan[key][name]) for key in ("dense", "predicted"))
         say("{}: {} dense, {} predicted, at most {}".format(name, *told, _cost(name, limit)))
+    if plan.get("thin"):
+        told = f"{plan['thin']['width']:g} of the channels would take {_cost('latency', plan['thin']['seconds'])}"
+        say(f"a dense network with {told}: the rival that the formats must beat in accuracy (method thin trains it)")
 
 
 def _row(layer: Mapping[str, Any], cost: str) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ Then formats are chosen; what comes of it is written down before anything is tra
 """
 
 from dovetail.fitting.choices import choose, methods_of, open_table, words
-from dovetail.fitting.fits import SENSITIVE, Fit, fit
-from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, layer_of, survey
+from dovetail.fitting.fits import SENSITIVE, Fit, as_array, first_images, fit
+from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, layer_of, survey, width_within
 
 __all__ = [
     "CALIBRATION",
@@ -15,11 +15,14 @@ __all__ = [
     "Fit",
     "Survey",
     "against_peers",
+    "as_array",
     "choose",
+    "first_images",
     "fit",
     "layer_of",
     "methods_of",
     "open_table",
     "survey",
+    "width_within",
     "words",
 ]

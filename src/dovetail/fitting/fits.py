@@ -119,12 +119,12 @@ def fit(
 
     from dovetail.api import compress
 
-    images = np.ascontiguousarray(torch.cat(_first(train, CALIBRATION)).cpu().numpy())
+    images = as_array(first_images(train, CALIBRATION))
     measured = survey(model, images, int8=int8, threads=threads, peers=peers)
     methods = methods_of(method, options or {})
     found = choose(
         model, images, budget, methods, measured, table=open_table(measured, costs), memory=memory, rule=rule,
-        margin=margin, held_out=_first(validate, SENSITIVE),
+        margin=margin, held_out=first_images(validate, SENSITIVE),
     )  # fmt: skip
     if plan_only or not found.changed:
         return Fit(found, measured, drop=budget.accuracy_drop)
@@ -141,8 +141,8 @@ def fit(
     return Fit(found, measured, trained, program, achieved, budget.accuracy_drop)
 
 
-def _first(batches: Loader, count: int) -> list[Tensor]:
-    """The first so many images, in batches."""
+def first_images(batches: Loader, count: int) -> list[Tensor]:
+    """The first so many images, in batches; `BudgetError` where there are none."""
     found: list[Tensor] = []
     for images, _ in batches:
         found.append(images[: count - sum(map(len, found))])
@@ -151,6 +151,11 @@ def _first(batches: Loader, count: int) -> list[Tensor]:
     if not found:
         raise BudgetError("train and validate must have images, to calibrate with and to measure sensitivity on")
     return found
+
+
+def as_array(batches: Sequence[Tensor]) -> np.ndarray:
+    """All images, contiguous `(N, C, H, W)`."""
+    return np.concatenate([np.ascontiguousarray(images.cpu().numpy()) for images in batches])
 
 
 def _torch(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:

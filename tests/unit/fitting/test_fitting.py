@@ -13,7 +13,7 @@ from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio
 from dovetail.errors import BudgetError, DataError, SpecError
 from dovetail.fitting import Survey, choices, choose, fit, layer_of, open_table, survey
-from dovetail.fitting.surveys import anchor, line
+from dovetail.fitting.surveys import anchor, line, width_within
 from dovetail.formats import BlockSparseSpec, TuckerSpec
 from dovetail.methods import METHODS, Kept
 from dovetail.program.layers import layer_shapes
@@ -214,6 +214,26 @@ def test_two_networks_show_what_a_run_takes_beyond_its_layers():
     assert line((1.0, 3.0), (5.0, 9.0)) == (1.5, 1.5)
     assert line((4.5, 9.0), (5.0, 7.0)) == (2.0, 1.0)  # too near each other
     assert line((1.0, 8.0), (5.0, 9.0)) == (4.0, 1.0)  # a layer that takes no time is none
+
+
+def test_the_widest_network_within_the_time_is_found(images, measured, monkeypatch):
+    built = []
+
+    def layers_of(session, image, named):
+        return {"all": 1e-3 * built[-1]}  # as if time went with the width
+
+    def build(width):
+        built.append(width)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+
+    monkeypatch.setattr("dovetail.fitting.surveys._layers_of", layers_of)
+    known = replace(measured, rest=1e-4, scale=2.0)
+    width, seconds = width_within(build, images, 1e-4 + 2 * 0.7e-3, known)
+    assert width == 0.625
+    assert seconds == pytest.approx(1e-4 + 2 * 0.625e-3)
+    assert len(built) <= 3
+    assert width_within(build, images, 1e-4, known) is None
+    assert width_within(build, images, 1.0, known)[0] == 0.875
 
 
 def test_hardly_anything_is_left_of_the_other_end(model, images):
