@@ -42,6 +42,10 @@ class Strange(nn.Module):
         (["fit", "resnet8", "--method", "block"], "--budget"),
         (["fit", "resnet8", "--budget", "latency=0.5x", "--method", "block"], "needs a bound on accuracy"),
         (["fit", "resnet8", "--budget", "speed=2x", "--method", "block"], "known are latency, bytes, cycles, energy"),
+        (
+            ["fit", "resnet8", "--budget", "bytes=1kB", "--method", "block", "--weights", "there/t.safetensors"],
+            "names weights by their file name alone",
+        ),
         (["fit", "resnet8", "--budget", "bytes=1kB"], "say whose formats to choose from"),
         (["fit", "resnet8", "--budget", "bytes=1kB", "--method", "block"], "has random weights"),
         (["fit", "resnet8", "--budget", "bytes=1kB", "--method", "block", "-o", "x.json"], "a recipe is a .yaml file"),

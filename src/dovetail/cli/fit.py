@@ -79,12 +79,12 @@ def fit(
     wanted = Budget.parse(budget, accuracy_drop)
     base = _base(network, method, on, weights, overrides, runs, data)
     name = f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}"
-    target = writable(out or Path(f"{name}.yaml"))
+    target = writable(out or (Path(network).parent if network.endswith(YAML) else Path()) / f"{name}.yaml")
     if target.suffix not in YAML:
         raise RecipeError(f"--out {target}: a recipe is a .yaml file")
     asked = {
-        "network": base.network.model_dump(mode="json"), "data": base.data.name, "method": base.method.name,
-        "budget": budget, "accuracy_drop": accuracy_drop, "values": values, "rule": rule, "margin": margin,
+        "recipe": written(base), "budget": budget, "accuracy_drop": accuracy_drop, "values": values, "rule": rule,
+        "margin": margin,
     }  # fmt: skip
     work = _Work(base, wanted, target, asked, values == "int8", threads, seed, data, tuple(against))
     if base.network.random and not plan_only:
@@ -207,7 +207,7 @@ class _Work:
         return model, sets
 
     def _write(self, found: Found, plan: Mapping[str, Any]) -> None:
-        recipe = self.recipe.model_dump(mode="json", exclude_defaults=True)
+        recipe = written(self.recipe)
         method = dict(recipe["method"]) | {"plan": _plan_of(found)}
         if self.int8:
             method["quantize"] = True
@@ -217,6 +217,15 @@ class _Work:
 
     def _note(self, what: Mapping[str, Any]) -> None:
         files.write(self.notes, json.dumps(what, indent=1, ensure_ascii=False) + "\n", error=DataError)
+
+
+def written(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a file has it: what other recipes have trained by their names, without folders and its own case."""
+    data = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"runs", "case", "evidence", "weights"})
+    for network in (data["network"], data.get("original"), (data["method"].get("teacher") or {}).get("network")):
+        if network and network.get("trained"):
+            network.pop("weights", None)
+    return data
 
 
 def _base(
@@ -231,6 +240,11 @@ def _base(
     """The recipe whose network, data and training are taken; its plan is what is looked for."""
     from dovetail.cli import recipes
 
+    if weights is not None and Path(weights).suffix and Path(weights).name != weights:
+        raise RecipeError(
+            f"--weights {weights}: fit writes a recipe, which names weights by their file name alone; go to their "
+            "folder, or put them into the data folder"
+        )
     if not network.endswith(YAML):
         if method is None:
             raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude or escalate")
