@@ -144,7 +144,7 @@ def settings(recipe: Recipe, seed: int, run: Path | None) -> Settings:
         raise RecipeError(
             f"settings.threads: {recipe.settings.threads} threads on {cores()} cores; give 1 to {cores()}, or null"
         )
-    names = ("precision", "channels_last", "label_smoothing", "checkpoint_minutes", "threads")
+    names = ("precision", "channels_last", "label_smoothing", "checkpoint_minutes", "threads", "record")
     return Settings(seed=seed, run=run, **{name: getattr(recipe.settings, name) for name in names})
 
 

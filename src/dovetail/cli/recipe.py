@@ -207,7 +207,7 @@ def _outcome(recipe: Recipe, path: Path) -> tuple[str, Path]:
 def _digest(recipe: Recipe) -> str:
     """Of all in a recipe that its result depends on."""
     told = recipe.model_dump(mode="json", exclude={"title", "runs", "evidence"})
-    for name in ("threads", "checkpoint_minutes", "device"):
+    for name in ("threads", "checkpoint_minutes", "device", "record"):
         del told["settings"][name]
     (told["method"]["teacher"] or {}).pop("remember", None)
     if not told["method"]["quantize"]:

@@ -153,6 +153,7 @@ class Settings(Part):
 
     Attributes:
         device: "auto" trains on a GPU where torch finds one.
+        record: on a GPU, record steps and replay them where the method allows it, which is faster.
     """
 
     precision: Literal["f32", "bf16"] = "f32"
@@ -162,6 +163,7 @@ class Settings(Part):
     checkpoint_minutes: float = Field(10.0, gt=0)
     threads: int | None = Field(None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    record: bool = True
 
 
 class Recipe(Part):

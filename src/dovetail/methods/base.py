@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -204,6 +204,14 @@ class Method:
     def penalty(self) -> Tensor | float:
         """A regulariser over the method's own parameters."""
         return 0.0
+
+    def recordable(self) -> Hashable | None:
+        """What the next `loss` depends on beside the batch and the tensors of the model, which may change in place.
+
+        While the answer is the same, a GPU may replay a recorded step instead of calling `loss`: numbers of Python that
+        it read stay what they were, and so do the places of other tensors. None, the default: `loss` must be called.
+        """
+        return None
 
     def before_step(self) -> None:
         """After backward, before the optimizer: mask or reshape gradients."""

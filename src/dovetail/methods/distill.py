@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +99,10 @@ class Distill(Method):
             )
 
         return self.method.loss(model, batch, mixed)
+
+    def recordable(self) -> Hashable | None:
+        """As the method; answers from a file cannot be recorded."""
+        return None if self._answers is not None else self.method.recordable()
 
     def before_step(self) -> None:
         """The method's."""

@@ -7,7 +7,7 @@ and what is chosen here is marked so on the method's page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -53,6 +53,7 @@ from dovetail.methods.rounding import bring_to_grid
 from dovetail.methods.shrink import bind, shrink
 from dovetail.methods.staged import Staged
 from dovetail.program.calibrate import RULES, Rule
+from dovetail.training.metrics import device_of
 from dovetail.training.schedule import factor
 
 Allocation = Literal["global", "uniform"]
@@ -230,6 +231,7 @@ class Escalate(Staged):
             if phase.name != SPARSIFY:
                 layer.spec, layer.latent = spec, True
         self._enter(phase)
+        self._ternary_part = torch.ones((), device=device_of(model))
         self._note_layers(model)
         train_sides(self._layers.values(), bases=True, coefficients=True)
         train_sides(self._ternary.values(), bases=True, coefficients=phase.name != SETTLE)
@@ -252,6 +254,10 @@ class Escalate(Staged):
         """The criterion of the network as the phase has it."""
         with self._operands.observing() if self._rounds else nullcontext():
             return super().loss(model, batch, criterion)
+
+    def recordable(self) -> Hashable | None:
+        """Layers compute otherwise in another phase and once blending ends; rounding observes operands: `None`."""
+        return None if self._rounds else (self._where, self._blending)
 
     def before_step(self) -> None:
         """What is frozen has no gradient at all, so that neither momentum nor weight decay moves it."""
@@ -330,7 +336,7 @@ class Escalate(Staged):
         super()._reset()
         self._operands.release()
         self._operands = Operands(self.rule)
-        self._plan = Plan()
+        self._plan, self._blending = Plan(), False
         self._layers: dict[str, KernelBasisConv2d] = {}
         self._ternary: dict[str, KernelBasisConv2d] = {}
 
@@ -347,8 +353,11 @@ class Escalate(Staged):
     def _blend(self) -> None:
         """How ternary the next step is: it follows from the steps of the phase, so a resumed one finds it again."""
         steps = self.blend * self._phase.epochs * self.steps_per_epoch if self._where == TERNARISE else 0
+        self._blending = self._step < steps
+        if self._blending:
+            self._ternary_part.fill_(self._step / steps)
         for layer in self._ternary.values():
-            layer.blend = min(1.0, self._step / steps) if steps else 1.0
+            layer.blend = self._ternary_part if self._blending else 1.0
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
         if isinstance(layer, nn.Linear):

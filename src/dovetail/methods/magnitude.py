@@ -6,7 +6,7 @@ Source: Zhu and Gupta, "To prune, or not to prune" (2017), equation 1; one thres
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,10 @@ class Magnitude(SinglePhase):
         self._dropped = {name: mask.to(self._weights[name].device) for name, mask in self._dropped.items()}
         self._ramp_steps = max(1, round(self.ramp * phase.epochs * self.steps_per_epoch))
         return super().begin(phase, model)
+
+    def recordable(self) -> Hashable:
+        """The loss reads nothing but the model."""
+        return ()
 
     def after_step(self) -> None:
         """Update the masks every `interval` steps and at the ramp's end; hold removed weights at zero."""

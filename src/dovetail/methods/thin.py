@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -25,3 +26,7 @@ class Thin(SinglePhase):
         if given is not None and any(given.specs()):
             raise SpecError("thin trains a network as it is and takes no formats; leave the plan out")
         return Plan(dict.fromkeys(weight_layers(model), Kept("trained as it is")))
+
+    def recordable(self) -> Hashable:
+        """The loss reads nothing but the model."""
+        return ()

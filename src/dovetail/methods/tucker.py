@@ -6,7 +6,7 @@ Source: Kim et al., "Compression of deep convolutional neural networks for fast 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -82,6 +82,10 @@ class Tucker(SinglePhase):
         """Swap the planned layers."""
         into_formats(model, self._plan)
         return super().begin(phase, model)
+
+    def recordable(self) -> Hashable:
+        """The loss reads nothing but the model."""
+        return ()
 
     def _ranked(self) -> dict[str, Spec]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ class Hooks(Protocol):
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups: ...  # noqa: D102
     def before_epoch(self, epoch: int) -> None: ...  # noqa: D102
     def loss(self, model: nn.Module, batch: Any, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor: ...  # noqa: D102
+    def recordable(self) -> Hashable | None: ...  # noqa: D102
     def before_step(self) -> None: ...  # noqa: D102
     def after_step(self) -> None: ...  # noqa: D102
     def after_epoch(self, epoch: int) -> None: ...  # noqa: D102

@@ -22,6 +22,7 @@ from dovetail.training.interrupt import Interrupt, interruptible
 from dovetail.training.metrics import History, Meter, Record, Score, autocast, device_of, evaluate, processor
 from dovetail.training.phase import Phase, build_optimizer, load_optimizer, set_rate
 from dovetail.training.progress import Lines, reporter
+from dovetail.training.recording import CudaRecording, Recorder
 from dovetail.training.settings import Settings
 
 __all__ = ["History", "Record", "Score", "Settings", "evaluate", "train"]
@@ -107,6 +108,8 @@ class Run:
         self.phase = self.epoch = self.batch = self.step = 0
         self.finished = False
         self.optimizer: Any = None
+        recorded = settings.record and self.device.type == "cuda"
+        self.recorder = Recorder(model, CudaRecording) if recorded else None
         self.rate, self.earlier = 0.0, 0.0
         self.started = self.saved = time.monotonic()
         self.epoch_random: Mapping[str, Any] | None = None
@@ -118,6 +121,7 @@ class Run:
                 folder = files.make_folder(self.settings.run, error=TrainingError)
                 stack.enter_context(files.locked(folder, error=TrainingError))
                 self.checkpoints = Checkpoints(folder)
+            stack.enter_context(_at_its_best(self.device))
             return self._go()
 
     def _go(self) -> History:
@@ -170,21 +174,35 @@ class Run:
         images, labels = to(batch, self.device, self._layout())
         step = self.epoch * self.batches.count + self.batch
         self.rate = set_rate(self.optimizer, phase, step, self.batches.count)
-        self.optimizer.zero_grad()
-        with autocast(self.device, self.settings.precision):
-            loss: Tensor = self.hooks.loss(self.model, (images, labels), self.criterion)
-        loss.backward()
+        loss = self._forth_and_back(phase, (images, labels))
         self.hooks.before_step()
         self.optimizer.step()
         self.hooks.after_step()
         self.batch, self.step = self.batch + 1, self.step + 1
         self._check(self.meter.add(loss, len(labels)))
 
+    def _backward(self, batch: Batch) -> Tensor:
+        """Forward and backward: the loss, and fresh gradients in the parameters."""
+        self.optimizer.zero_grad()
+        with autocast(self.device, self.settings.precision):
+            loss: Tensor = self.hooks.loss(self.model, batch, self.criterion)
+        loss.backward()
+        return loss
+
+    def _forth_and_back(self, phase: Phase, batch: Batch) -> Tensor:
+        """The same, on a GPU replayed where the hooks allow it."""
+        if self.recorder is None:
+            return self._backward(batch)
+        what = self.hooks.recordable()
+        return self.recorder.run(self._backward, batch, None if what is None else (phase.name, what))
+
     def _end_phase(self, phase: Phase) -> None:
         """The hard projection; the last epoch's record is of the network after it."""
         self.hooks.end(phase, self.model)
         self._record(phase)
         self.phase, self.epoch, self.optimizer = self.phase + 1, 0, None
+        if self.recorder is not None:
+            self.recorder.forget()
         self.finished = self.phase == len(self.phases)
         self._save()
         if not self.finished:
@@ -327,6 +345,23 @@ class Run:
         log.info(
             "run %s: %s", self.settings.run, "finished already" if self.finished else f"resuming at step {self.step}"
         )
+
+
+@contextlib.contextmanager
+def _at_its_best(device: torch.device) -> Iterator[None]:
+    """On a GPU: the fastest kernels for the shapes that come, and a stream of its own, for recording steps."""
+    if device.type != "cuda":
+        yield
+        return
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    torch.cuda.synchronize(device)
+    stream = torch.cuda.Stream(device)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        stream.synchronize()
+        torch.backends.cudnn.benchmark = before
 
 
 @contextlib.contextmanager

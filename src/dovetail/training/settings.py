@@ -21,6 +21,7 @@ class Settings:
         run: folder for checkpoints and `metrics.jsonl`; None keeps nothing, and the run cannot be resumed.
         checkpoint_minutes: longest time between checkpoints (there is one after every epoch anyway).
         threads: of torch while training; None leaves them as they are.
+        record: on a GPU, record a step once and replay it, where the method allows it: small networks train faster.
         progress: show a bar with the remaining time if standard error is a terminal.
     """
 
@@ -31,6 +32,7 @@ class Settings:
     run: Path | None = None
     checkpoint_minutes: float = 10.0
     threads: int | None = None
+    record: bool = True
     progress: bool = True
 
     def __post_init__(self) -> None:

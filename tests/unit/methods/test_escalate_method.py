@@ -336,7 +336,7 @@ def test_ternary_coefficients_take_over_evenly(build, data, blend, want):
 
     class Watched(Escalate):
         def loss(self, model, batch, criterion):
-            seen.setdefault(self._where, []).append(model.same.blend)
+            seen.setdefault(self._where, []).append(float(model.same.blend))
             return super().loss(model, batch, criterion)
 
     method = Watched(bases=3, sparsify_epochs=1, ternarise_epochs=2, settle_epochs=1, blend=blend, update=1)

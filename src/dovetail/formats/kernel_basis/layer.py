@@ -29,13 +29,14 @@ class KernelBasisConv2d(FormatConv2d):
             also to coefficients that the mask makes zero. Else both factors are rounded as int8 stores them, straight
             through. `settle_latent` ends it.
         blend: of a latent layer of ternary coefficients in training mode: how much of these is ternary, the rest being
-            the real ones that are kept. Evaluated or packed, it has the ternary ones alone.
+            the real ones that are kept. Evaluated or packed, it has the ternary ones alone. A tensor of no axes is
+            read anew in a step that is replayed.
     """
 
     spec: KernelBasisSpec
     mask: Tensor | None
     latent: bool = False
-    blend: float = 1.0
+    blend: float | Tensor = 1.0
 
     def __init__(self, like: nn.Conv2d | FormatConv2d, packed: PackedKernelBasis) -> None:
         super().__init__(like, packed.spec)
@@ -63,7 +64,7 @@ class KernelBasisConv2d(FormatConv2d):
 
     def compute(self, x: Tensor) -> Tensor:
         """One convolution with the recomposed weight; in training that of the blended coefficients."""
-        if not (self.latent and self.training and self.blend < 1):
+        if not (self.latent and self.training and _blends(self.blend)):
             return super().compute(x)
         return self.convolve(x, self._recomposed(*self._factors(self.blend)), self.bias)
 
@@ -97,7 +98,10 @@ class KernelBasisConv2d(FormatConv2d):
         if mask.shape != self.coefficients.shape or mask.dtype != torch.bool:
             want = tuple(self.coefficients.shape)
             raise SpecError(f"layer {self.name!r}: the mask must be boolean of shape {want}, not {tuple(mask.shape)}")
-        self.mask = mask.to(self.coefficients.device, copy=True)
+        if self.mask is None or self.mask.shape != mask.shape:
+            self.mask = mask.to(self.coefficients.device, copy=True)
+        else:  # where it is: a recorded step reads it there
+            self.mask.copy_(mask)
         if not self.latent:
             self.coefficients.mul_(self.mask)
 
@@ -130,7 +134,7 @@ class KernelBasisConv2d(FormatConv2d):
         self.spec = replace(self.spec, bases=int(keep.sum()))
         return self
 
-    def _factors(self, blend: float) -> tuple[Tensor, Tensor]:
+    def _factors(self, blend: float | Tensor) -> tuple[Tensor, Tensor]:
         if self.latent and self.spec.coefficients == "ternary":
             return trained_ternary(self.bases, self.coefficients, self.mask, blend, self.spec.asymmetric)
         coefficients = self.coefficients if self.mask is None else self.coefficients * self.mask
@@ -162,7 +166,7 @@ def _stay_together(kept: Tensor, count: int) -> bool:
 
 
 def trained_ternary(
-    bases: Tensor, latent: Tensor, mask: Tensor | None, blend: float = 1.0, asymmetric: bool = False
+    bases: Tensor, latent: Tensor, mask: Tensor | None, blend: float | Tensor = 1.0, asymmetric: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Bases (d, R, S) on one int8 grid, and coefficients gamma_k T (K, C/groups, d) with T in -1, 0, 1.
 
@@ -189,9 +193,14 @@ def trained_ternary(
         gamma = _gamma(units, kept)
     made = torch.where(negative, -1.0, 1.0) * kept * gamma
     scaled, real = bases * alpha[:, None, None], latent / alpha.clamp_min(SMALLEST)
-    if blend < 1:
+    if _blends(blend):
         made = blend * made + (1 - blend) * real.detach() * kept
     return straight(scaled, _on_one_grid(scaled)), straight(real, made)
+
+
+def _blends(blend: float | Tensor) -> bool:
+    """Whether real coefficients may have a part: a tensor is not looked at, for that would wait for the GPU."""
+    return isinstance(blend, Tensor) or blend < 1
 
 
 def _gamma(units: Tensor, kept: Tensor) -> Tensor:

@@ -1,0 +1,80 @@
+"""Every method of the registry: steps that are recorded and replayed train to the same bits as those that are not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dovetail.api import compress
+from dovetail.methods import Distill, Escalate, Method, Penni
+from dovetail.training import Settings
+from method_samples import SAMPLES, batches, build
+from recorded_steps import record_all
+
+LONGER = {
+    "interval": lambda: Escalate(
+        bases=3,
+        density=0.3,
+        block=4,
+        interval=1,
+        sparsify_epochs=3,
+        ternarise_epochs=4,
+        settle_epochs=2,
+        update=3,
+        blend=0.6,
+    ),
+    "asymmetric": lambda: Escalate(
+        bases=3, density=0.3, asymmetric=True, sparsify_epochs=2, ternarise_epochs=2, settle_epochs=2, update=4
+    ),
+}
+REFUSED = {"int8": "observes operands", "mixed": "asks its members", "penni": "its penalty is its own"}
+
+
+def trained(method: Method, taught: bool) -> torch.nn.Module:
+    model, data = build(), batches()
+    data.append((data[0][0][:5], data[0][1][:5]))
+    compress(
+        model, Distill(method, build()) if taught else method, train=data, validate=data, settings=Settings(seed=3)
+    )
+    return model
+
+
+@pytest.mark.parametrize("name", [*SAMPLES, *LONGER])
+@pytest.mark.parametrize("taught", [False, True], ids=["plain", "taught"])
+def test_replayed_steps_train_to_the_same_bits(name, taught, monkeypatch) -> None:
+    make = (SAMPLES | LONGER)[name]
+    want = trained(make(), taught).state_dict()
+    counts = record_all(monkeypatch)
+    got = trained(make(), taught).state_dict()
+    assert want.keys() == got.keys()
+    for key, tensor in want.items():
+        assert torch.equal(got[key], tensor), key
+    assert (counts["replayed"] > 3) == (name not in REFUSED)
+
+
+class Forgetful(Escalate):
+    """Does not tell that its layers stop to blend, and writes their share in Python."""
+
+    def recordable(self):
+        return ()
+
+    def _blend(self):
+        super()._blend()
+        for layer in self._ternary.values():
+            layer.blend = float(layer.blend)
+
+
+def test_what_a_method_does_not_tell_is_seen_here(monkeypatch) -> None:
+    def options() -> Method:
+        return Forgetful(bases=3, density=0.3, sparsify_epochs=0, ternarise_epochs=3, settle_epochs=0, blend=0.9)
+
+    want = trained(options(), taught=False).state_dict()
+    record_all(monkeypatch)
+    got = trained(options(), taught=False).state_dict()
+    assert not all(torch.equal(got[key], tensor) for key, tensor in want.items())
+
+
+def test_a_teacher_whose_answers_are_kept_is_not_recorded(tmp_path) -> None:
+    assert Distill(SAMPLES["thin"](), build(), answers=tmp_path / "answers.sqlite").recordable() is None
+    assert Distill(SAMPLES["thin"](), build()).recordable() == ()
+    assert Penni().recordable() is None
