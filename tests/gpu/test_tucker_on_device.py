@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -151,6 +152,18 @@ def test_a_model_with_kernels_is_the_model():
     with use_kernels(model, tiles="model"):
         assert torch.allclose(model(x), want, atol=1e-5)
         assert torch.allclose(model.half()(x.half()).float(), want, atol=2e-2)
+
+
+def test_a_graph_keeps_what_its_work_reads():
+    """Replayed after all else has let go of it, and the memory has been asked for again."""
+    layer = gpu_layers.make(replace(gpu_layers.SMALL, tiles="model"), "cuda")
+    want = run(layer)
+    graph = Graph(partial(run, layer))
+    del layer
+    taken = [torch.full((1 << 20,), torch.inf, device=CUDA) for _ in range(16)]
+    torch.cuda.empty_cache()
+    assert torch.equal(graph.replay(), want)
+    assert len(taken) == 16
 
 
 def test_another_stream():

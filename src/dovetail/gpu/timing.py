@@ -39,10 +39,11 @@ class Pace:
 
 
 class Graph:
-    """`work`, `repeats` times in a row, as a CUDA graph; its results stay where they are."""
+    """`work`, `repeats` times in a row, as a CUDA graph; its results stay where they are, and so does what it reads."""
 
     def __init__(self, work: Callable[[], Any], repeats: int = 1, warm: int = 3) -> None:
         self.repeats = repeats
+        self.work = work  # a replay reads its operands where they were: they must live as long as the graph
         self.graph = torch.cuda.CUDAGraph()
         work()  # compiles, and times what is timed once, on the stream of the caller
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
