@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,7 @@ from dovetail.program.layers import LayerShape
 from dovetail.search import damage
 from dovetail.search.budget import Budget
 from dovetail.search.candidates import PROPOSERS, Target, propose
-from dovetail.search.plan import Costs, Found, Rule, find
+from dovetail.search.plan import Costs, Found, Priced, Rule, find
 from dovetail.search.table import CostTable, Entry
 from dovetail.training.fingerprint import checksum
 
@@ -164,7 +165,8 @@ def choose(
     def spoils(name: str, spec: Spec) -> float:
         return found[name, spec.format].damage(spoilt[name, spec])
 
-    return found_with(spoils)
+    priced = _times_behind(measured, candidates, table) if "latency" in limits else ()
+    return replace(found_with(spoils), priced=priced)
 
 
 def _limits(budget: Budget, measured: Survey) -> dict[str, float]:
@@ -213,10 +215,27 @@ def _price_all(
 ) -> None:
     """Price every distinct layer in every format now, so that it is said how far that has come."""
     for number, shape in enumerate(measured.shapes, 1):
-        specs = {s for name in shape.layers if not isinstance(some := candidates[name], Kept) for s in some}
+        specs = _specs_of(shape, candidates)
         report(f"layer {number} of {len(measured.shapes)}: {shape}, {len(specs)} candidates")
-        for spec in (None, *sorted(specs, key=str)):
+        for spec in (None, *specs):
             price(shape, spec)
+
+
+def _specs_of(shape: LayerShape, candidates: Mapping[str, Sequence[Spec] | Kept]) -> list[Spec]:
+    """What layers of one shape could become, in an order that is always the same."""
+    return sorted({s for name in shape.layers if not isinstance(some := candidates[name], Kept) for s in some}, key=str)
+
+
+def _times_behind(
+    measured: Survey, candidates: Mapping[str, Sequence[Spec] | Kept], table: CostTable
+) -> tuple[Priced, ...]:
+    """Of every distinct layer what the table says of its candidates, for the report."""
+    found = []
+    for shape in measured.shapes:
+        entries = {spec: table.get(shape, spec) for spec in _specs_of(shape, candidates)}
+        known = {spec: entry for spec, entry in entries.items() if entry is not None}
+        found.append(Priced(shape, measured.scale * measured.layers[shape.layers[0]], known))
+    return tuple(found)
 
 
 def _sensitivities(

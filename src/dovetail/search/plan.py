@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from dovetail.errors import BudgetError
@@ -12,6 +12,7 @@ from dovetail.methods.base import Kept, Plan
 from dovetail.program.layers import LayerShape
 from dovetail.search.allocate import Allocation, allocate, tdc_within
 from dovetail.search.candidates import Candidate, Group, stored, work
+from dovetail.search.table import Entry
 
 Costs = Callable[[LayerShape, Spec | None], Mapping[str, float]]
 Rule = Literal["knapsack", "tdc"]
@@ -45,6 +46,34 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Priced:
+    """What was measured of the layers of one shape.
+
+    Attributes:
+        shape: with the names of the layers.
+        dense: seconds of one of them, as it is.
+        candidates: format → what it takes, over dense.
+    """
+
+    shape: LayerShape
+    dense: float
+    candidates: Mapping[Spec, Entry]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "shape": str(self.shape),
+            "weight": list(self.shape.weight),
+            "layers": list(self.shape.layers),
+            "dense": self.dense,
+            "candidates": [
+                {"spec": spec.to_json(), "ratio": entry.value, "low": entry.low, "high": entry.high}
+                for spec, entry in self.candidates.items()
+            ],
+        }
+
+
+@dataclass(frozen=True)
 class Found:
     """A plan and what it is predicted to cost.
 
@@ -54,6 +83,7 @@ class Found:
         fixed: cost → of everything but the weight layers.
         limits: cost → what it must not exceed.
         rule: that decided; `macs_reduction` is the share that TDC's rule came to.
+        priced: the times behind the decisions, for whoever has measured some.
     """
 
     decisions: tuple[Decision, ...]
@@ -65,6 +95,7 @@ class Found:
     rule: str
     margin: float
     macs_reduction: float | None = None
+    priced: tuple[Priced, ...] = ()
 
     def plan(self) -> Plan:
         """For a method: layer → spec, or why it stays dense."""
@@ -77,7 +108,11 @@ class Found:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self) | {"decisions": [decision.to_json() for decision in self.decisions]}
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | {
+            "decisions": [decision.to_json() for decision in self.decisions],
+            "priced": [priced.to_json() for priced in self.priced],
+        }
 
 
 def find(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -120,12 +121,38 @@ def test_what_cannot_be_met_names_the_layer_that_holds_it(model, images, machine
         run(model, images, "latency=0.05x", measured, tmp_path)
 
 
+def test_the_plan_keeps_the_times_behind_it(model, images, machine, measured, tmp_path):
+    found = run(model, images, "latency=0.5x", measured, tmp_path, "tucker")
+    told = json.loads(json.dumps(found.to_json()))
+    kept = {name: priced for priced in told["priced"] for name in priced["layers"]}
+    assert list(kept) == [name for shape in measured.shapes for name in shape.layers]  # each layer once
+    assert len(told["priced"]) == len(measured.shapes)
+    for decision in told["decisions"]:
+        priced = kept[decision["name"]]
+        assert (priced["dense"], priced["shape"]) == (pytest.approx(decision["dense"]), decision["shape"])
+        times = [(one["spec"], priced["dense"] * one["ratio"]) for one in priced["candidates"]]
+        assert decision["best"] == (pytest.approx(min(t for _, t in times)) if times else None)
+        if decision["spec"] is not None:
+            assert dict(zip(map(str, (s for s, _ in times)), (t for _, t in times)))[str(decision["spec"])] == (
+                pytest.approx(decision["chosen"])
+            )
+    assert sum(len(priced["candidates"]) for priced in told["priced"]) == len(machine) > 0
+    table = open_table(measured, tmp_path / "costs.json")
+    one = measured.shapes[1]
+    spec, entry = next(iter(found.priced[1].candidates.items()))
+    assert found.priced[1].shape == one
+    assert table.get(one, spec) == entry
+    first = told["priced"][1]["candidates"][0]
+    assert (first["ratio"], first["low"], first["high"]) == (entry.value, entry.low, entry.high)
+
+
 def test_bytes_are_counted_with_their_positions(model, images, machine, measured, tmp_path):
     found = run(model, images, "bytes=0.2x", measured, tmp_path)
     floats = 4 * sum(layer.weight.numel() for layer in model.children())
     assert found.predicted["bytes"] <= 0.2 * floats
     assert found.dense["bytes"] > 0.25 * floats  # codes, and a scale for each output
     assert not machine  # nobody asked for the time
+    assert found.priced == ()
 
 
 def test_time_and_bytes_together(model, images, machine, measured, tmp_path):
