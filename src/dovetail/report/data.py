@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dovetail.report.fits import Fitted
+
 Group = Literal["ours", "dense", "thin", "int8"]
 
 
@@ -94,6 +96,8 @@ class Page:
         split: what the accuracies are measured on, in words.
         machine, versions: label → text.
         simulations: comparisons that `dovetail simulate` wrote, as their JSON.
+        fits: what `dovetail fit` noted.
+        layer: of which time against rank is drawn; the slowest one that has candidates, where a fit has no such layer.
         command: what makes this page again.
         notes: whatever a reader must know, such as peers that were not installed.
     """
@@ -105,6 +109,8 @@ class Page:
     sections: tuple[Section, ...] = ()
     left: tuple[Left, ...] = ()
     simulations: tuple[Mapping[str, Any], ...] = ()
+    fits: tuple[Fitted, ...] = ()
+    layer: str | None = None
     split: str = "test images"
     machine: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dovetail import files
 from dovetail.errors import DovetailError
-from dovetail.report import comparison, numbers, plot, stacked
+from dovetail.report import comparison, fits, numbers, plot, predictions, stacked, staircase
 from dovetail.report.data import Layer, Page, Section, Variant
 from dovetail.report.tornado import tornado
 
@@ -38,7 +38,8 @@ def render(page: Page) -> str:
         .get_template("page.html.j2")
         .render(
             page=page,
-            style=_text("style.css") + (stacked.style() if page.simulations else ""),
+            style=_style(page),
+            fitted=[fitted(one, page.layer) for one in page.fits],
             simulated=[simulated(one) for one in page.simulations],
             dense=page.variants[0],
             leading=leading(page),
@@ -115,6 +116,25 @@ def simulated(compared: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def fitted(notes: fits.Fitted, layer: str | None = None) -> dict[str, Any]:
+    """Drawings and tables of a network that was fitted to a budget."""
+    predicted, stairs = predictions.predictions(notes), staircase.staircases(notes)
+    stair = None if not stairs else stairs.get(layer or "") or next(iter(stairs.values()))
+    return {
+        "title": notes.title,
+        "how": notes.how,
+        "columns": fits.OUTCOME,
+        "outcome": fits.outcome(notes),
+        "legend": predictions.legend(predicted),
+        "scatter": [predictions.scatter(predicted, *size) for size in (WIDE, NARROW) if predicted],
+        "kept": predictions.summary(notes, predicted),
+        "stairs": [] if stair is None else [staircase.picture(stair, *size) for size in (WIDE, NARROW)],
+        "climbs": "" if stair is None else stair.told,
+        "left_columns": fits.LEFT,
+        "left": fits.left_dense(notes),
+    }
+
+
 def totals(section: Section) -> dict[str, float | None]:
     """Largest bar of each kind, so that all layers of a network share one scale."""
     return {
@@ -141,6 +161,12 @@ def _has_times(layers: Sequence[Layer]) -> bool:
 
 def _ratio(dense: Variant, ours: Variant, what: str) -> str:
     return numbers.times(numbers.quotient(getattr(dense, what), getattr(ours, what)))
+
+
+def _style(page: Page) -> str:
+    """The rules of what the page shows."""
+    parts = [_text("style.css"), stacked.style() if page.simulations else "", _text("fits.css") if page.fits else ""]
+    return "".join(parts)
 
 
 def _text(name: str) -> str:

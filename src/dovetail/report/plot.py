@@ -58,7 +58,7 @@ def scatter(points: Sequence[Point], width: int, height: int) -> str:
 def legend(points: Iterable[Point]) -> list[tuple[str, str, str]]:
     """`(group, words, mark)` of the groups that occur, ours first; the mark is a small SVG."""
     present = {point.group for point in points}
-    return [(group, words, _swatch(group)) for group, words in LEGEND.items() if group in present]
+    return [(group, words, swatch(group)) for group, words in LEGEND.items() if group in present]
 
 
 def _axes(points: Sequence[Point], width: int, height: int) -> Axes:
@@ -118,7 +118,7 @@ def _curves(points: Sequence[Point], axes: Axes) -> list[str]:
 
 def _marks(points: Sequence[Point], axes: Axes) -> list[str]:
     return [
-        _mark(
+        mark(
             p.group,
             axes.x(p.latency_ms),
             axes.y(p.accuracy),
@@ -128,7 +128,7 @@ def _marks(points: Sequence[Point], axes: Axes) -> list[str]:
     ]
 
 
-def _mark(group: str, x: float, y: float, words: str = "") -> str:
+def mark(group: str, x: float, y: float, words: str = "") -> str:
     """Each group has a shape of its own, so that colour is never the only difference. Ours is the dovetail."""
     title = f"<title>{escape(words)}</title>" if words else ""
     match group:
@@ -143,26 +143,39 @@ def _mark(group: str, x: float, y: float, words: str = "") -> str:
     return f'<g class="mark {group}">{title}{shape}</g>'
 
 
-def _swatch(group: str) -> str:
-    return f'<svg width="20" height="16" aria-hidden="true">{_mark(group, 10, 8)}</svg>'
+def swatch(group: str) -> str:
+    """The mark of a group, for a legend."""
+    return f'<svg width="20" height="16" aria-hidden="true">{mark(group, 10, 8)}</svg>'
 
 
 @dataclass(frozen=True)
-class _Box:
+class Box:
+    """A rectangle in pixels."""
+
     left: float
     top: float
     right: float
     bottom: float
 
-    def meets(self, other: _Box) -> bool:
+    def meets(self, other: Box) -> bool:
+        """Whether they share more than an edge."""
         return (
             self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+    def holds(self, other: Box) -> bool:
+        """Whether the other lies inside."""
+        return (
+            self.left <= other.left
+            and other.right <= self.right
+            and self.top <= other.top
+            and other.bottom <= self.bottom
         )
 
 
 def _labels(points: Sequence[Point], axes: Axes) -> list[str]:
     """Names beside the marks, ours first; a name takes the first free place around its mark."""
-    taken = [_around(axes.x(p.latency_ms), axes.y(p.accuracy), 8, 8) for p in points]
+    taken = [around(axes.x(p.latency_ms), axes.y(p.accuracy), 8, 8) for p in points]
     lines = []
     for point in sorted(points, key=lambda p: list(LEGEND).index(p.group)):
         place = _free_place(point, axes, taken)
@@ -172,21 +185,26 @@ def _labels(points: Sequence[Point], axes: Axes) -> list[str]:
     return lines
 
 
-def _free_place(point: Point, axes: Axes, taken: Sequence[_Box]) -> _Box | None:
-    """Beside, above or below the mark; None where everything is full (the mark's title still names it)."""
-    x, y, wide = axes.x(point.latency_ms), axes.y(point.accuracy), LETTER * len(point.label)
+def _free_place(point: Point, axes: Axes, taken: Sequence[Box]) -> Box | None:
+    within = Box(2, 0, axes.right + 12, axes.bottom - 1)
+    return free_place(axes.x(point.latency_ms), axes.y(point.accuracy), point.label, within, taken)
+
+
+def free_place(x: float, y: float, words: str, within: Box, taken: Sequence[Box]) -> Box | None:
+    """Beside, above or below a mark; None where everything is full (the mark's title still names it)."""
+    wide = LETTER * len(words)
     corners = [
         (x + 12, y - LINE / 2),
         (x - wide - 12, y - LINE / 2),
         *((x + dx, y + dy) for dy in (9, -9 - LINE, 22, -22 - LINE) for dx in (-wide / 2, 4, -wide - 4)),
     ]
     for left, top in corners:
-        box = _Box(left, top, left + wide, top + LINE)
-        inside = box.left >= 2 and box.right <= axes.right + 12 and box.top >= 0 and box.bottom <= axes.bottom - 1
-        if inside and not any(box.meets(other) for other in taken):
+        box = Box(left, top, left + wide, top + LINE)
+        if within.holds(box) and not any(box.meets(other) for other in taken):
             return box
     return None
 
 
-def _around(x: float, y: float, dx: float, dy: float) -> _Box:
-    return _Box(x - dx, y - dy, x + dx, y + dy)
+def around(x: float, y: float, dx: float, dy: float) -> Box:
+    """What a mark takes."""
+    return Box(x - dx, y - dy, x + dx, y + dy)
