@@ -29,6 +29,9 @@ def test_a_network_is_fitted_and_the_same_command_goes_on(here, capsys):
     assert any(layer["spec"] for layer in plan["decisions"])
     assert all(spec_from_json(layer["spec"]) for layer in plan["decisions"] if layer["spec"])
     assert (here / "f.dovetail").is_file()
+    assert "`dovetail report --fits f.fit.json` draws what was measured" in told
+    assert main(["report", "--fits", "f.fit.json", "--out", "page.html"]) == 0
+    assert "Fitted to a budget" in (here / "page.html").read_text()
     before = (here / "f.yaml").read_text()
     assert main([*FIT, "--against", "onnxruntime", "-o", "f.yaml"]) == 0
     assert "going on from the plan" in capsys.readouterr().out
@@ -43,6 +46,20 @@ def test_another_call_does_not_take_the_plan(here, capsys):
     (here / "f.fit.json").write_text("{")
     assert main([*FIT, "--against", "onnxruntime", "-o", "f.yaml"]) == 2
     assert "is no plan of `dovetail fit`" in capsys.readouterr().err
+
+
+def test_the_report_shows_fits_of_its_network(here, capsys):
+    command = [word if word != "bytes=0.15x" else "latency=100x" for word in FIT]
+    where = ["--plan-only", "--accuracy-drop", "1", "--costs", "costs.json", "-o", "recipes/f.yaml"]
+    assert main([*command, *where, "--against", "onnxruntime"]) == 0
+    assert main(["report", "--no-time", "--out", "page.html"]) == 0
+    page = (here / "page.html").read_text()
+    assert "Fitted to a budget" in page
+    assert 'class="stair strong"' in page
+    assert "not needed: dense is within the budget" in page
+    (here / "recipes/f.fit.json").write_text("[]")
+    assert main(["report", "--no-time", "--out", "page.html"]) == 2
+    assert "holds no notes of `dovetail fit`" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_plan_is_a_recipe(here, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from cyclopts import Parameter
 from dovetail import files
 from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say, table
+from dovetail.cli.notes import SUFFIX
 from dovetail.cli.options import DataFolder, On, Runs, Seed, Set, Threads, Weights, writable
 from dovetail.cli.schema import Recipe, read
 from dovetail.errors import BudgetError, DataError, RecipeError
-from dovetail.report import numbers
+from dovetail.report import fits, numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,8 +98,10 @@ def fit(
     _show(plan)
     if plan_only:
         say(f"wrote {target} and {work.notes}; `dovetail recipe run {target}` trains it")
+        say(work.drawn)
     elif not any(layer["spec"] for layer in plan["decisions"]):
         say("nothing to gain here: the dense network is within the budget, or no format beats it by the margin")
+        say(work.drawn)
     else:
         _conclude(work, plan, work.train())
 
@@ -119,7 +123,7 @@ class _Work:
     @property
     def notes(self) -> Path:
         """The prediction, beside the recipe, and in the end what came of it."""
-        return self.target.with_suffix(".fit.json")
+        return self.target.with_suffix(SUFFIX)
 
     def remembered(self) -> dict[str, Any] | None:
         """What an earlier call with the same words has written."""
@@ -174,9 +178,16 @@ class _Work:
         """The network that everything is compared with, and its data."""
         return self._network()
 
-    def conclude(self, plan: Mapping[str, Any], achieved: Mapping[str, Any]) -> None:
+    @property
+    def drawn(self) -> str:
+        """Where the notes can be looked at."""
+        return f"`dovetail report --fits {shlex.quote(str(self.notes))}` draws what was measured"
+
+    def conclude(self, plan: Mapping[str, Any], achieved: Mapping[str, Any]) -> fits.Fitted:
         """Add to the notes what came of the plan."""
-        self._note({"asked": dict(self.asked), "plan": dict(plan), "achieved": dict(achieved)})
+        notes = {"asked": dict(self.asked), "plan": dict(plan), "achieved": dict(achieved)}
+        self._note(notes)
+        return fits.Fitted.from_json(notes)
 
     def _method(self) -> tuple[str, dict[str, Any]]:
         return self.recipe.method.name, self.recipe.method.parameters
@@ -315,40 +326,39 @@ def _show(plan: Mapping[str, Any]) -> None:
     rows = [_row(layer, first) for layer in plan["decisions"]]
     table("Plan", ["layer", "shape", "becomes", "dense", "then", "best"], rows, left=3)
     for name, limit in plan["limits"].items():
-        told = (_cost(name, plan[key][name]) for key in ("dense", "predicted"))
-        say("{}: {} dense, {} predicted, at most {}".format(name, *told, _cost(name, limit)))
+        told = (fits.told(name, plan[key][name]) for key in ("dense", "predicted"))
+        say("{}: {} dense, {} predicted, at most {}".format(name, *told, fits.told(name, limit)))
     if plan.get("thin"):
-        told = f"{plan['thin']['width']:g} of the channels would take {_cost('latency', plan['thin']['seconds'])}"
-        say(f"a dense network with {told}: the rival that the formats must beat in accuracy (method thin trains it)")
+        words = f"{plan['thin']['width']:g} of the channels would take {fits.told('latency', plan['thin']['seconds'])}"
+        say(f"a dense network with {words}: the rival that the formats must beat in accuracy (method thin trains it)")
 
 
 def _row(layer: Mapping[str, Any], cost: str) -> tuple[str, ...]:
     from dovetail.fitting import words
     from dovetail.formats import spec_from_json
 
-    best = numbers.DASH if layer["best"] is None else _cost(cost, layer["best"])
+    best = fits.told(cost, layer["best"])
     becomes = layer["reason"] if layer["spec"] is None else words(spec_from_json(layer["spec"]))
-    return (layer["name"], layer["shape"], becomes, _cost(cost, layer["dense"]), _cost(cost, layer["chosen"]), best)
-
-
-def _cost(name: str, value: float) -> str:
-    return numbers.milliseconds(1e3 * value) if name == "latency" else numbers.size(value)
+    return (
+        layer["name"],
+        layer["shape"],
+        becomes,
+        fits.told(cost, layer["dense"]),
+        fits.told(cost, layer["chosen"]),
+        best,
+    )
 
 
 def _conclude(work: _Work, plan: Mapping[str, Any], program: Program) -> None:
     """What came of the plan: measured, written down and shown."""
     achieved = _achieved(work, plan, program)
-    work.conclude(plan, achieved)
+    fitted = work.conclude(plan, achieved)
     if "latency" in plan["limits"]:
         rows = [_beside(layer, achieved["layers"]) for layer in plan["decisions"]]
         table("Layer by layer", ["layer", "dense", "predicted", "measured", "off by"], rows)
-    table(
-        "What came of it",
-        ["", "dense", "predicted", "measured", "budget"],
-        _outcome(work.budget, plan, achieved),
-        left=5,
-    )
+    table("What came of it", fits.OUTCOME, fits.outcome(fitted), left=5)
     say(f"wrote {work.target.with_suffix('.dovetail')} and {work.notes}")
+    say(work.drawn)
 
 
 def _achieved(work: _Work, plan: Mapping[str, Any], program: Program) -> dict[str, Any]:
@@ -374,30 +384,5 @@ def _achieved(work: _Work, plan: Mapping[str, Any], program: Program) -> dict[st
 
 def _beside(layer: Mapping[str, Any], measured: Mapping[str, float]) -> tuple[str, ...]:
     found = measured[layer["name"]]
-    times = (_cost("latency", seconds) for seconds in (layer["dense"], layer["chosen"], found))
+    times = (fits.told("latency", seconds) for seconds in (layer["dense"], layer["chosen"], found))
     return (layer["name"], *times, f"{found / layer['chosen'] - 1:+.0%}")
-
-
-def _outcome(budget: Budget, plan: Mapping[str, Any], achieved: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of dense, predicted, measured, and whether the budget holds."""
-    lost = achieved["dense_accuracy"] - achieved["accuracy"]
-    drop = budget.accuracy_drop
-    bound = (
-        f"{lost:+.2f} points lost" if drop is None else _verdict(lost <= drop, f"{lost:.2f} of {drop:g} points lost")
-    )
-    accuracies = (f"{achieved[key]:.2f} %" for key in ("dense_accuracy", "accuracy"))
-    dense, own = accuracies
-    found = [("accuracy, held out", dense, numbers.DASH, own, bound)]
-    for name, limit in plan["limits"].items():
-        costs = (_cost(name, value) for value in (plan["dense"][name], plan["predicted"][name], achieved[name]))
-        if name == "latency":  # as shares of the rival in either race: machines have faster and slower minutes
-            most, share = 1e3 * limit / plan["survey"]["rival_ms"], achieved["latency"] / achieved["rival_seconds"]
-            held = _verdict(share <= most, f"{share:.2f}x of at most {most:.2f}x of {achieved['rival']}")
-        else:
-            held = _verdict(achieved[name] <= limit, f"at most {_cost(name, limit)}")
-        found.append((name, *costs, held))
-    return found
-
-
-def _verdict(holds: bool, words: str) -> str:
-    return f"{'met' if holds else 'missed'}: {words}"

@@ -12,6 +12,7 @@ from dovetail.report import Layer, Left, Page, Point, Ratio, Section, Variant
 
 if TYPE_CHECKING:
     from dovetail.program.program import Program
+    from dovetail.report.fits import Fitted
 
 OURS, OURS_DENSE, SAME, SELF = "dovetail", "dovetail-dense", "-same", "_self"
 ORIENTATION = ("torch-eager",)
@@ -49,6 +50,8 @@ class Material:
     timed: bool = True
     notes: Sequence[str] = field(default_factory=tuple)
     simulations: Sequence[Json] = field(default_factory=tuple)
+    fits: Sequence[Fitted] = field(default_factory=tuple)
+    layer: str | None = None
 
 
 def build(material: Material) -> Page:
@@ -63,12 +66,41 @@ def build(material: Material) -> Page:
         sections=tuple(_section(entry, before, timed=material.timed) for entry in entries if not entry.thin),
         left=tuple(left for entry in entries if not entry.thin for left in _left(entry)),
         simulations=tuple(material.simulations),
+        fits=tuple(material.fits),
+        layer=material.layer,
         split=material.split,
         machine=_machine(races),
         versions=_versions(races),
         command=material.command,
         date=str(races[0]["date"]).partition("T")[0] if races else "",
         notes=(*material.notes, *_noise(races), *_absent(races)),
+    )
+
+
+def of_fits(fits: Mapping[str, Fitted], command: str, layer: str | None = None) -> Page:
+    """A report of nothing but networks that were fitted to budgets: all of one, on one data set."""
+    first = next(iter(fits.values()))
+    trained = {name: fitted.achieved for name, fitted in fits.items() if fitted.achieved is not None}
+    dense = next((achieved.dense_accuracy for achieved in trained.values()), None)
+    return Page(
+        title=f"{first.network} on {first.data}, fitted to a budget",
+        variants=(
+            Variant(first.network, dense, latency_ms=first.survey["dense_ms"]),
+            *(
+                Variant(name, a.accuracy, bytes=round(a.bytes), latency_ms=1e3 * a.latency)
+                for name, a in trained.items()
+            ),
+        ),
+        ratios=tuple(
+            Ratio(name, "vs_best", achieved.rival_seconds / achieved.latency, achieved.rival)
+            for name, achieved in trained.items()
+            if achieved.rival != OURS_DENSE
+        ),
+        fits=tuple(fits.values()),
+        layer=layer,
+        split="held-out images",
+        machine=_processor(first.survey["machine"]) | {"threads": str(first.survey["threads"])},
+        command=command,
     )
 
 
@@ -202,8 +234,11 @@ def _machine(races: Sequence[Json]) -> dict[str, str]:
             "threads": "the better of " + " and ".join(map(str, races[0]["threads"])),
             "batch": str(races[0]["batch"]),
         }
-    told = {"processor": here["cpu"], "cores": str(here["cores"]), "instructions": ", ".join(here["isa"])}
-    return told | more
+    return _processor(here) | more
+
+
+def _processor(machine: Json) -> dict[str, str]:
+    return {"processor": machine["cpu"], "cores": str(machine["cores"]), "instructions": ", ".join(machine["isa"])}
 
 
 def _versions(races: Sequence[Json]) -> dict[str, str]:

@@ -6,21 +6,24 @@ import logging
 import shlex
 import statistics
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dovetail.cli import evidence, networks, pages, recipes
+from dovetail.cli import evidence, networks, notes, pages, recipes
 from dovetail.cli.bench import RESULTS
 from dovetail.cli.console import say
 from dovetail.cli.options import DataFolder, writable
 from dovetail.cli.pipeline import dense_like
-from dovetail.cli.schema import Recipe, read
+from dovetail.cli.schema import Recipe, read, suggest
 from dovetail.cli.simulations import FOLDER, read_comparisons
 from dovetail.cli.speed import read_races
 from dovetail.errors import RecipeError
 from dovetail.peers.machine import portable
+from dovetail.report.fits import Fitted
+from dovetail.report.staircase import staircases
 
 log = logging.getLogger("dovetail.cli")
 DENSE = "dense"
@@ -35,6 +38,19 @@ def report(
     network: Annotated[str | None, Parameter(help="Which network's results, such as resnet56_cifar.")] = None,
     bench: Annotated[Path, Parameter(help="Folder of race results.")] = RESULTS,
     simulations: Annotated[Path, Parameter(help="Folder of what `dovetail simulate` wrote.")] = FOLDER,
+    fits: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            negative=(),
+            show_default=False,
+            help="Notes of `dovetail fit` (NAME.fit.json); by default those of the network beside the recipes. Without "
+            "--network the page is about these alone.",
+        ),
+    ] = (),
+    layer: Annotated[
+        str | None,
+        Parameter(help="Whose time against rank is drawn of a fit; by default the slowest layer with candidates."),
+    ] = None,
     time: Annotated[bool, Parameter(help="Time every layer on this machine.")] = True,
     data: DataFolder = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The page.")] = Path("report.html"),
@@ -43,10 +59,16 @@ def report(
     from dovetail.report import write
 
     target = writable(out)
+    if fits and network is None:
+        noted = _noted(fits, layer)
+        write(pages.of_fits(noted, _command(None, bench, simulations, fits, layer, time=True), layer), target)
+        say(f"wrote {target}: {', '.join(name for name in noted)} beside the dense {_first(noted).network}")
+        return
     chosen, found = _choose(network)
     races = read_races(bench)
     entries = [_entry(path, recipe, result, races) for path, recipe, result in found]
     name, data_set = found[0][1].dense.name, found[0][2]["dataset"]
+    noted = _noted(fits or notes.beside(recipes.folder()), layer, (name, found[0][1].data.name), named=bool(fits))
     control = [races[case] for case in (f"{chosen}/{DENSE}{pages.SELF}",) if case in races]
     dense = pages.Entry(name, dense_like(entries[0].program, data), _dense_accuracy(found), control)
     material = pages.Material(
@@ -54,9 +76,11 @@ def report(
         dense=dense,
         entries=entries,
         split=f"the test images of {data_set}",
-        command=_command(chosen, bench, simulations, time=time),
+        command=_command(chosen, bench, simulations, fits, layer, time=time),
         timed=time,
         simulations=[one for one in read_comparisons(simulations) if one["case"].partition("/")[0] == chosen],
+        fits=tuple(noted.values()),
+        layer=layer,
         notes=() if races else ("No race has been run yet: `dovetail bench` adds times against other runtimes.",),
     )
     write(pages.build(material), target)
@@ -90,6 +114,35 @@ def _results() -> list[tuple[Path, Recipe, Path]]:
     return found
 
 
+def _noted(
+    paths: Sequence[Path], layer: str | None, of: tuple[str, str] | None = None, *, named: bool = True
+) -> dict[str, Fitted]:
+    """File name without ending → notes; all are of the network and data `of`, or of one and the same.
+
+    Others are left out where nobody has named them.
+    """
+    names = [path.name.removesuffix(notes.SUFFIX) for path in paths]
+    found = {name if names.count(name) == 1 else str(path): notes.read(path) for name, path in zip(names, paths)}
+    if of is None:
+        of = _about(_first(found))
+    if named and (other := next((name for name, fitted in found.items() if _about(fitted) != of), None)):
+        told, wanted = (" on ".join(about) for about in (_about(found[other]), of))
+        raise RecipeError(f"--fits: {other} is of {told}, and the page is about {wanted}; name notes of one network")
+    found = {name: fitted for name, fitted in found.items() if _about(fitted) == of}
+    known = dict.fromkeys(name for fitted in found.values() for name in staircases(fitted))
+    if layer is not None and layer not in known:
+        raise RecipeError(f"--layer {layer}: no fit of this page has times of its candidates; {suggest(layer, known)}")
+    return found
+
+
+def _about(fitted: Fitted) -> tuple[str, str]:
+    return fitted.network, fitted.data
+
+
+def _first(found: Mapping[str, Fitted]) -> Fitted:
+    return next(iter(found.values()))
+
+
 def _dense_accuracy(found: Found) -> float:
     """What all results shown were held against; one page cannot have two."""
     told = {path.stem: float(result["dense_accuracy"]) for path, _, result in found}
@@ -102,10 +155,21 @@ def _dense_accuracy(found: Found) -> float:
     return max(told.values())
 
 
-def _command(network: str, bench: Path, simulations: Path, *, time: bool) -> str:
-    words = ["dovetail", "report", "--network", network, *([] if time else ["--no-time"])]
-    words += [] if bench == RESULTS else ["--bench", portable(bench)]
-    return shlex.join(words + ([] if simulations == FOLDER else ["--simulations", portable(simulations)]))
+def _command(
+    network: str | None,
+    bench: Path,
+    simulations: Path,
+    fits: Sequence[Path] = (),
+    layer: str | None = None,
+    *,
+    time: bool,
+) -> str:
+    words = ["dovetail", "report", *([] if network is None else ["--network", network])]
+    words += [] if time else ["--no-time"]
+    words += [] if network is None or bench == RESULTS else ["--bench", portable(bench)]
+    words += [] if network is None or simulations == FOLDER else ["--simulations", portable(simulations)]
+    words += [word for path in fits for word in ("--fits", portable(path))]
+    return shlex.join(words + ([] if layer is None else ["--layer", layer]))
 
 
 def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, str]:

@@ -29,3 +29,7 @@ def test_the_command_makes_the_same_page_again(tmp_path, monkeypatch):
     assert report._command("net", tmp_path / "races", tmp_path / "models", time=False) == (
         "dovetail report --network net --no-time --bench races --simulations models"
     )
+    named = [tmp_path / "a b.fit.json", Path("c.fit.json")]
+    assert report._command(None, report.RESULTS, report.FOLDER, named, "conv1", time=True) == (
+        "dovetail report --fits 'a b.fit.json' --fits c.fit.json --layer conv1"
+    )
