@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from dovetail.methods.base import (
     Phase,
     Plan,
     Quantization,
+    SinglePhase,
     weight_layers,
 )
 from dovetail.methods.kernels import is_ternary
@@ -37,28 +38,35 @@ TRAINS: Final[Mapping[str, Callable[[Spec], bool]]] = {
     "tucker": lambda spec: isinstance(spec, TuckerSpec | SvdSpec),
 }
 """Method → the formats that it trains, of those that can be mixed."""
+STAGED: Final = ("escalate", "penni", "tdc")
+"""Of these, those of several phases."""
+TRAINING: Final = frozenset(f.name for f in fields(SinglePhase))
+"""Options of a training in one phase."""
 
 
-class Mixed(Method):
-    """Trains layers by different methods at once.
+class Mixed(SinglePhase):
+    """Trains layers by different methods at once, in one phase.
 
-    The method with the most phases leads: its phases are those of the training. The others must have one phase; they
-    train along over all epochs, so that their ramps are as long as the training. Where none has several, the first
-    leads.
+    A method of several phases leads where there is one: the training then has its phases. The others train along over
+    all epochs, so that their ramps are as long as the training.
     """
 
     name = "mixed"
 
-    def __init__(self, *, methods: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, *, methods: Mapping[str, Mapping[str, Any]], **training: Any) -> None:
         """The methods by name, with their options.
 
         Layers that a plan gives a format go to the first method that trains it; of the others each method takes, in
         turn, those that its own plan would change.
 
         Args:
-            methods: name → options, such as `{"block": {"density": 0.2, "epochs": 10}, "tucker": {"ratio": 0.5}}`.
+            methods: name → options, such as `{"block": {"density": 0.2}, "tucker": {"ratio": 0.5}}`; those of the
+                training are not among them, but for a method of several phases.
+            training: epochs, learning_rate and so on, as `SinglePhase` has them; without a method of several phases.
         """
         from dovetail.methods import METHODS
+
+        super().__init__(**training)
 
         if unknown := [name for name in methods if name not in TRAINS]:
             raise SpecError(f"mixed cannot mix {', '.join(unknown)}; it mixes {', '.join(TRAINS)}")
@@ -69,6 +77,9 @@ class Mixed(Method):
             self._members = {name: METHODS[name](**options) for name, options in self.methods.items()}
         except TypeError as error:
             raise SpecError(f"mixed: {error}") from None
+        for name, options in self.methods.items():
+            if issubclass(METHODS[name], SinglePhase) and name not in STAGED and (own := TRAINING & set(options)):
+                raise SpecError(f"mixed {name}: {', '.join(sorted(own))} belong to the whole training; give mixed them")
         self._active: dict[str, Method] = {}
         self._before = 0
 
@@ -94,31 +105,33 @@ class Mixed(Method):
         if not self._active:
             raise SpecError(f"none of {', '.join(self._members)} changes a layer; give a plan, or them their options")
         left = {layer: self._reason(layer, fixed.get(layer), proposed) for layer in owners if layer not in layers}
-        self._lead()
+        self._staged()
         return Plan({layer: layers.get(layer, left.get(layer, Kept(""))) for layer in owners})
 
     def phases(self) -> Sequence[Phase]:
-        """The leader's."""
+        """Those of a method of several, else one."""
         self._tell_steps()
-        return self._lead()[1].phases()
+        leader = self._staged()
+        return super().phases() if leader is None else self._active[leader].phases()
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
         """Each on its layers."""
         self._tell_steps()
         phases = list(self.phases())
         self._before = sum(each.epochs for each in phases[: [each.name for each in phases].index(phase.name)])
-        name, leader = self._lead()
-        for other, member in self._active.items():
-            if other != name:
-                member.begin(self._along(member), model)
-        leader.begin(phase, model)
+        for name, member in self._active.items():
+            member.begin(phase if name == self._staged() else self._along(), model)
         return super().begin(phase, model)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
-        """The leader's, and the penalties of the others."""
-        name, leader = self._lead()
-        others = [member.penalty() for other, member in self._active.items() if other != name]
-        return leader.loss(model, batch, criterion) + sum(others)
+        """That of the method of several phases, and the penalties of the others."""
+        leader = self._staged()
+        own = (
+            super().loss(model, batch, criterion)
+            if leader is None
+            else self._active[leader].loss(model, batch, criterion)
+        )
+        return own + sum(member.penalty() for name, member in self._active.items() if name != leader)
 
     def before_step(self) -> None:
         """Each on its layers."""
@@ -131,23 +144,24 @@ class Mixed(Method):
             member.after_step()
 
     def before_epoch(self, epoch: int) -> None:
-        """The leader counts epochs in its phase, the others in all."""
+        """A method of several phases counts epochs in each, the others in all."""
         for name, member in self._active.items():
-            member.before_epoch(epoch if name == self._lead()[0] else self._before + epoch)
+            member.before_epoch(epoch if name == self._staged() else self._before + epoch)
 
     def after_epoch(self, epoch: int) -> None:
         """As `before_epoch`."""
         for name, member in self._active.items():
-            member.after_epoch(epoch if name == self._lead()[0] else self._before + epoch)
+            member.after_epoch(epoch if name == self._staged() else self._before + epoch)
 
     def end(self, phase: Phase, model: nn.Module) -> None:
-        """With the last phase the others end, too, and then the leader, who may remove channels."""
-        name, leader = self._lead()
+        """With the last phase all end, a method of several phases last, for it may remove channels."""
+        leader = self._staged()
         if phase.name == self.phases()[-1].name:
-            for other, member in self._active.items():
-                if other != name:
-                    member.end(self._along(member), model)
-        leader.end(phase, model)
+            for name, member in self._active.items():
+                if name != leader:
+                    member.end(self._along(), model)
+        if leader is not None:
+            self._active[leader].end(phase, model)
 
     def metrics(self) -> dict[str, float]:
         """Those of each, by its name."""
@@ -167,8 +181,8 @@ class Mixed(Method):
         return found[0] if found else None
 
     def options(self) -> dict[str, Any]:
-        """Of each of them."""
-        return {"methods": {name: member.options() for name, member in self._members.items()}}
+        """Those of the training, and of each of them."""
+        return super().options() | {"methods": {name: member.options() for name, member in self._members.items()}}
 
     def state_dict(self) -> dict[str, Any]:
         """Of each that has layers."""
@@ -206,17 +220,17 @@ class Mixed(Method):
         reasons = [kept for plan in proposed.values() if isinstance(kept := plan.get(layer), Kept)]
         return reasons[0] if reasons else Kept("not in the plan")
 
-    def _lead(self) -> tuple[str, Method]:
-        """Name and method."""
-        staged = [name for name, member in self._active.items() if len(member.phases()) > 1]
-        if len(staged) > 1:
-            raise SpecError(f"mixed cannot train {' and '.join(staged)} at once: both have several phases")
-        name = staged[0] if staged else next(iter(self._active))
-        return name, self._active[name]
+    def _staged(self) -> str | None:
+        """The method of several phases."""
+        found = [name for name in self._active if name in STAGED]
+        if len(found) > 1:
+            raise SpecError(f"mixed cannot train {' and '.join(found)} at once: both have several phases")
+        return found[0] if found else None
 
-    def _along(self, member: Method) -> Phase:
-        """The one phase of a method that trains along, over all epochs of the leader's."""
-        return replace(member.phases()[0], epochs=sum(phase.epochs for phase in self._lead()[1].phases()))
+    def _along(self) -> Phase:
+        """The one phase of methods that train along, over all epochs."""
+        phases = self.phases()
+        return replace(phases[0], name=self.name, epochs=sum(phase.epochs for phase in phases))
 
     def _tell_steps(self) -> None:
         for member in self._members.values():

@@ -92,7 +92,7 @@ def tdc_rule(
     groups: Sequence[Group],
     cost: str,
     *,
-    macs_reduction: float,
+    macs_reduction: float = 0.0,
     theta: float = 0.15,
     tie: float = 0.01,
     fixed: Mapping[str, float] | None = None,
@@ -100,7 +100,7 @@ def tdc_rule(
     """TDC's own: the cheapest of the candidates that save enough multiplications, layer by layer.
 
     Among those within `tie` of the cheapest the one that stores most is taken: it costs nothing and spoils least. A
-    layer that would gain less than `theta` of its dense cost stays dense.
+    layer that would gain less than `theta` of its dense cost stays dense. No budget and no damage is asked for.
 
     Source: TDC (PPoPP 2023), section on rank selection; theta and tie as reconstructed.
     """
@@ -122,23 +122,21 @@ def tdc_within(
     *,
     theta: float = 0.15,
     fixed: Mapping[str, float] | None = None,
-    step: float = 0.02,
-) -> tuple[Allocation, float]:
-    """TDC's rule at the smallest reduction of multiplications, in steps, with which a limit on `cost` is met.
+) -> Allocation:
+    """What TDC's rule chooses, if that keeps the limit.
+
+    The saving that the rule can demand is no help with a limit: more of it leaves fewer candidates, never cheaper ones.
 
     Raises:
-        BudgetError: none does.
+        BudgetError: it does not.
     """
-    reductions = np.arange(0.0, 1.0, step)
-    found = [tdc_rule(groups, cost, macs_reduction=float(b), theta=theta, fixed=fixed) for b in reductions]
-    for reduction, allocation in zip(reductions, found):
-        if allocation.cost(cost) <= limit * (1 + 1e-9):
-            return allocation, float(reduction)
-    best = min(found, key=lambda allocation: allocation.cost(cost))
-    raise BudgetError(
-        f"TDC's rule does not meet {cost} {limit:.4g}: the best it finds is {best.cost(cost):.4g}; relax the budget, "
-        "or choose by the knapsack, which may take fewer multiplications than the rule allows in some layers"
-    )
+    found = tdc_rule(groups, cost, theta=theta, fixed=fixed)
+    if found.cost(cost) > limit * (1 + 1e-9):
+        raise BudgetError(
+            f"TDC's rule comes to {cost} {found.cost(cost):.4g}, more than {limit:.4g}: layers that gain less "
+            f"than {theta:.0%} stay dense; relax the budget or the margin"
+        )
+    return found
 
 
 def _require_possible(groups: Sequence[Group], name: str, limit: float, fixed: float) -> None:

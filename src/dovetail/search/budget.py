@@ -38,7 +38,7 @@ class Budget:
 
     Attributes:
         latency: of one run; a number is in seconds. A share is of the fastest dense network in any runtime.
-        bytes: of the file; a share is of the dense float32 network's.
+        bytes: of all numbers in the file, its header aside; a share is of the dense float32 network's.
         cycles, energy: on a model of a machine; a share is of the dense network's there. Energy in joules.
         accuracy_drop: points that the trained network may lose against the dense one. A limit on time, cycles or
             energy needs it: without it the fastest network would be one that knows nothing.
@@ -70,6 +70,19 @@ class Budget:
         """Cost → limit, for those that have one."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in UNITS}
         return {name: read_limit(name, value) for name, value in given.items() if value is not None}
+
+    def bounds(self, references: Mapping[str, float]) -> dict[str, float]:
+        """Cost → what it may be, where `references` are what shares are of; of a race those measured in the same race.
+
+        Raises:
+            BudgetError: a cost is limited that has no reference: nobody knows it here.
+        """
+        limits = self.limits()
+        if unknown := [name for name in limits if name not in references]:
+            raise BudgetError(
+                f"this search knows {' and '.join(references)} and nothing of {', '.join(unknown)}; limit what it knows"
+            )
+        return {name: limit.absolute(references[name]) for name, limit in limits.items()}
 
     @classmethod
     def parse(cls, text: str, accuracy_drop: float | None = None) -> Self:

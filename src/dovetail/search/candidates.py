@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -49,13 +49,11 @@ class Group:
     Attributes:
         dense: the first candidate of all: nothing changes.
         others: what the group could become.
-        reasons: why something is no candidate, for the report: words → how many.
     """
 
     name: str
     dense: Candidate
     others: tuple[Candidate, ...] = ()
-    reasons: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def all(self) -> tuple[Candidate, ...]:

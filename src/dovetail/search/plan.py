@@ -82,7 +82,7 @@ class Found:
         predicted, dense: cost → of the whole network.
         fixed: cost → of everything but the weight layers.
         limits: cost → what it must not exceed.
-        rule: that decided; `macs_reduction` is the share that TDC's rule came to.
+        rule: that decided.
         priced: the times behind the decisions, for whoever has measured some.
     """
 
@@ -94,7 +94,6 @@ class Found:
     damage: float
     rule: str
     margin: float
-    macs_reduction: float | None = None
     priced: tuple[Priced, ...] = ()
 
     def plan(self) -> Plan:
@@ -113,6 +112,22 @@ class Found:
             "decisions": [decision.to_json() for decision in self.decisions],
             "priced": [priced.to_json() for priced in self.priced],
         }
+
+
+def require_rule(rule: Rule, margin: float | None, limits: Mapping[str, Any]) -> float:
+    """The margin that holds: the given one or the rule's own.
+
+    Raises:
+        BudgetError: there is no such rule or margin, or the rule does not take these limits.
+    """
+    if rule not in get_args(Rule):
+        raise BudgetError(f"unknown rule {rule!r}; known are {', '.join(get_args(Rule))}")
+    if rule == "tdc" and len(limits) > 1:
+        raise BudgetError(f"TDC's rule holds one limit, not {', '.join(limits)}; take the knapsack for several")
+    found = THETA[rule] if margin is None else margin
+    if not 0 <= found < 1:
+        raise BudgetError(f"a margin of {margin} is none; give a share of the dense cost, from 0 to below 1")
+    return found
 
 
 def find(
@@ -143,30 +158,29 @@ def find(
     Raises:
         BudgetError: the limits cannot be met, or the rule does not take them.
     """
-    if rule not in get_args(Rule):
-        raise BudgetError(f"unknown rule {rule!r}; known are {', '.join(get_args(Rule))}")
-    margin = THETA[rule] if margin is None else margin
-    if not 0 <= margin < 1:
-        raise BudgetError(f"a margin of {margin} is none; give a share of the dense cost, from 0 to below 1")
+    margin = require_rule(rule, margin, limits)
     fixed = dict.fromkeys(limits, 0.0) | dict(fixed or {})
     of = {name: shape for shape in shapes for name in shape.layers}
     groups = [_group(name, of[name], candidates.get(name, Kept("not in the search")), costs, damage) for name in of]
-    allocation, reduction = _allocated(groups, limits, rule, margin, fixed)
-    first = next(iter(limits))
+    allocation, first = _allocated(groups, limits, rule, margin, fixed), next(iter(limits))
+    dense = {name: fixed[name] + sum(group.dense.costs[name] for group in groups) for name in limits}
+    needed = any(dense[name] > limit for name, limit in limits.items())
     reasons = {name: what.reason for name, what in candidates.items() if isinstance(what, Kept)}
-    decisions = {
-        g.name: _decision(g, of[g.name], allocation.chosen[g.name], first, margin, reasons.get(g.name)) for g in groups
-    }
+    decisions = {}
+    for group in groups:
+        chosen = allocation.chosen[group.name]
+        kept = reasons.get(group.name) or _reason(group, first, margin, needed=needed)
+        told = "" if chosen.spec is not None else kept
+        decisions[group.name] = _decision(group, of[group.name], chosen, first, told)
     return Found(
         tuple(decisions[name] for name in (order or of)),
         {name: allocation.cost(name) for name in limits},
-        {name: fixed[name] + sum(group.dense.costs[name] for group in groups) for name in limits},
+        dense,
         fixed,
         dict(limits),
         allocation.damage,
         rule,
         margin,
-        reduction,
     )
 
 
@@ -187,28 +201,26 @@ def _group(
 
 def _allocated(
     groups: Sequence[Group], limits: Mapping[str, float], rule: Rule, margin: float, fixed: Mapping[str, float]
-) -> tuple[Allocation, float | None]:
+) -> Allocation:
     if rule == "knapsack":
-        return allocate(groups, limits, margin=margin, fixed=fixed), None
-    if len(limits) > 1:
-        raise BudgetError(f"TDC's rule holds one limit, not {', '.join(limits)}; take the knapsack for several")
+        return allocate(groups, limits, margin=margin, fixed=fixed)
     ((name, limit),) = limits.items()
     return tdc_within(groups, name, limit, theta=margin, fixed=fixed)
 
 
-def _decision(
-    group: Group, shape: LayerShape, chosen: Candidate, cost: str, margin: float, reason: str | None
-) -> Decision:
-    dense = group.dense.costs[cost]
+def _reason(group: Group, cost: str, margin: float, *, needed: bool) -> str:
+    """Why a layer stays dense that could change; `needed`: the dense network does not keep the budget."""
+    if not group.others:
+        return "no format takes fewer multiplications"
+    best = min(candidate.costs[cost] for candidate in group.others) / group.dense.costs[cost]
+    if best > 1 - margin:
+        return f"nothing gains {margin:.0%}: the best takes {best:.0%} of the dense layer"
+    if needed:
+        return f"other layers spoil less for what they save (the best here would take {best:.0%})"
+    return f"not needed: dense is within the budget (the best would take {best:.0%})"
+
+
+def _decision(group: Group, shape: LayerShape, chosen: Candidate, cost: str, reason: str) -> Decision:
     best = min((candidate.costs[cost] for candidate in group.others), default=None)
-    if chosen.spec is not None:
-        told = ""
-    elif reason is not None:
-        told = reason
-    elif best is None:
-        told = "no format takes fewer multiplications"
-    elif best > (1 - margin) * dense:
-        told = f"nothing gains {margin:.0%}: the best takes {best / dense:.0%} of the dense layer"
-    else:
-        told = f"not needed: dense is within the budget (the best would take {best / dense:.0%})"
-    return Decision(group.name, str(shape), chosen.spec, told, dense, chosen.costs[cost], best, chosen.damage)
+    dense = group.dense.costs[cost]
+    return Decision(group.name, str(shape), chosen.spec, reason, dense, chosen.costs[cost], best, chosen.damage)

@@ -89,9 +89,10 @@ class CostTable:
         return self.entries[name]
 
     def save(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all, with what others have added to it since."""
         if self.path is None:
             return
+        self.entries = {**type(self).open(self.path, self.machine).entries, **self.entries}
         files.make_folder(self.path.parent, error=DataError)
         entries = {name: asdict(entry) for name, entry in self.entries.items()}
         data = {"version": VERSION, "machine": dict(self.machine), "entries": entries}

@@ -12,9 +12,9 @@ from dovetail.errors import SpecError
 from dovetail.formats import BlockSparseSpec, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
 from dovetail.methods import METHODS, Kept, Mixed, Plan
 from dovetail.methods.magnitude import cubic
-from dovetail.methods.mixed import TRAINS
+from dovetail.methods.mixed import STAGED, TRAINS
 
-BOTH = {"block": {"epochs": 2, "interval": 2}, "tucker": {}}
+BOTH = {"block": {"interval": 2}, "tucker": {}}
 PLAN = {
     "same": BlockSparseSpec(density=0.3),
     "down": TuckerSpec(rank_in=8, rank_out=8),
@@ -24,13 +24,18 @@ PLAN = {
 }
 
 
-def test_what_can_be_mixed_is_known():
+def test_what_can_be_mixed_is_known(build, example):
     assert set(TRAINS) <= set(METHODS)
+    options = {"tdc": {"ratio": 0.5}, "tucker": {"ratio": 0.5}}
+    for name in TRAINS:
+        method = METHODS[name](**options.get(name, {}))
+        method.plan(build(), example)
+        assert (len(method.phases()) > 1) == (name in STAGED)
 
 
 def test_every_layer_goes_to_the_method_that_trains_its_format(build, data):
     model = build()
-    done = compress(model, Mixed(methods=BOTH), train=data, plan=PLAN)
+    done = compress(model, Mixed(methods=BOTH, epochs=2), train=data, plan=PLAN)
     assert {name: done.plan.layers[name] for name in PLAN} == PLAN
     packed = model.same.pack()
     assert len(packed.indices()) == math.floor(0.3 * math.prod(BlockSparseSpec().grid(packed.shape)) + 0.5)
@@ -51,7 +56,7 @@ def test_without_a_plan_each_takes_what_the_ones_before_leave(build, example):
 def test_the_method_of_several_phases_leads_and_the_others_ramp_over_all(build, data):
     model = build()
     options = {"sparsify_epochs": 1, "ternarise_epochs": 2, "settle_epochs": 1, "bases": 2, "density": 0.5}
-    method = Mixed(methods={"block": {"epochs": 1, "interval": 1, "ramp": 0.75}, "escalate": options})
+    method = Mixed(methods={"block": {"interval": 1, "ramp": 0.75}, "escalate": options})
     plan = {"same": BlockSparseSpec(density=0.25), "down": KernelBasisSpec(bases=2, coefficients="ternary")}
     others = {name: Kept("mine") for name in ("stem", "point", "grouped", "fc")}
     done = compress(model, method, train=data, plan={**plan, **others})
@@ -66,7 +71,7 @@ def test_the_method_of_several_phases_leads_and_the_others_ramp_over_all(build, 
 def test_a_single_method_is_that_method(build, data):
     alone, mixed = build(), build()
     compress(alone, METHODS["block"](density=0.4, epochs=2, interval=2), train=data)
-    compress(mixed, Mixed(methods={"block": {"density": 0.4, "epochs": 2, "interval": 2}}), train=data)
+    compress(mixed, Mixed(methods={"block": {"density": 0.4, "interval": 2}}, epochs=2), train=data)
     assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), mixed.state_dict().values(), strict=True))
     assert [type(module) for module in alone.modules()] == [type(module) for module in mixed.modules()]
 
@@ -78,6 +83,7 @@ def test_a_single_method_is_that_method(build, data):
         ({"thin": {}}, "cannot mix thin; it mixes block"),
         ({"block": {"densty": 0.5}}, "densty"),
         ({"block": {"density": 2}}, "density 2 must lie above 0"),
+        ({"block": {"epochs": 2}}, "block: epochs belong to the whole training"),
     ],
 )
 def test_impossible_options(methods, message):

@@ -37,6 +37,14 @@ def test_a_share_is_of_the_reference():
     assert Limit(0.5).absolute(8.0) == 0.5
 
 
+def test_bounds_are_of_references_from_the_same_race():
+    budget = Budget(latency="0.5x", bytes=100, accuracy_drop=1)
+    assert budget.bounds({"latency": 8.0, "bytes": 7.0}) == {"latency": 4.0, "bytes": 100.0}
+    assert budget.bounds({"latency": 2.0, "bytes": 7.0})["latency"] == 1.0
+    with pytest.raises(BudgetError, match="knows latency and bytes and nothing of cycles"):
+        Budget(cycles=3, accuracy_drop=1).bounds({"latency": 8.0, "bytes": 7.0})
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -69,6 +69,16 @@ def test_a_stopped_search_goes_on_from_its_file(tmp_path):
     assert len(calls) == 1
 
 
+def test_two_searches_at_once_lose_nothing(tmp_path):
+    _, measure = counting()
+    one, other = (CostTable.open(tmp_path / "costs.json", HERE) for _ in range(2))
+    one.measured(CONV, RANKS, measure)
+    other.measured(LINEAR, SvdSpec(rank=4), measure)
+    known = CostTable.open(tmp_path / "costs.json", HERE)
+    assert known.get(CONV, RANKS) is not None
+    assert known.get(LINEAR, SvdSpec(rank=4)) is not None
+
+
 def test_costs_of_another_machine_are_refused_with_the_difference(tmp_path):
     _, measure = counting()
     CostTable.open(tmp_path / "costs.json", HERE).measured(CONV, RANKS, measure)
