@@ -47,7 +47,6 @@ def notes(**more: Any) -> dict[str, Any]:
         "damage": 0.1,
         "rule": "knapsack",
         "margin": 0.1,
-        "macs_reduction": None,
         "survey": {
             "machine": {"cpu": "A Processor", "cores": 2, "isa": ["avx2"]},
             "threads": 2,
@@ -58,9 +57,11 @@ def notes(**more: Any) -> dict[str, Any]:
         },
     }
     asked = {
-        "network": {"name": "net", "options": {"classes": 10}, "weights": None},
-        "data": "digits",
-        "method": "tucker",
+        "recipe": {
+            "network": {"name": "net", "options": {"classes": 10}},
+            "data": {"name": "digits"},
+            "method": {"name": "tucker"},
+        },
         "budget": "latency=0.8x",
         "accuracy_drop": 1.0,
         "values": "int8",
@@ -75,5 +76,7 @@ def notes(**more: Any) -> dict[str, Any]:
         "latency": 2.3e-4,
         "rival": "openvino-int8",
         "rival_seconds": 3.2e-4,
+        "bounds": {"latency": 2.56e-4},
+        "kept": {"accuracy": False, "latency": True},
     }
     return {"asked": asked, "plan": plan, "achieved": achieved, **more}

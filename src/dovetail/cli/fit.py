@@ -23,10 +23,9 @@ from dovetail.report import fits, numbers
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
     from dovetail.cli.materials import Sets
-    from dovetail.fitting import Survey
+    from dovetail.fitting import Asked, Survey
     from dovetail.program.program import Program
     from dovetail.search.budget import Budget
     from dovetail.search.plan import Found
@@ -37,8 +36,8 @@ PEERS = ("onnxruntime", "openvino-f32", "openvino-bf16", "openvino-int8")
 """Whose best time a share of the budget is of; the compiled torch network is never the fastest and slow to start."""
 
 
-AUTO: Mapping[str, Mapping[str, Any]] = {"block": {"epochs": 20}, "tucker": {}}
-"""What `--method auto` mixes, and how."""
+AUTO: Mapping[str, Mapping[str, Any]] = {"block": {}, "tucker": {}}
+"""What `--method auto` mixes."""
 
 
 def fit(
@@ -46,7 +45,9 @@ def fit(
     /,
     *,
     budget: Annotated[str, Parameter(help="What it may cost: latency=0.5x, latency=4.5ms, bytes=2MB, or several.")],
-    accuracy_drop: Annotated[float | None, Parameter(help="Points of accuracy that it may lose.")] = None,
+    accuracy_drop: Annotated[
+        float | None, Parameter(help="Points of accuracy that it may lose; a latency needs it.")
+    ] = None,
     method: Annotated[
         str | None, Parameter(help="Whose formats: block, tucker, tdc, magnitude or escalate; auto: a mixture.")
     ] = None,
@@ -79,89 +80,150 @@ def fit(
     from dovetail.search.budget import Budget
 
     wanted = Budget.parse(budget, accuracy_drop)
-    base = _base(network, method, on, weights, overrides, runs, data)
-    name = f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}"
-    target = writable(out or (Path(network).parent if network.endswith(YAML) else Path()) / f"{name}.yaml")
-    if target.suffix not in YAML:
-        raise RecipeError(f"--out {target}: a recipe is a .yaml file")
-    asked = {
-        "recipe": written(base), "budget": budget, "accuracy_drop": accuracy_drop, "values": values, "rule": rule,
-        "margin": margin,
-    }  # fmt: skip
-    work = _Work(base, wanted, target, asked, values == "int8", threads, seed, data, tuple(against))
+    base = _base(network, method, on, weights, overrides, runs)
+    target = _target(out, network, f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}")
     if base.network.random and not plan_only:
         raise RecipeError(
             f"{network} has random weights, and a bound on accuracy is against a trained network: give --weights, or "
             "a recipe with weights; --plan-only plans without"
         )
-    plan = work.remembered() or work.choose(rule, margin, costs)
+    asked = _asked(wanted, base, rule, margin, int8=values == "int8")
+    peers = tuple(against) if "latency" in wanted.limits() else ()
+    work = _Work(base, asked, budget, target, values == "int8", threads, seed, data, peers)
+    work.open()
+    plan = work.remembered() or work.choose(costs)
     _show(plan)
-    if plan_only:
+    if not any(layer["spec"] for layer in plan["decisions"]):
+        say(f"nothing to gain here: the dense network keeps the budget as it is; {work.notes} has the numbers")
+    elif plan_only:
         say(f"wrote {target} and {work.notes}; `dovetail recipe run {target}` trains it")
-        say(work.drawn)
-    elif not any(layer["spec"] for layer in plan["decisions"]):
-        say("nothing to gain here: the dense network is within the budget, or no format beats it by the margin")
-        say(work.drawn)
     else:
         _conclude(work, plan, work.train())
+    say(work.drawn)
 
 
-@dataclass(frozen=True)
+def _target(out: Path | None, network: str, name: str) -> Path:
+    """Where the recipe goes; never over one that is not ours."""
+    beside = Path(network).parent if network.endswith(YAML) else Path()
+    target = writable(out or beside / f"{name}.yaml")
+    if target.suffix not in YAML:
+        raise RecipeError(f"--out {target}: a recipe is a .yaml file")
+    if target.is_file() and not target.with_suffix(SUFFIX).is_file():
+        raise RecipeError(f"--out {target} is there already and not by `dovetail fit`; choose another name")
+    return target
+
+
+def _asked(budget: Budget, recipe: Recipe, rule: Any, margin: float | None, *, int8: bool) -> Asked:
+    """What a plan is wanted for; whatever cannot be is refused before anything is measured."""
+    from dovetail.cli.materials import called
+    from dovetail.fitting import Asked
+    from dovetail.methods import METHODS
+
+    name = recipe.method.name
+    if name in METHODS and called(recipe.method).quantization() is not None and not int8:
+        raise RecipeError(f"method {name} ends in whole numbers; --values f32 is not for it")
+    return Asked(budget, name, recipe.method.parameters, rule, margin)
+
+
+@dataclass
 class _Work:
-    """One call of `fit`: what is asked, and where things go."""
+    """One call of `fit`: what is asked, and where things go; `open` comes first."""
 
     recipe: Recipe
-    budget: Budget
+    asked: Asked
+    budget: str
     target: Path
-    asked: Mapping[str, Any]
     int8: bool
     threads: int | None
     seed: int
     root: Path | None
     peers: tuple[str, ...]
+    model: Any = None
+    sets: Any = None
+
+    def open(self) -> None:
+        """The network and its data, and the teacher where there is one: what is missing is missed now."""
+        import torch
+
+        from dovetail.cli.materials import build_method, build_network, fitted, open_sets, require_fit
+
+        torch.manual_seed(self.seed)
+        self.sets = open_sets(self.recipe.data, self.recipe.dense.name, self.root, self.seed)
+        if self.sets.held_out is None:
+            raise BudgetError("sensitivity and accuracy are measured on held-out images; give data.held_out")
+        network = fitted(self.recipe.network, self.sets)
+        self.model = build_network(network, self.root).eval()
+        require_fit(self.model, network.name, self.sets)
+        build_method(self.recipe.method, self.root, self.sets)
 
     @property
     def notes(self) -> Path:
         """The prediction, beside the recipe, and in the end what came of it."""
         return self.target.with_suffix(SUFFIX)
 
+    @property
+    def question(self) -> dict[str, Any]:
+        """All that a plan depends on, as plain data."""
+        from dovetail.engine.native import cores
+        from dovetail.training.fingerprint import checksum
+
+        asked = {
+            "recipe": written(self.recipe),
+            "weights": checksum(self.model),
+            "budget": self.budget,
+            "accuracy_drop": self.asked.budget.accuracy_drop,
+            "values": "int8" if self.int8 else "f32",
+            "rule": self.asked.rule,
+            "margin": self.asked.margin,
+            "against": list(self.peers),
+            "threads": self.threads or cores(),
+            "seed": self.seed,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(asked))
+        return plain
+
     def remembered(self) -> dict[str, Any] | None:
         """What an earlier call with the same words has written."""
-        if not self.notes.is_file() or not self.target.is_file():
+        if not self.notes.is_file():
             return None
         try:
             told = json.loads(self.notes.read_text())
-            same, plan = told["asked"] == json.loads(json.dumps(self.asked)), told["plan"]
+            asked, found = told["asked"], told["plan"]
+            changed = any(layer["spec"] for layer in found["decisions"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self.notes} is no plan of `dovetail fit` ({error!r}); remove it, or give --out"
             ) from None
-        if not same:
+        if asked != self.question:
             raise RecipeError(
                 f"{self.notes} is the plan of another call of `dovetail fit`; remove it to plan anew, or give --out"
             )
+        if changed and not self.target.is_file():
+            return None
         say(f"going on from the plan in {self.notes}; remove it to plan anew")
-        found: dict[str, Any] = plan
-        return found
+        plan: dict[str, Any] = found
+        return plan
 
-    def choose(self, rule: Any, margin: float | None, costs: Path | None) -> dict[str, Any]:
-        """Measure, choose, and write the recipe and the prediction."""
+    def choose(self, costs: Path | None) -> dict[str, Any]:
+        """Measure, choose, and write the prediction and the recipe."""
         from dovetail import fitting
 
-        model, sets = self._network()
-        images = _images(sets)
-        measured = fitting.survey(model, images, int8=self.int8, threads=self.threads, peers=self.peers)
+        times = fitting.open_table(self.threads, costs, int8=self.int8)
+        images = _images(self.sets)
+        measured = fitting.survey(self.model, images, int8=self.int8, threads=self.threads, peers=self.peers)
         say(
-            f"dense here: {numbers.milliseconds(1e3 * measured.raced)}; 1x is {measured.rival} with "
-            f"{numbers.milliseconds(1e3 * measured.rival_seconds)}"
+            f"dense on {self.sets.name}: {numbers.milliseconds(1e3 * measured.raced)}; 1x is {measured.rival} with "
+            f"{numbers.milliseconds(1e3 * measured.rival_seconds)}, and {numbers.size(measured.float_bytes)} in float32"
         )
         found = fitting.choose(
-            model, images, self.budget, fitting.methods_of(*self._method()), measured, rule=rule, margin=margin,
-            table=fitting.open_table(measured, costs), held_out=_held_out(sets),
+            self.model, images, self.asked, measured, table=times,
+            held_out=fitting.first_images(self.sets.held_out, fitting.SENSITIVE),
             memory=Path(self.recipe.runs) / f"{self.target.stem}-sensitivity.json",
         )  # fmt: skip
         plan = found.to_json() | {"survey": _told(measured), "thin": self._thin(images, found, measured)}
-        self._write(found, plan)
+        self.note(plan)
+        if found.changed:
+            self._write(found)
         return plan
 
     def train(self) -> Program:
@@ -174,23 +236,17 @@ class _Work:
         program.save(self.target.with_suffix(".dovetail"))
         return program
 
-    def dense(self) -> tuple[nn.Module, Sets]:
-        """The network that everything is compared with, and its data."""
-        return self._network()
-
     @property
     def drawn(self) -> str:
         """Where the notes can be looked at."""
         return f"`dovetail report --fits {shlex.quote(str(self.notes))}` draws what was measured"
 
-    def conclude(self, plan: Mapping[str, Any], achieved: Mapping[str, Any]) -> fits.Fitted:
-        """Add to the notes what came of the plan."""
-        notes = {"asked": dict(self.asked), "plan": dict(plan), "achieved": dict(achieved)}
-        self._note(notes)
-        return fits.Fitted.from_json(notes)
-
-    def _method(self) -> tuple[str, dict[str, Any]]:
-        return self.recipe.method.name, self.recipe.method.parameters
+    def note(self, plan: Mapping[str, Any], achieved: Mapping[str, Any] | None = None) -> fits.Fitted:
+        """Write down the plan, and what came of it once that is known."""
+        ended = {} if achieved is None else {"achieved": dict(achieved)}
+        notes = {"asked": self.question, "plan": dict(plan), **ended}
+        files.write(self.notes, json.dumps(notes, indent=1, ensure_ascii=False) + "\n", error=DataError)
+        return fits.Fitted.from_json(json.loads(json.dumps(notes)))
 
     def _thin(self, images: np.ndarray, found: Found, measured: Survey) -> dict[str, float] | None:
         """The dense network of fewer channels that would take as long; None where the network has no width."""
@@ -208,26 +264,11 @@ class _Work:
         )
         return None if thin is None else {"width": thin[0], "seconds": thin[1]}
 
-    def _network(self) -> tuple[nn.Module, Sets]:
-        from dovetail.cli.materials import build_network, fitted, open_sets, require_fit
-
-        sets = open_sets(self.recipe.data, self.recipe.dense.name, self.root, self.seed)
-        network = fitted(self.recipe.network, sets)
-        model = build_network(network, self.root).eval()
-        require_fit(model, network.name, sets)
-        return model, sets
-
-    def _write(self, found: Found, plan: Mapping[str, Any]) -> None:
+    def _write(self, found: Found) -> None:
         recipe = written(self.recipe)
-        method = dict(recipe["method"]) | {"plan": _plan_of(found)}
-        if self.int8:
-            method["quantize"] = True
-        title = f"{self.recipe.network.name} within {self.asked['budget']}: formats chosen by their measured time"
+        method = dict(recipe["method"]) | {"plan": _plan_of(found), "quantize": self.int8}
+        title = f"{self.recipe.network.name} within {self.budget}: a format for each layer by what it costs here"
         files.write(self.target, _yaml({**recipe, "title": title, "method": method}), error=DataError)
-        self._note({"asked": dict(self.asked), "plan": dict(plan)})
-
-    def _note(self, what: Mapping[str, Any]) -> None:
-        files.write(self.notes, json.dumps(what, indent=1, ensure_ascii=False) + "\n", error=DataError)
 
 
 def written(recipe: Recipe) -> dict[str, Any]:
@@ -246,7 +287,6 @@ def _base(
     weights: str | None,
     overrides: tuple[str, ...],
     runs: Path,
-    root: Path | None,
 ) -> Recipe:
     """The recipe whose network, data and training are taken; its plan is what is looked for."""
     from dovetail.cli import recipes
@@ -258,14 +298,14 @@ def _base(
         )
     if not network.endswith(YAML):
         if method is None:
-            raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude or escalate")
-        name, parameters = ("mixed", {"methods": AUTO}) if method == "auto" else (method, {})
+            raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude, auto …")
+        name, parameters = ("mixed", {"methods": AUTO}) if method in ("auto", "mixed") else (method, {})
         recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=runs)
     else:
         if on is not None or weights is not None:
             raise RecipeError(f"{network} says itself what --on and --weights would; change it with --set")
         recipe = recipes.with_weights(read(Path(network), overrides), Path(network).parent)
-    if method not in (None, "auto" if recipe.method.name == "mixed" else recipe.method.name):
+    if ("mixed" if method == "auto" else method) not in (None, recipe.method.name):
         raise RecipeError(
             f"{network} trains by {recipe.method.name}; --method {method} is another: give a recipe of it"
         )
@@ -287,21 +327,13 @@ def _images(sets: Sets) -> np.ndarray:
     return as_array(first_images(sets.calibration, CALIBRATION))
 
 
-def _held_out(sets: Sets) -> list[Any]:
-    """Some images that training does not see, in batches."""
-    from dovetail.fitting import SENSITIVE, first_images
-
-    if sets.held_out is None:
-        raise BudgetError("sensitivity is measured on held-out images, and none are held out; give data.held_out")
-    return first_images(sets.held_out, SENSITIVE)
-
-
 def _told(measured: Survey) -> dict[str, Any]:
     from dovetail.peers.machine import machine
 
     return {
         "machine": machine(), "threads": measured.threads, "dense_ms": 1e3 * measured.raced, "rival": measured.rival,
         "rival_ms": 1e3 * measured.rival_seconds, "rest_ms": 1e3 * measured.rest, "scale": measured.scale,
+        "layers": dict(measured.layers), "references": measured.references,
     }  # fmt: skip
 
 
@@ -352,34 +384,39 @@ def _row(layer: Mapping[str, Any], cost: str) -> tuple[str, ...]:
 def _conclude(work: _Work, plan: Mapping[str, Any], program: Program) -> None:
     """What came of the plan: measured, written down and shown."""
     achieved = _achieved(work, plan, program)
-    fitted = work.conclude(plan, achieved)
+    fitted = work.note(plan, achieved)
     if "latency" in plan["limits"]:
         rows = [_beside(layer, achieved["layers"]) for layer in plan["decisions"]]
         table("Layer by layer", ["layer", "dense", "predicted", "measured", "off by"], rows)
     table("What came of it", fits.OUTCOME, fits.outcome(fitted), left=5)
     say(f"wrote {work.target.with_suffix('.dovetail')} and {work.notes}")
-    say(work.drawn)
 
 
 def _achieved(work: _Work, plan: Mapping[str, Any], program: Program) -> dict[str, Any]:
-    """Accuracy on held-out images, a race in processes of its own, and the time of each layer."""
-    from dovetail.cli import score
-    from dovetail.cli.layers import rows
-    from dovetail.fitting import against_peers, layer_of
+    """Accuracy on held-out images, a race in processes of its own, and the time of each layer in the plan's seconds.
 
-    model, sets = work.dense()
-    assert sets.held_out is not None
-    threads = plan["survey"]["threads"]
-    dense = score.through_torch(model, sets.held_out).accuracy
-    accuracy = score.through_engine(program, sets.held_out).accuracy
-    raced = against_peers(program, model, _images(sets), threads=threads, peers=work.peers)
-    times = {row.name: row.seconds or 0.0 for row in rows(program, timed=True, threads=threads)}
-    layers = dict.fromkeys((layer["name"] for layer in plan["decisions"]), 0.0)
-    for node, seconds in times.items():
-        if (name := layer_of(node, set(layers))) is not None:
-            layers[name] += seconds
-    size = sum(packed.bits() for packed in program.weights.values()) / 8
-    return {"dense_accuracy": dense, "accuracy": accuracy, "bytes": size, "layers": layers, **raced}
+    The dense network is profiled in the same minutes: what its layers take now is what the plan had for them.
+    """
+    import torch
+
+    from dovetail import fitting
+    from dovetail.cli import score
+    from dovetail.program.lower import lower
+
+    images, threads = _images(work.sets), plan["survey"]["threads"]
+    accuracies = {
+        "dense_accuracy": score.through_torch(work.model, work.sets.held_out).accuracy,
+        "accuracy": score.through_engine(program, work.sets.held_out).accuracy,
+    }
+    raced = fitting.against_peers(program, work.model, images, threads=threads, peers=work.peers)
+    dense = fitting.in_values(lower(work.model, torch.from_numpy(images[:1])), images, int8=work.int8)
+    named = {layer["name"] for layer in plan["decisions"]}
+    now, before = fitting.layer_seconds([program, dense], images[:1], named, threads)
+    scale = sum(plan["survey"]["layers"].values()) / sum(before.values())
+    layers = {name: plan["survey"]["scale"] * scale * now[name] for name in now}
+    references = plan["survey"]["references"]
+    achieved = fitting.came_to(work.asked.budget, references, program, raced) | accuracies
+    return achieved | {"layers": layers, "kept": fitting.kept(achieved, work.asked.budget.accuracy_drop)}
 
 
 def _beside(layer: Mapping[str, Any], measured: Mapping[str, float]) -> tuple[str, ...]:

@@ -5,22 +5,25 @@ engine, and how fast they would be in other formats. Then the network: how much 
 Then formats are chosen; what comes of it is written down before anything is trained.
 """
 
-from dovetail.fitting.choices import choose, methods_of, open_table, words
-from dovetail.fitting.fits import SENSITIVE, Fit, as_array, first_images, fit
-from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, layer_of, survey, width_within
+from dovetail.fitting.choices import Asked, choose, open_table, words
+from dovetail.fitting.fits import SENSITIVE, Fit, as_array, came_to, first_images, fit, kept
+from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, layer_seconds, survey, width_within
 
 __all__ = [
     "CALIBRATION",
     "SENSITIVE",
+    "Asked",
     "Fit",
     "Survey",
     "against_peers",
     "as_array",
+    "came_to",
     "choose",
     "first_images",
     "fit",
-    "layer_of",
-    "methods_of",
+    "in_values",
+    "kept",
+    "layer_seconds",
     "open_table",
     "survey",
     "width_within",

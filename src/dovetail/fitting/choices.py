@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dovetail.engine.cache import cache_file
+from dovetail.engine.cache import CACHE_VERSION, cache_file
 from dovetail.engine.layer_times import LayerTimer
-from dovetail.engine.native import choose_isa, require_native
-from dovetail.errors import BudgetError, SpecError
+from dovetail.engine.native import choose_isa, cores, require_native
+from dovetail.errors import SpecError
 from dovetail.fitting.surveys import Survey
 from dovetail.formats import FORMATS, DenseSpec
 from dovetail.formats.base import Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
-from dovetail.methods import METHODS, Kept
+from dovetail.methods import METHODS, Kept, Method
 from dovetail.peers.machine import machine
 from dovetail.program.layers import LayerShape
 from dovetail.search import damage
 from dovetail.search.budget import Budget
 from dovetail.search.candidates import PROPOSERS, Target, propose
-from dovetail.search.plan import Costs, Found, Priced, Rule, find
+from dovetail.search.plan import Costs, Found, Priced, Rule, find, require_rule
 from dovetail.search.table import CostTable, Entry
 from dovetail.training.fingerprint import checksum
 
@@ -36,20 +38,23 @@ log = logging.getLogger("dovetail.fit")
 _HALVED = {"ratio": 0.5, "svd": True}
 PROBES: Final[Mapping[str, Mapping[str, Any]]] = {"tucker": _HALVED, "tdc": _HALVED}
 """Options with which a method says which layers it would change at all."""
+KNOWN: Final = ("latency", "bytes")
+"""Costs that are measured or counted here."""
 
 
-def open_table(measured: Survey, path: Path | None = None) -> CostTable:
-    """The times of layers on this machine, under the conditions of the survey; in the cache unless `path` says where.
+def open_table(threads: int | None, path: Path | None = None, *, int8: bool) -> CostTable:
+    """The times of layers on this machine with so many threads; in the cache unless `path` says where.
 
     Raises:
-        DataError: the file is of another machine.
+        DataError: the file is of another machine, or of other kernels.
     """
-    isa = choose_isa()
-    values = "int8" if measured.int8 else "f32"
+    isa, values = choose_isa(), "int8" if int8 else "f32"
     here = {key: value for key, value in machine().items() if key in ("cpu", "cores", "isa")}
-    conditions = {"engine_isa": isa, "threads": measured.threads, "values": values, "batch": 1}
-    name = f"costs-{isa}-{values}-t{measured.threads}.json"
-    return CostTable.open(cache_file().with_name(name) if path is None else path, {**here, **conditions})
+    count = cores() if threads is None else threads
+    conditions = {**here, "engine_isa": isa, "threads": count, "values": values, "batch": 1, "kernels": CACHE_VERSION}
+    label = f"{zlib.crc32(json.dumps(conditions, sort_keys=True).encode()):08x}"
+    name = f"costs-{isa}-{values}-t{count}-{label}.json"
+    return CostTable.open(cache_file().with_name(name) if path is None else path, conditions)
 
 
 def measured_costs(table: CostTable, measured: Survey, report: Callable[[str], None] = log.info) -> Costs:
@@ -80,44 +85,93 @@ def words(spec: Spec | None) -> str:
     return ", ".join([spec.format, *parts])
 
 
-def candidates_of(
-    model: nn.Module, example: Tensor, measured: Survey, methods: Sequence[str], target: Target
-) -> dict[str, Sequence[Spec] | Kept]:
-    """Layer → what the methods could make of it, or why they leave it alone.
+@dataclass(frozen=True)
+class Asked:
+    """What a plan is wanted for: checked before anything is measured.
 
-    Raises:
-        SpecError: nothing is known of a method's candidates.
+    Attributes:
+        budget: that it keeps.
+        method: that trains it, and its options.
+        rule, margin: as in `search.plan.find`.
     """
-    known = [name for name in PROPOSERS if name in METHODS]
-    if unknown := [name for name in methods if name not in known]:
-        raise SpecError(f"fit knows no candidates for method {unknown[0]!r}; known are {', '.join(known)}")
-    plans = {name: METHODS[name](**PROBES.get(name, {})).plan(model, example).layers for name in methods}
+
+    budget: Budget
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rule: Rule = "knapsack"
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        """BudgetError or SpecError for what cannot be: an unknown method, rule, margin, limit or option."""
+        self.budget.bounds(dict.fromkeys(KNOWN, 1.0))
+        require_rule(self.rule, self.margin, self.budget.limits())
+        known = [name for name in PROPOSERS if name in METHODS]
+        for name, options in self.makers.items():
+            if name not in known:
+                raise SpecError(f"fit knows no candidates for method {name!r}; known are {', '.join(known)}, mixed")
+            if options.get("keep") is not None:
+                raise SpecError("keep=(n, m) is alike in every layer, and fit chooses layer by layer; leave it out")
+        self.trainer()
+
+    @property
+    def makers(self) -> dict[str, Mapping[str, Any]]:
+        """Methods whose formats are candidates, with their options: of `mixed` those that it mixes."""
+        if self.method != "mixed":
+            return {self.method: self.options}
+        return dict(self.options.get("methods", {}))
+
+    def trainer(self) -> Method:
+        """The method, made anew.
+
+        Raises:
+            SpecError: it does not take these options.
+        """
+        try:
+            return METHODS[self.method](**self.options)
+        except TypeError as error:
+            raise SpecError(f"{self.method}: {error}") from None
+
+    def candidates(
+        self, model: nn.Module, example: Tensor, shapes: Sequence[LayerShape], target: Target
+    ) -> dict[str, Sequence[Spec] | Kept]:
+        """Layer → what the methods could make of it, or why they leave it alone, options considered."""
+        proposed = [_proposed(name, options, model, example, shapes, target) for name, options in self.makers.items()]
+        found: dict[str, Sequence[Spec] | Kept] = {}
+        for layer in (name for shape in shapes for name in shape.layers):
+            lists = [what for plan in proposed if not isinstance(what := plan[layer], Kept)]
+            specs = list(dict.fromkeys(spec for some in lists for spec in some))
+            found[layer] = specs if lists else proposed[0][layer]
+        return found
+
+
+def _proposed(
+    name: str,
+    options: Mapping[str, Any],
+    model: nn.Module,
+    example: Tensor,
+    shapes: Sequence[LayerShape],
+    target: Target,
+) -> dict[str, Sequence[Spec] | Kept]:
+    """What one method could make of each layer; which it would change at all is for its own plan to say."""
+    method = METHODS[name](**{**PROBES.get(name, {}), **options})
+    planned, block = method.plan(model, example).layers, options.get("block", target.block)
     found: dict[str, Sequence[Spec] | Kept] = {}
-    for shape in measured.shapes:
+    for shape in shapes:
+        specs = propose(name, shape, replace(target, block=block))
         for layer in shape.layers:
-            kept = [what for plan in plans.values() if isinstance(what := plan.get(layer), Kept)]
-            open_ = [name for name, plan in plans.items() if isinstance(plan.get(layer), Spec)]
-            specs = [spec for name in open_ for spec in propose(name, shape, target)]
-            found[layer] = list(dict.fromkeys(specs)) if open_ else (kept or [Kept("no method knows it")])[0]
+            what = planned.get(layer, Kept("the method does not know it"))
+            found[layer] = what if isinstance(what, Kept) else specs
     return found
-
-
-def methods_of(method: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Whose formats are candidates: of `mixed` those that it mixes."""
-    return tuple(options.get("methods", ())) if method == "mixed" else (method,)
 
 
 def choose(
     model: nn.Module,
     images: np.ndarray,
-    budget: Budget,
-    methods: Sequence[str],
+    asked: Asked,
     measured: Survey,
     *,
     table: CostTable,
     memory: Path | None = None,
-    rule: Rule = "knapsack",
-    margin: float | None = None,
     held_out: Sequence[Tensor] | None = None,
     report: Callable[[str], None] = log.info,
 ) -> Found:
@@ -126,34 +180,31 @@ def choose(
     Args:
         model: dense, on the CPU; it is not changed.
         images: normalised `(N, C, H, W)`.
-        budget: a limit on latency, on bytes, or both.
-        methods: whose formats are candidates; `mixed` trains what several of them make.
+        asked: budget, method and rule.
         measured: of this network.
         table: of the times of layers; what it lacks is measured and kept.
         memory: file of the sensitivities, so that a stopped search goes on; None keeps none.
-        rule: "knapsack", or TDC's own.
-        margin: as in `search.plan.find`.
         held_out: batches on which sensitivity is measured; `images` by default.
         report: called with one line per step.
 
     Raises:
-        BudgetError: the budget cannot be met, or limits what this search has no costs of.
-        SpecError: nothing is known of a method's candidates.
+        BudgetError: the budget cannot be met.
+        SpecError: the method does not take the plan.
     """
     import torch
 
-    limits = _limits(budget, measured)
+    limits = asked.budget.bounds(measured.references)
     first = torch.from_numpy(images[:1])
     lanes = require_native().lanes(choose_isa())
-    candidates = candidates_of(model, first, measured, methods, Target(step=lanes))
+    candidates = asked.candidates(model, first, measured.shapes, Target(step=lanes))
     open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
     price = _priced(table, measured, limits, report)
     _price_all(measured, candidates, price, report)
-    fixed = {name: {"latency": measured.rest, "bytes": 0.0}[name] for name in limits}
+    fixed = {name: _beyond(name, measured, price) for name in limits}
 
     def found_with(spoils: Callable[[str, Spec], float]) -> Found:
         return find(
-            measured.shapes, candidates, price, spoils, limits, rule=rule, margin=margin, fixed=fixed,
+            measured.shapes, candidates, price, spoils, limits, rule=asked.rule, margin=asked.margin, fixed=fixed,
             order=tuple(measured.layers),
         )  # fmt: skip
 
@@ -166,22 +217,17 @@ def choose(
         return found[name, spec.format].damage(spoilt[name, spec])
 
     priced = _times_behind(measured, candidates, table) if "latency" in limits else ()
-    return replace(found_with(spoils), priced=priced)
+    plan = replace(found_with(spoils), priced=priced)
+    if plan.changed:
+        asked.trainer().plan(model, first, plan.plan())  # what it would refuse is refused now
+    return plan
 
 
-def _limits(budget: Budget, measured: Survey) -> dict[str, float]:
-    references = {"latency": measured.rival_seconds, "bytes": 4.0 * sum(_numbers(s) * s.count for s in measured.shapes)}
-    limits = budget.limits()
-    if unknown := [name for name in limits if name not in references]:
-        raise BudgetError(
-            f"this search measures latency and counts bytes here, and knows nothing of {', '.join(unknown)}; give "
-            "limits on latency and bytes"
-        )
-    return {name: limit.absolute(references[name]) for name, limit in limits.items()}
-
-
-def _numbers(shape: LayerShape) -> int:
-    return int(np.prod(shape.weight))
+def _beyond(cost: str, measured: Survey, price: Costs) -> float:
+    """What the network costs beyond its layers."""
+    if cost == "latency":
+        return measured.rest
+    return measured.bytes - sum(price(shape, None)[cost] * shape.count for shape in measured.shapes)
 
 
 def _priced(table: CostTable, measured: Survey, limits: Mapping[str, float], report: Callable[[str], None]) -> Costs:
@@ -193,14 +239,14 @@ def _priced(table: CostTable, measured: Survey, limits: Mapping[str, float], rep
         found = dict(times(shape, spec)) if "latency" in limits else {}
         if "bytes" in limits:
             if (shape, spec) not in sizes:
-                sizes[shape, spec] = stored_bytes(shape, spec, int8=measured.int8)
+                sizes[shape, spec] = weight_bytes(shape, spec, int8=measured.int8)
             found["bytes"] = sizes[shape, spec]
         return found
 
     return price
 
 
-def stored_bytes(shape: LayerShape, spec: Spec | None, *, int8: bool) -> float:
+def weight_bytes(shape: LayerShape, spec: Spec | None, *, int8: bool) -> float:
     """Bytes of a layer's weight in the file, with random numbers at random places."""
     chosen = DenseSpec() if spec is None else spec
     packed = FORMATS[chosen.format].packed.random(shape.weight, chosen, np.random.default_rng(0))
@@ -246,7 +292,8 @@ def _sensitivities(
     report: Callable[[str], None],
 ) -> damage.Known:
     """What the file knows of this network, and what it lacks, which it then knows."""
-    of = f"{checksum(model)}, {sum(map(len, batches))} images"
+    seen = zlib.crc32(b"".join(numpy(batch).tobytes() for batch in batches))
+    of = f"{checksum(model)}, images {seen:08x}"
     known = {} if memory is None else damage.load(memory, of)
 
     def keep(name: str, format: str, one: damage.Sensitivity) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 from dovetail.engine.quantize import quantize
 from dovetail.engine.session import Session
 from dovetail.errors import BudgetError
-from dovetail.fitting.choices import choose, methods_of, open_table
-from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, survey
-from dovetail.methods import METHODS
+from dovetail.fitting.choices import Asked, choose, open_table
+from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, stored_bytes, survey
+from dovetail.methods import Int8
 from dovetail.peers.peer import DEFAULT
 from dovetail.program.lower import lower
 from dovetail.search.budget import Budget
@@ -43,8 +43,9 @@ class Fit:
         survey: what was measured of the dense network.
         compression: of the training; None where only a plan was wanted, or there was nothing to gain.
         program: the packed network, likewise.
-        achieved: `latency` of the packed network in seconds, raced in a process of its own, and `rival_seconds` of the
-            fastest dense network beside it; `accuracy` and `dense_accuracy` on the validation data, in percent.
+        achieved: `latency` of the packed network in seconds, raced in a process of its own, `rival_seconds` of the
+            fastest dense network beside it, `bytes`, and of latency and bytes what the budget allows there, `bounds`;
+            `accuracy` and `dense_accuracy`, of the network as it was handed in, on the validation data in percent.
         drop: points of accuracy that it may lose.
     """
 
@@ -57,15 +58,8 @@ class Fit:
 
     @property
     def met(self) -> bool | None:
-        """Whether time (as a share of the rival's) and accuracy keep to the budget; None where nothing was trained."""
-        if self.achieved is None:
-            return None
-        lost = self.achieved["dense_accuracy"] - self.achieved["accuracy"]
-        fits = self.drop is None or lost <= self.drop
-        if "latency" in self.found.limits:
-            share = self.achieved["latency"] / self.achieved["rival_seconds"]
-            fits = fits and share <= self.found.limits["latency"] / self.survey.rival_seconds
-        return bool(fits)
+        """Whether everything that the budget limits keeps to it; None where nothing was trained."""
+        return None if self.achieved is None else all(kept(self.achieved, self.drop).values())
 
 
 def fit(
@@ -112,33 +106,48 @@ def fit(
 
     Raises:
         BudgetError: the budget cannot be met, or limits what is not known here.
-        SpecError: nothing is known of the method's candidates.
+        SpecError: nothing is known of the method's candidates, or it does not take these options.
         DataError: the file of costs is of another machine.
     """
     import torch
 
     from dovetail.api import compress
 
-    images = as_array(first_images(train, CALIBRATION))
+    asked = Asked(budget, method, options or {}, rule, margin)
+    images, held_out = as_array(first_images(train, CALIBRATION)), first_images(validate, SENSITIVE)
+    table = open_table(threads, costs, int8=int8)
+    peers = peers if "latency" in budget.limits() else ()
     measured = survey(model, images, int8=int8, threads=threads, peers=peers)
-    methods = methods_of(method, options or {})
-    found = choose(
-        model, images, budget, methods, measured, table=open_table(measured, costs), memory=memory, rule=rule,
-        margin=margin, held_out=first_images(validate, SENSITIVE),
-    )  # fmt: skip
+    found = choose(model, images, asked, measured, table=table, memory=memory, held_out=held_out)
     if plan_only or not found.changed:
         return Fit(found, measured, drop=budget.accuracy_drop)
-    dense = copy.deepcopy(model).eval()
+    dense, trainer = copy.deepcopy(model).eval(), asked.trainer()
     trained = compress(
-        model, METHODS[method](**(options or {})), train=train, validate=validate, plan=found.plan(), teacher=teacher,
-        settings=settings,
-    )  # fmt: skip
+        model, trainer, train=train, validate=validate, plan=found.plan(), teacher=teacher, settings=settings
+    )
     program = lower(model.eval(), torch.from_numpy(images[:1]))
-    program = quantize(program, [images]) if int8 else program
+    how = trainer.quantization() or (Int8(epochs=0).quantization() if int8 else None)
+    if how is not None:
+        program = quantize(program, [as_array(first_images(train, how.images))], **how.options())
     raced = against_peers(program, dense, images, threads=measured.threads, peers=peers)
     before, after = (_accuracy(run, validate) for run in (_torch(dense), Session(program, threads=measured.threads)))
-    achieved = {**raced, "dense_accuracy": before, "accuracy": after}
+    achieved = came_to(budget, measured.references, program, raced) | {"dense_accuracy": before, "accuracy": after}
     return Fit(found, measured, trained, program, achieved, budget.accuracy_drop)
+
+
+def came_to(
+    budget: Budget, references: Mapping[str, float], program: Program, raced: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Costs of the packed network beside `bounds`, what the budget allows; shares are of the rival of the same race."""
+    now = {**references, "latency": raced["rival_seconds"]}
+    return {**raced, "bytes": stored_bytes(program), "bounds": budget.bounds(now)}
+
+
+def kept(achieved: Mapping[str, Any], drop: float | None) -> dict[str, bool]:
+    """Cost or "accuracy" → whether it keeps to the budget; those that it limits."""
+    found = {name: achieved[name] <= bound for name, bound in achieved["bounds"].items()}
+    lost = achieved["dense_accuracy"] - achieved["accuracy"]
+    return found if drop is None else {"accuracy": lost <= drop, **found}
 
 
 def first_images(batches: Loader, count: int) -> list[Tensor]:

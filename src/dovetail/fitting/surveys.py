@@ -15,6 +15,7 @@ from dovetail.engine.session import Session
 from dovetail.formats import BlockSparseSpec, PackedBlockSparse
 from dovetail.peers.peer import DEFAULT
 from dovetail.peers.race import race
+from dovetail.program.counts import count
 from dovetail.program.layers import LayerShape, layer_shapes
 from dovetail.program.lower import lower
 
@@ -51,6 +52,7 @@ class Survey:
         raced: seconds of a run of ours in the race, as `rest` and `scale` have it, too.
         rival: the fastest dense network in another runtime; ours where there is none.
         rival_seconds: of a run, from the ratio within the race.
+        bytes: of all numbers that ours stores, dense; `float_bytes`: in float32.
     """
 
     shapes: tuple[LayerShape, ...]
@@ -62,6 +64,13 @@ class Survey:
     rival_seconds: float
     threads: int
     int8: bool
+    bytes: float
+    float_bytes: float
+
+    @property
+    def references(self) -> dict[str, float]:
+        """What shares of a budget are of."""
+        return {"latency": self.rival_seconds, "bytes": self.float_bytes}
 
 
 def survey(
@@ -92,17 +101,22 @@ def survey(
     import torch
 
     require_native()
-    count = cores() if threads is None else threads
+    threads = cores() if threads is None else threads
     program = lower(model.eval(), torch.from_numpy(images[:1]))
     shapes = tuple(layer_shapes(program))
     named = {name for shape in shapes for name in shape.layers}
-    dense, light = (_finished(one, images, int8=int8) for one in (program, anchor(program)))
-    raced = against_peers(light, model, images[:CALIBRATION], threads=count, peers=peers, blocks=blocks, report=report)
-    heavy, least = (_layers_of(Session(one, threads=count), images[:1], named) for one in (dense, light))
+    dense, light = (in_values(one, images, int8=int8) for one in (program, anchor(program)))
+    raced = against_peers(
+        light, model, images[:CALIBRATION], threads=threads, peers=peers, blocks=blocks, report=report
+    )
+    heavy, least = layer_seconds([dense, light], images[:1], named, threads)
     means = {name: sum(heavy[n] for n in shape.layers) / shape.count for shape in shapes for name in shape.layers}
     layers = {node.name: means[node.name] for node in program.graph.nodes if node.name in named}
     rest, scale = line((sum(least.values()), raced["latency"]), (sum(heavy.values()), raced["dense"]))
-    return Survey(shapes, layers, rest, scale, raced["dense"], raced["rival"], raced["rival_seconds"], count, int8)
+    return Survey(
+        shapes, layers, rest, scale, raced["dense"], raced["rival"], raced["rival_seconds"], threads, int8,
+        stored_bytes(dense), stored_bytes(program),
+    )  # fmt: skip
 
 
 def width_within(
@@ -123,8 +137,8 @@ def width_within(
         width = widths[len(widths) // 2]
         program = lower(build(width).eval(), torch.from_numpy(images[:1]))
         named = {name for shape in layer_shapes(program) for name in shape.layers}
-        session = Session(_finished(program, images, int8=measured.int8), threads=measured.threads)
-        takes = measured.rest + measured.scale * sum(_layers_of(session, images[:1], named).values())
+        (layers,) = layer_seconds([in_values(program, images, int8=measured.int8)], images[:1], named, measured.threads)
+        takes = measured.rest + measured.scale * sum(layers.values())
         if takes <= seconds:
             found = (width, takes)
         widths = [w for w in widths if (w > width if takes <= seconds else w < width)]
@@ -145,26 +159,41 @@ def line(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, fl
     """
     apart = high[0] - low[0]
     slope = (high[1] - low[1]) / apart if apart > NEAR * high[0] else 1.0
-    slope = slope if 1 / LIKELY < slope < LIKELY else 1.0
+    if not 1 / LIKELY < slope < LIKELY:
+        log.warning("the race and the layers do not go together (%.2f s a second); is the machine busy?", slope)
+        slope = 1.0
     return high[1] - slope * high[0], slope
 
 
-def _finished(program: Program, images: np.ndarray, *, int8: bool) -> Program:
+def in_values(program: Program, images: np.ndarray, *, int8: bool) -> Program:
+    """The dense network as it races: calibrated on the first images, or as it is."""
     return quantize(program, [images[:CALIBRATION]], correct=False) if int8 else program
 
 
-def _layers_of(session: Session, image: np.ndarray, named: set[str]) -> dict[str, float]:
-    """Seconds of each layer, the median over turns between which the network runs freely."""
-    profiles: list[dict[str, float]] = []
+def stored_bytes(program: Program) -> float:
+    """Of all numbers in the file, as `count` has them."""
+    return count(program).bits / 8
+
+
+def layer_seconds(
+    programs: Sequence[Program], image: np.ndarray, named: set[str], threads: int
+) -> list[dict[str, float]]:
+    """Seconds of each layer of each network: medians over turns, in which the network first runs freely.
+
+    The networks take turns, so that all are of the same minutes.
+    """
+    sessions = [Session(program, threads=threads) for program in programs]
+    profiles: list[list[dict[str, float]]] = [[] for _ in programs]
     for _ in range(TURNS):
-        for _ in range(RUNS):
-            session(image)
-        found = dict.fromkeys(named, 0.0)
-        for step in session.profile(image, runs=RUNS):
-            if (name := layer_of(step.node, named)) is not None:
-                found[name] += step.seconds
-        profiles.append(found)
-    return {name: float(np.median([profile[name] for profile in profiles])) for name in named}
+        for session, found in zip(sessions, profiles):
+            for _ in range(RUNS):
+                session(image)
+            layers = dict.fromkeys(named, 0.0)
+            for step in session.profile(image, runs=RUNS):
+                if (name := layer_of(step.node, named)) is not None:
+                    layers[name] += step.seconds
+            found.append(layers)
+    return [{name: float(np.median([one[name] for one in found])) for name in named} for found in profiles]
 
 
 def against_peers(
@@ -209,6 +238,6 @@ def _rival(raced: Race) -> tuple[str, float]:
     """The fastest dense network of any type elsewhere, and its time by the ratio within the race."""
     ratio = raced.ratio("vs_best")
     if ratio is None:
-        log.warning("no other runtime is installed; shares of the budget are of our own dense network")
+        log.warning("no other runtime has raced; shares of the latency are of our own dense network")
         return "dovetail-dense", _seconds_of("dovetail-dense", raced)
     return ratio.peer, ratio.value * _seconds_of("dovetail", raced)

@@ -85,7 +85,12 @@ class Priced:
 
 @dataclass(frozen=True)
 class Achieved:
-    """What the trained network came to: accuracies in percent, seconds, and bytes of its weights."""
+    """What the trained network came to: accuracies in percent, seconds, bytes.
+
+    Attributes:
+        bounds: cost → what the budget allows in the race that this was measured in.
+        kept: cost or "accuracy" → whether it keeps to the budget.
+    """
 
     dense_accuracy: float
     accuracy: float
@@ -94,6 +99,8 @@ class Achieved:
     rival: str
     rival_seconds: float
     layers: Mapping[str, float]
+    bounds: Mapping[str, float]
+    kept: Mapping[str, bool]
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
@@ -102,7 +109,9 @@ class Achieved:
         costs = (positive(data[key], f"achieved {key}") for key in ("latency", "bytes"))
         layers = {str(name): amount(seconds, f"seconds of {name!r}") for name, seconds in data["layers"].items()}
         rival = positive(data["rival_seconds"], "achieved rival_seconds")
-        return cls(*shares, *costs, str(data["rival"]), rival, layers)
+        bounds = {str(name): positive(bound, f"bound of {name}") for name, bound in data["bounds"].items()}
+        kept = {str(name): bool(holds) for name, holds in data["kept"].items()}
+        return cls(*shares, *costs, str(data["rival"]), rival, layers, bounds, kept)
 
 
 @dataclass(frozen=True)
@@ -139,13 +148,14 @@ class Fitted:
     def from_json(cls, notes: Json) -> Self:
         """From the whole file; KeyError, TypeError, ValueError or AttributeError where it is another or damaged."""
         asked, plan = notes["asked"], notes["plan"]
+        recipe = asked["recipe"]
         drop = asked["accuracy_drop"]
         limits = _costs(plan, "limits")
         return cls(
-            network=str(asked["network"]["name"]),
-            options=dict(asked["network"].get("options", {})),
-            data=str(asked["data"]),
-            method=str(asked["method"]),
+            network=str(recipe["network"]["name"]),
+            options=dict(recipe["network"].get("options", {})),
+            data=str(recipe["data"]["name"]),
+            method=str(recipe["method"]["name"]),
             budget=str(asked["budget"]),
             drop=None if drop is None else number(drop, "accuracy_drop"),
             limits=limits,
@@ -212,21 +222,17 @@ def outcome(fitted: Fitted) -> list[tuple[str, ...]]:
     """Of accuracy and of each limited cost: dense, predicted, measured, and whether the budget holds."""
     got, found = fitted.achieved, []
     if got is not None:
-        lost, drop = got.dense_accuracy - got.accuracy, fitted.drop
-        bound = f"{lost:+.2f} points lost"
-        if drop is not None:
-            bound = _verdict(lost <= drop, f"{lost:.2f} of {drop:g} points lost")
+        lost = f"{got.dense_accuracy - got.accuracy:.2f} points lost"
         accuracies = (f"{got.dense_accuracy:.2f} %", numbers.DASH, f"{got.accuracy:.2f} %")
+        bound = lost if fitted.drop is None else _verdict(got.kept["accuracy"], f"{lost} of {fitted.drop:g}")
         found.append(("accuracy, held out", *accuracies, bound))
     for name, limit in fitted.limits.items():
         measured = None if got is None else {"latency": got.latency, "bytes": got.bytes}[name]
         costs = (told(name, value) for value in (fitted.dense[name], fitted.predicted[name], measured))
         held = f"at most {told(name, limit)}"
-        if got is not None and name == "latency":  # as shares of the rival in either race: machines have slower minutes
-            most, share = 1e3 * limit / fitted.survey["rival_ms"], got.latency / got.rival_seconds
-            held = _verdict(share <= most, f"{share:.2f}x of at most {most:.2f}x of {got.rival}")
-        elif measured is not None:
-            held = _verdict(measured <= limit, held)
+        if got is not None:
+            share = f", {got.latency / got.rival_seconds:.2f}x of {got.rival}" if name == "latency" else ""
+            held = _verdict(got.kept[name], f"at most {told(name, got.bounds[name])}{share}")
         found.append((name, *costs, held))
     return found
 

@@ -21,9 +21,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def write(path: Path, **asked) -> Path:
-    """Notes with something else asked for."""
+    """Notes with something else in the recipe that was asked for."""
     data = told()
-    data["asked"] |= asked
+    data["asked"]["recipe"] |= asked
     path.write_text(json.dumps(data))
     return path
 
@@ -42,7 +42,10 @@ def test_notes_are_found_beside_recipes_and_beside_results(folder):
         ("{", "Expecting property name"),
         ("[]", "list indices must be"),
         ("{}", "'asked' is missing"),
-        ('{"asked": {"accuracy_drop": 1}, "plan": {"limits": {"latency": NaN}}}', "limits of latency is nan"),
+        (
+            '{"asked": {"accuracy_drop": 1, "recipe": {}}, "plan": {"limits": {"latency": NaN}}}',
+            "limits of latency is nan",
+        ),
         (b"\xff\xfe", "can't decode"),
     ],
 )
@@ -60,7 +63,7 @@ def test_a_file_that_is_not_there_is_said_to_be_missing(folder):
 def test_only_notes_of_the_page_s_network_are_found(folder):
     mine = write(Path("mine.fit.json"))
     other = write(Path("other.fit.json"), network={"name": "another"})
-    data = write(Path("data.fit.json"), data="cifar10")
+    data = write(Path("data.fit.json"), data={"name": "cifar10"})
     of = ("net", "digits")
     assert list(report._noted([mine, other, data], None, of, named=False)) == ["mine"]
     assert report._noted([], None, of, named=False) == {}
