@@ -17,7 +17,7 @@ from dovetail.engine.layer_times import LayerTimer
 from dovetail.engine.native import choose_isa, cores, require_native
 from dovetail.errors import SpecError
 from dovetail.fitting.surveys import Survey
-from dovetail.formats import FORMATS, DenseSpec
+from dovetail.formats import FORMATS, DenseSpec, PackedSvd, PackedTucker
 from dovetail.formats.base import Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
@@ -40,6 +40,9 @@ PROBES: Final[Mapping[str, Mapping[str, Any]]] = {"tucker": _HALVED, "tdc": _HAL
 """Options with which a method says which layers it would change at all."""
 KNOWN: Final = ("latency", "bytes")
 """Costs that are measured or counted here."""
+BIAS: Final = 4
+"""Bytes, of a layer in whole numbers."""
+PART: Final = Kept("it runs as a part of another layer, in no time of its own")
 
 
 def open_table(threads: int | None, path: Path | None = None, *, int8: bool) -> CostTable:
@@ -93,6 +96,7 @@ class Asked:
         budget: that it keeps.
         method: that trains it, and its options.
         rule, margin: as in `search.plan.find`.
+        int8: the network computes in whole numbers in the end.
     """
 
     budget: Budget
@@ -100,6 +104,7 @@ class Asked:
     options: Mapping[str, Any] = field(default_factory=dict)
     rule: Rule = "knapsack"
     margin: float | None = None
+    int8: bool = True
 
     def __post_init__(self) -> None:
         """BudgetError or SpecError for what cannot be: an unknown method, rule, margin, limit or option."""
@@ -112,6 +117,9 @@ class Asked:
             if options.get("keep") is not None:
                 raise SpecError("keep=(n, m) is alike in every layer, and fit chooses layer by layer; leave it out")
         self.trainer()
+        for name, options in self.makers.items():
+            if not self.int8 and METHODS[name](**options).quantization() is not None:
+                raise SpecError(f"method {name} ends in whole numbers; ask for int8 values, or for another method")
 
     @property
     def makers(self) -> dict[str, Mapping[str, Any]]:
@@ -197,6 +205,8 @@ def choose(
     first = torch.from_numpy(images[:1])
     lanes = require_native().lanes(choose_isa())
     candidates = asked.candidates(model, first, measured.shapes, Target(step=lanes))
+    if "latency" in limits:
+        candidates |= {name: PART for name, seconds in measured.layers.items() if not seconds}
     open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
     price = _priced(table, measured, limits, report)
     _price_all(measured, candidates, price, report)
@@ -247,10 +257,16 @@ def _priced(table: CostTable, measured: Survey, limits: Mapping[str, float], rep
 
 
 def weight_bytes(shape: LayerShape, spec: Spec | None, *, int8: bool) -> float:
-    """Bytes of a layer's weight in the file, with random numbers at random places."""
+    """Bytes of a layer's weight in the file, with random numbers at random places.
+
+    In whole numbers a layer of factors becomes one layer for each, and what lies between them has biases.
+    """
     chosen = DenseSpec() if spec is None else spec
     packed = FORMATS[chosen.format].packed.random(shape.weight, chosen, np.random.default_rng(0))
-    return (packed.cast(INT8) if int8 else packed).bits() / 8
+    if not int8:
+        return packed.bits() / 8
+    factors = list(packed.stages().values()) if isinstance(packed, PackedTucker | PackedSvd) else []
+    return packed.cast(INT8).bits() / 8 + BIAS * sum(map(len, factors[:-1]))
 
 
 def _price_all(

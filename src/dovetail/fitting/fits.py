@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,7 @@ from dovetail.engine.session import Session
 from dovetail.errors import BudgetError
 from dovetail.fitting.choices import Asked, choose, open_table
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, stored_bytes, survey
-from dovetail.methods import Int8
+from dovetail.methods import Int8, Method
 from dovetail.peers.peer import DEFAULT
 from dovetail.program.lower import lower
 from dovetail.search.budget import Budget
@@ -89,13 +89,13 @@ def fit(
     Args:
         model: trained, dense, on the CPU; training changes it.
         budget: limits on latency and bytes, and the accuracy that they may take.
-        train: batches of images and labels; the first 300 images calibrate int8.
+        train: batches of images and labels; the first of them calibrate int8, as many as the method wants.
         validate: batches held out: sensitivity is measured on the first of them, accuracy on all.
         method: "block", "tucker", "tdc", "magnitude" or "escalate"; "mixed" may take another one in every layer.
         options: of the method, such as epochs; of "mixed" the methods with theirs, as `Mixed` takes them.
         int8: the network computes in whole numbers in the end.
         threads: of the engine; all cores by default.
-        peers: other runtimes; a share of the latency is of the fastest of them.
+        peers: other runtimes; a share of the latency is of the fastest of them. Nobody else needs them.
         rule: "knapsack", or TDC's own.
         margin: share of its time by which a format must beat the dense layer.
         costs: file of the times of layers; in the cache by default.
@@ -109,30 +109,54 @@ def fit(
         SpecError: nothing is known of the method's candidates, or it does not take these options.
         DataError: the file of costs is of another machine.
     """
-    import torch
-
-    from dovetail.api import compress
-
-    asked = Asked(budget, method, options or {}, rule, margin)
+    asked = Asked(budget, method, options or {}, rule, margin, int8)
     images, held_out = as_array(first_images(train, CALIBRATION)), first_images(validate, SENSITIVE)
     table = open_table(threads, costs, int8=int8)
     peers = peers if "latency" in budget.limits() else ()
     measured = survey(model, images, int8=int8, threads=threads, peers=peers)
     found = choose(model, images, asked, measured, table=table, memory=memory, held_out=held_out)
+    planned = Fit(found, measured, drop=budget.accuracy_drop)
     if plan_only or not found.changed:
-        return Fit(found, measured, drop=budget.accuracy_drop)
-    dense, trainer = copy.deepcopy(model).eval(), asked.trainer()
-    trained = compress(
-        model, trainer, train=train, validate=validate, plan=found.plan(), teacher=teacher, settings=settings
+        return planned
+    return _carried_out(
+        planned, asked, model, images, peers, train=train, validate=validate, teacher=teacher, settings=settings
     )
-    program = lower(model.eval(), torch.from_numpy(images[:1]))
+
+
+def _carried_out(
+    planned: Fit,
+    asked: Asked,
+    model: nn.Module,
+    images: np.ndarray,
+    peers: Sequence[str],
+    *,
+    train: Loader,
+    validate: Loader,
+    teacher: nn.Module | None,
+    settings: Settings | None,
+) -> Fit:
+    """The plan with what came of it: trained, packed, raced and scored."""
+    from dovetail.api import compress
+
+    dense, trainer, threads = copy.deepcopy(model).eval(), asked.trainer(), planned.survey.threads
+    trained = compress(
+        model, trainer, train=train, validate=validate, plan=planned.found.plan(), teacher=teacher, settings=settings
+    )
+    program = _packed(model, images[:1], train, trainer, int8=asked.int8)
+    raced = against_peers(program, dense, images, threads=threads, peers=peers)
+    runs = {"dense_accuracy": _torch(dense), "accuracy": Session(program, threads=threads)}
+    accuracies = {name: _accuracy(run, validate) for name, run in runs.items()}
+    achieved = came_to(asked.budget, planned.survey.references, program, raced) | accuracies
+    return replace(planned, compression=trained, program=program, achieved=achieved)
+
+
+def _packed(model: nn.Module, image: np.ndarray, train: Loader, trainer: Method, *, int8: bool) -> Program:
+    """The trained network, in whole numbers as its method ends in them, or as `Int8` comes to them without training."""
+    import torch
+
+    program = lower(model.eval(), torch.from_numpy(image))
     how = trainer.quantization() or (Int8(epochs=0).quantization() if int8 else None)
-    if how is not None:
-        program = quantize(program, [as_array(first_images(train, how.images))], **how.options())
-    raced = against_peers(program, dense, images, threads=measured.threads, peers=peers)
-    before, after = (_accuracy(run, validate) for run in (_torch(dense), Session(program, threads=measured.threads)))
-    achieved = came_to(budget, measured.references, program, raced) | {"dense_accuracy": before, "accuracy": after}
-    return Fit(found, measured, trained, program, achieved, budget.accuracy_drop)
+    return program if how is None else quantize(program, [as_array(first_images(train, how.images))], **how.options())
 
 
 def came_to(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -158,16 +159,16 @@ def line(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, fl
     Points too near for that, or a slope that cannot be, give the layers themselves and whatever is beyond them.
     """
     apart = high[0] - low[0]
-    slope = (high[1] - low[1]) / apart if apart > NEAR * high[0] else 1.0
+    slope = (high[1] - low[1]) / apart if apart > NEAR * high[0] else math.nan
     if not 1 / LIKELY < slope < LIKELY:
-        log.warning("the race and the layers do not go together (%.2f s a second); is the machine busy?", slope)
+        log.warning("two networks do not show what a run takes beyond its layers; is the machine busy, or theirs tiny?")
         slope = 1.0
     return high[1] - slope * high[0], slope
 
 
 def in_values(program: Program, images: np.ndarray, *, int8: bool) -> Program:
     """The dense network as it races: calibrated on the first images, or as it is."""
-    return quantize(program, [images[:CALIBRATION]], correct=False) if int8 else program
+    return quantize(program, [images[:CALIBRATION]]) if int8 else program
 
 
 def stored_bytes(program: Program) -> float:
@@ -219,7 +220,7 @@ def against_peers(
         program, model, peers=peers, data=calibration, example=first, threads=counts, blocks=blocks, network="fit",
         variant="fitted", report=report,
     )  # fmt: skip
-    rival, seconds = _rival(raced)
+    rival, seconds = _rival(raced, asked=bool(peers))
     ours, dense = (_seconds_of(name, raced, threads) for name in ("dovetail", "dovetail-dense"))
     return {"latency": ours, "dense": dense, "rival": rival, "rival_seconds": seconds}
 
@@ -234,10 +235,11 @@ def _seconds_of(target: str, raced: Race, threads: int | None = None) -> float:
     return next(row.median_ms for row in raced.rows if row.target == target and threads in (None, row.threads)) / 1e3
 
 
-def _rival(raced: Race) -> tuple[str, float]:
-    """The fastest dense network of any type elsewhere, and its time by the ratio within the race."""
+def _rival(raced: Race, *, asked: bool) -> tuple[str, float]:
+    """The fastest dense network of any type elsewhere, and its time by the ratio within the race; ours without one."""
     ratio = raced.ratio("vs_best")
     if ratio is None:
-        log.warning("no other runtime has raced; shares of the latency are of our own dense network")
+        if asked:
+            log.warning("no other runtime has raced; shares of the latency are of our own dense network")
         return "dovetail-dense", _seconds_of("dovetail-dense", raced)
     return ratio.peer, ratio.value * _seconds_of("dovetail", raced)

@@ -14,8 +14,9 @@ from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio, side_by_side
 from dovetail.errors import BudgetError, DataError, SpecError
 from dovetail.fitting import Asked, Survey, came_to, choices, choose, fit, kept, open_table, survey
-from dovetail.fitting.surveys import anchor, layer_of, line, width_within
-from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
+from dovetail.fitting.fits import _packed
+from dovetail.fitting.surveys import anchor, in_values, layer_of, line, stored_bytes, width_within
+from dovetail.formats import FORMATS, BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
 from dovetail.methods import METHODS, Kept
 from dovetail.program.layers import LayerShape, layer_shapes
 from dovetail.program.lower import lower
@@ -92,7 +93,7 @@ def run(model, images, budget, measured, tmp_path, method="block", **more):
     asking = {name: more.pop(name) for name in ("rule", "margin", "options") if name in more}
     if "+" in method:
         method, asking = "mixed", {"options": {"methods": {name: {} for name in method.split("+")}}, **asking}
-    asked = Asked(Budget.parse(budget, 1.0), method, **asking)
+    asked = Asked(Budget.parse(budget, 1.0), method, **asking, int8=measured.int8)
     return choose(model, images, asked, measured, table=table, memory=tmp_path / "s.json", **more)
 
 
@@ -162,6 +163,24 @@ def test_bytes_are_counted_with_their_positions(model, images, machine, measured
     assert found.priced == ()
 
 
+@pytest.mark.parametrize(
+    ("method", "int8"),
+    [(name, int8) for name in METHODS_THAT_FIT for int8 in (True, False) if int8 or name != "escalate"],
+)
+def test_predicted_bytes_are_those_of_the_packed_network(model, images, measured, tmp_path, method, int8):
+    program = lower(model, torch.from_numpy(images[:1]))
+    known = replace(measured, int8=int8, bytes=stored_bytes(in_values(program, images, int8=int8)))
+    found = run(model, images, "bytes=0.16x" if int8 else "bytes=0.6x", known, tmp_path, method)
+    assert len(found.changed) > 1
+    weights = dict(program.weights)
+    for decision in found.changed:
+        dense = weights[decision.name].dense()
+        weights[decision.name] = FORMATS[decision.spec.format].packed.from_dense(dense, decision.spec)
+    packed = in_values(replace(program, weights=weights), images, int8=int8)
+    near = 0.02 if method in ("magnitude", "escalate") else 1e-9  # how places are stored depends on where they are
+    assert stored_bytes(packed) == pytest.approx(found.predicted["bytes"], rel=near)
+
+
 def test_time_and_bytes_together(model, images, machine, measured, tmp_path):
     found = run(model, images, "latency=0.6x,bytes=0.2x", measured, tmp_path)
     assert found.predicted["latency"] <= 0.6 * measured.rival_seconds
@@ -221,6 +240,8 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
         ({"method": "mixed", "options": {"methods": {"thin": {}}}}, SpecError, "method 'thin'"),
         ({"options": {"epoch": 3}}, SpecError, "block: .*epoch"),
         ({"options": {"keep": (2, 4)}}, SpecError, "fit chooses layer by layer"),
+        ({"method": "escalate", "int8": False}, SpecError, "escalate ends in whole numbers"),
+        ({"method": "mixed", "options": {"methods": {"block": {}, "escalate": {}}}, "int8": False}, SpecError, "whole"),
         ({"rule": "guess"}, BudgetError, "unknown rule 'guess'"),
         ({"margin": 1.5}, BudgetError, "a margin of 1.5 is none"),
         ({"budget": Budget(cycles=3, accuracy_drop=1)}, BudgetError, "nothing of cycles"),
@@ -268,6 +289,65 @@ def test_methods_are_mixed_layer_by_layer(model, images, machine, measured, tmp_
     assert {name for name, what in taken.items() if not isinstance(what, Kept)} == set(formats)
 
 
+@pytest.mark.parametrize("rule", ["knapsack", "tdc"])
+def test_a_layer_without_a_time_of_its_own_stays(model, images, machine, measured, tmp_path, rule):
+    """As of a 1x1 convolution that runs within the depthwise one after it."""
+    known = replace(measured, layers={**measured.layers, "down": 0.0})
+    found = run(model, images, "latency=0.6x", known, tmp_path, rule=rule)
+    down = next(d for d in found.decisions if d.name == "down")
+    assert (down.spec, down.dense, down.chosen, down.best) == (None, 0.0, 0.0, None)
+    assert down.reason.startswith("it runs as a part of another layer")
+    assert "down" not in {name for shape, _ in machine for name in shape.layers}
+    assert run(model, images, "bytes=0.2x", known, tmp_path).changed
+
+
+def test_sensitivities_of_other_images_are_not_taken(model, images, machine, measured, tmp_path):
+    def known():
+        return json.loads((tmp_path / "s.json").read_text())["network"]
+
+    run(model, images, "latency=0.5x", measured, tmp_path)
+    first = known()
+    run(model, images, "latency=0.5x", measured, tmp_path, held_out=[torch.from_numpy(images)])
+    assert known() == first
+    run(model, images, "latency=0.5x", measured, tmp_path, held_out=[torch.from_numpy(images[::-1].copy())])
+    assert known() != first
+
+
+def test_a_plan_that_its_method_refuses_is_none(model, images, machine, measured, tmp_path, monkeypatch):
+    class Choosy(METHODS["block"]):
+        def plan(self, model, example, given=None):
+            if given is not None:
+                raise SpecError(f"not {len(list(given.specs()))} layers")
+            return super().plan(model, example)
+
+    monkeypatch.setitem(METHODS, "block", Choosy)
+    with pytest.raises(SpecError, match=r"not [1-9] layers"):
+        run(model, images, "latency=0.5x", measured, tmp_path)
+    assert not run(model, images, "latency=1x", measured, tmp_path).changed
+
+
+@pytest.mark.parametrize(
+    ("name", "int8", "wanted"),
+    [
+        ("block", True, METHODS["int8"](epochs=0).quantization()),
+        ("escalate", True, METHODS["escalate"](rule="minmax", images=7).quantization()),
+        ("block", False, None),
+    ],
+)
+def test_a_network_comes_to_whole_numbers_as_its_method_wants(model, images, monkeypatch, name, int8, wanted):
+    asked = []
+
+    def quantize(program, calibration, **how):
+        asked.append((sum(map(len, calibration)), how))
+        return program
+
+    monkeypatch.setattr("dovetail.fitting.fits.quantize", quantize)
+    trainer = METHODS[name](**({"rule": "minmax", "images": 7} if name == "escalate" else {}))
+    batches = [(torch.from_numpy(images), torch.zeros(8, dtype=torch.long))]
+    _packed(model, images[:1], batches, trainer, int8=int8)
+    assert asked == ([] if wanted is None else [(min(wanted.images, 8), wanted.options())])
+
+
 def test_parts_of_a_layer_belong_to_it():
     assert layer_of("a.conv.2", {"a.conv", "a"}) == "a.conv"
     assert layer_of("a.conv", {"a.conv", "b"}) == "a.conv"
@@ -282,12 +362,16 @@ def test_the_dense_network_is_surveyed_for_real(model, images):
     assert found.rest + found.scale * sum(found.layers.values()) == pytest.approx(found.raced, rel=0.3)
     assert found.rival == "dovetail-dense"
     assert found.raced == found.rival_seconds > 0
+    assert found.float_bytes == 4 * (NUMBERS + OUTPUTS)
+    assert found.bytes == DENSE
 
 
-def test_two_networks_show_what_a_run_takes_beyond_its_layers():
+def test_two_networks_show_what_a_run_takes_beyond_its_layers(caplog):
     assert line((1.0, 3.0), (5.0, 9.0)) == (1.5, 1.5)
+    assert not caplog.messages
     assert line((4.5, 9.0), (5.0, 7.0)) == (2.0, 1.0)  # too near each other
     assert line((1.0, 8.0), (5.0, 9.0)) == (4.0, 1.0)  # a layer that takes no time is none
+    assert ["is the machine busy" in told for told in caplog.messages] == [True, True]
 
 
 def test_the_widest_network_within_the_time_is_found(images, measured, monkeypatch):
