@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,7 @@ def build_method(method: Method, root: Path | None, sets: Sets, runs: Path | Non
 
     if method.name not in METHODS:
         raise RecipeError(f"method.name: there is no method {method.name!r}; {suggest(method.name, METHODS)}")
-    built = called(method)
+    built = _called(METHODS[method.name], method.parameters)
     return built if method.teacher is None else _distilled(built, method.teacher, root, sets, runs)
 
 
@@ -222,12 +223,8 @@ def _normalisation(network: str, data: Data, name: str) -> tuple[tuple[float, ..
     return tuple(data.mean or own.mean), tuple(data.std or own.std)
 
 
-def called(method: Method) -> TrainingMethod:
-    """The method with its parameters, without a teacher; `RecipeError` for parameters that it does not take."""
-    from dovetail.methods import METHODS
-
-    kind = METHODS[method.name]
-    given = checked(kind, method.parameters)
+def _called(kind: type[TrainingMethod], parameters: Mapping[str, Any]) -> TrainingMethod:
+    given = checked(kind, parameters)
     try:
         return kind(**given)
     except SpecError as error:

@@ -1,13 +1,32 @@
-"""The recipe that `dovetail fit` writes."""
+"""What `dovetail fit` refuses, writes and takes up again; what it would measure is made up."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
-from dovetail.cli.fit import written
+from dovetail import zoo
+from dovetail.cli import main
+from dovetail.cli.fit import _asked, _base
+from dovetail.cli.plans import Call, written
 from dovetail.cli.schema import check, merge
+from dovetail.engine import native_status
+from dovetail.engine.layer_times import Ratio
 from dovetail.errors import RecipeError
+from dovetail.fitting.surveys import Survey, in_values, stored_bytes
+from dovetail.program.layers import layer_shapes
+from dovetail.program.lower import lower
+from dovetail.search import Budget
 
+NARROW = ["--set", "network.options.width=0.25", "--set", "data.held_out=100"]
+FIT = ["fit", "resnet8", "--weights", "t.safetensors", "-o", "f.yaml", "--plan-only", *NARROW]
+BYTES = [*FIT, "--method", "block", "--budget", "bytes=0.15x"]
 RECIPE = {
     "title": "a base",
     "network": {"name": "resnet18", "options": {"stem": "cifar"}, "trained": "dense-resnet18-cifar10"},
@@ -54,3 +73,230 @@ def test_weights_by_name_stay():
 def test_both_would_be_refused():
     with pytest.raises(RecipeError, match="weights or trained, not both"):
         check(merge(RECIPE, {"network": {"weights": "a.safetensors"}}), "here")
+
+
+needs_engine = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
+
+
+@pytest.fixture
+def surveys(tmp_path, monkeypatch):
+    """A folder with trained weights; of each survey what was asked of it."""
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    save_file(zoo.build("resnet8", in_channels=1, width=0.25).state_dict(), "t.safetensors")
+    asked = []
+
+    def survey(model, images, *, int8, threads, peers):
+        asked.append({"int8": int8, "threads": threads, "peers": peers})
+        program = lower(model, torch.from_numpy(images[:1]))
+        shapes = tuple(layer_shapes(program))
+        layers = {name: 1e-9 * shape.macs for shape in shapes for name in shape.layers}
+        sizes = stored_bytes(in_values(program, images, int8=int8)), stored_bytes(program)
+        return Survey(shapes, layers, 0.0, 1.0, sum(layers.values()), "somebody", 1e-3, threads or 2, int8, *sizes)
+
+    class Timer:
+        """Every format takes half of the dense layer's time."""
+
+        def __init__(self, *_, **__):
+            pass
+
+        def ratio(self, spec):
+            return Ratio(0.5, 0.5, 0.5, ("a kernel",))
+
+    monkeypatch.setattr("dovetail.fitting.survey", survey)
+    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Timer)
+    return asked
+
+
+def opened():
+    """A call as the command line makes it."""
+    overrides = ("network.options.width=0.25", "data.held_out=100")
+    recipe, budget = _base("resnet8", "block", None, "t.safetensors", overrides, Path("runs")), "bytes=0.15x"
+    asked = _asked(Budget.parse(budget, 1.0), recipe, "knapsack", None, int8=True)
+    return Call.open(recipe, asked, budget, Path("f.yaml"), threads=1, seed=0, root=None, peers=())
+
+
+@needs_engine
+def test_a_plan_is_written_with_its_notes_and_taken_up_again(surveys, tmp_path, capsys):
+    assert main(BYTES) == 0
+    recipe = yaml.safe_load((tmp_path / "f.yaml").read_text())
+    assert recipe["method"]["quantize"] is True
+    plan = json.loads((tmp_path / "f.fit.json").read_text())["plan"]
+    told = {layer["name"]: layer["reason"] or layer["spec"]["density"] for layer in plan["decisions"]}
+    own = recipe["method"]["plan"].items()
+    assert {name: what if isinstance(what, str) else what["density"] for name, what in own} == told
+    assert (
+        plan["predicted"]["bytes"]
+        <= plan["limits"]["bytes"]
+        == pytest.approx(0.15 * plan["survey"]["references"]["bytes"])
+    )
+    assert "1x of bytes is" in capsys.readouterr().out
+    assert main(BYTES) == 0
+    assert "going on from the plan in f.fit.json; remove f.fit.json, f.yaml to plan anew" in capsys.readouterr().out
+    assert len(surveys) == 1
+
+
+@needs_engine
+def test_the_plan_of_another_call_is_neither_taken_nor_touched(surveys, tmp_path, capsys):
+    assert main(BYTES) == 0
+    before = [(tmp_path / name).read_text() for name in ("f.yaml", "f.fit.json")]
+    assert main([*BYTES, "--margin", "0.2"]) == 2
+    assert "is the plan of another call" in " ".join(capsys.readouterr().err.split())
+    weights = load_file("t.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, "t.safetensors")
+    assert main(BYTES) == 2
+    assert [(tmp_path / name).read_text() for name in ("f.yaml", "f.fit.json")] == before
+    assert len(surveys) == 1
+
+
+@needs_engine
+def test_all_that_a_plan_depends_on_is_asked(surveys):
+    call, budget = opened(), Budget(bytes="0.15x", accuracy_drop=1.0)
+    more = call.recipe.model_copy(
+        update={"method": call.recipe.method.model_copy(update={"parameters": {"ramp": 0.5}})}
+    )
+    calls = [
+        call,
+        *(
+            replace(call, **{name: value})
+            for name, value in (("threads", 2), ("seed", 1), ("peers", ("openvino-f32",)))
+        ),
+        *(replace(call, **{name: value}) for name, value in (("recipe", more), ("budget", "bytes=0.2x"))),
+        replace(call, asked=replace(call.asked, rule="tdc")),
+        replace(call, asked=replace(call.asked, margin=0.1)),
+        replace(call, asked=replace(call.asked, int8=False)),
+        replace(call, asked=replace(call.asked, budget=replace(budget, accuracy_drop=2.0))),
+        replace(call, model=zoo.build("resnet8", in_channels=1, width=0.25)),
+    ]
+    questions = [json.dumps(each.question) for each in calls]
+    assert len(set(questions)) == len(calls)
+    assert questions[0] == json.dumps(opened().question)
+
+
+@needs_engine
+def test_peers_count_and_race_only_where_a_latency_is_limited(surveys, capsys):
+    assert main([*BYTES, "--against", "onnxruntime"]) == 0
+    assert main([*BYTES, "--against", "openvino-f32"]) == 0
+    assert [one["peers"] for one in surveys] == [()]
+    timed = [*FIT, "--method", "block", "--budget", "latency=100ms", "--accuracy-drop", "1"]
+    timed[timed.index("f.yaml")] = "g.yaml"
+    assert main([*timed, "--against", "onnxruntime"]) == 0
+    assert surveys[-1]["peers"] == ("onnxruntime",)
+    assert "1x of latency is 1.00 ms, by somebody" in capsys.readouterr().out
+    assert main([*timed, "--against", "openvino-f32"]) == 2
+
+
+@needs_engine
+def test_where_nothing_changes_there_are_notes_alone(surveys, tmp_path, capsys):
+    wide = [*FIT, "--method", "block", "--budget", "bytes=1x"]
+    for _ in range(2):
+        assert main(wide) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert "nothing to gain here: the dense network keeps the budget as it is; f.fit.json has the numbers" in told
+        assert not (tmp_path / "f.yaml").exists()
+    assert len(surveys) == 1
+
+
+@needs_engine
+def test_notes_come_before_the_recipe_and_a_stopped_call_plans_again(surveys, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    call = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(Call, "_write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            call.choose(None)
+    assert (tmp_path / "f.fit.json").is_file()
+    assert not (tmp_path / "f.yaml").exists()
+    again = opened()
+    assert again.remembered() is None
+    plan = again.choose(None)
+    assert (tmp_path / "f.yaml").is_file()
+    assert again.remembered() == json.loads(json.dumps(plan))
+
+
+@needs_engine
+@pytest.mark.parametrize("name", ["f.yaml", "f.dovetail"])
+def test_what_is_not_ours_is_never_overwritten(surveys, tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    assert main(BYTES) == 2
+    assert f"{name} is there already, without notes of `dovetail fit`" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / name).read_text() == "mine"
+    assert not surveys
+
+
+@needs_engine
+def test_floating_point_is_what_the_recipe_says_then(surveys, tmp_path):
+    base = ["--set", "method.quantize=true", "--set", "method.parameters.epochs=1"]
+    assert main([*FIT, "--method", "block", "--budget", "bytes=0.5x", "--values", "f32", *base]) == 0
+    recipe = yaml.safe_load((tmp_path / "f.yaml").read_text())
+    assert recipe["method"].get("quantize", False) is False
+    assert surveys == [{"int8": False, "threads": None, "peers": ()}]
+
+
+ESCALATE = "method.parameters.methods={block: {}, escalate: {}}"
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method", "magic"], "no candidates for method 'magic'; known are tucker"),
+        (["--method", "penni"], "no candidates for method 'penni'; known are tucker"),
+        (["--method", "block", "--set", "method.parameters.epoch=3"], "did you mean 'method.parameters.epochs'"),
+        (["--method", "block", "--set", "method.parameters.density=7"], "density 7"),
+        (["--method", "block", "--set", "method.parameters.keep=[2, 4]"], "fit chooses layer by layer"),
+        (["--method", "auto", "--set", "method.parameters.methods={thin: {}}"], "no candidates for method 'thin'"),
+        (["--method", "block", "--margin", "2"], "a margin of 2.0 is none"),
+        (["--method", "block", "--budget", "bytes=0.5x,latency=0.5x", "--rule", "tdc"], "TDC's rule holds one limit"),
+        (["--method", "block", "--budget", "cycles=3M"], "nothing of cycles"),
+        (["--method", "escalate", "--values", "f32"], "method escalate ends in whole numbers"),
+        (["--method", "mixed", "--set", ESCALATE, "--values", "f32"], "method escalate ends in whole numbers"),
+        (["--method", "block", "--against", "nobody"], "unknown peer 'nobody'"),
+        (["--method", "block", "--set", "data.held_out=0"], "give data.held_out"),
+        (["--method", "block", "--set", "network.options.width=0.5"], "do not fit the model"),
+        (["--method", "block", "--set", "method.teacher={network: {name: nobody}}"], "unknown network 'nobody'"),
+        (["--method", "block", "--costs", "costs.json"], "costs.json was measured elsewhere"),
+    ],
+    ids=lambda what: what if isinstance(what, str) else None,
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(surveys, tmp_path, capsys, more, message):
+    table = {"version": 1, "machine": {"cpu": "another"}, "entries": {}}
+    (tmp_path / "costs.json").write_text(json.dumps(table))
+    budget = [] if "--budget" in more else ["--budget", "bytes=0.5x"]
+    assert main([*FIT, *budget, "--accuracy-drop", "1", *more]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not surveys
+    assert not (tmp_path / "f.fit.json").exists()
+
+
+@needs_engine
+def test_layers_are_told_in_the_seconds_of_the_plan(surveys, monkeypatch):
+    call = opened()
+    plan = call.choose(None)
+    plan["survey"] |= {"scale": 3.0, "layers": dict.fromkeys(plan["survey"]["layers"], 1e-6)}
+    names = list(plan["survey"]["layers"])
+    profiled = []
+
+    def layer_seconds(programs, image, named, threads):
+        """A minute in which everything takes four times as long, and the packed layers half of the dense ones."""
+        profiled.extend(programs)
+        assert named == set(names)
+        return [dict.fromkeys(names, 2e-6), dict.fromkeys(names, 4e-6)]
+
+    raced = {"latency": 9e-3, "dense": 1e-2, "rival": "somebody", "rival_seconds": 18e-3}
+    monkeypatch.setattr("dovetail.fitting.layer_seconds", layer_seconds)
+    monkeypatch.setattr("dovetail.fitting.against_peers", lambda *_, **__: raced)
+    packed = in_values(lower(call.model, torch.from_numpy(call.images[:1])), call.images, int8=True)
+    achieved = call.achieved(plan, packed)
+    assert achieved["layers"] == {name: pytest.approx(3.0 * 0.5e-6) for name in names}
+    assert profiled[0] is packed
+    assert len(profiled) == 2
+    assert achieved["bytes"] == stored_bytes(packed)
+    assert achieved["bounds"] == {"bytes": pytest.approx(0.15 * plan["survey"]["references"]["bytes"])}
+    assert achieved["kept"]["bytes"] is False  # nothing was trained: it is the dense network
+    shown = call.note(plan, achieved)
+    assert shown.achieved.kept == achieved["kept"]
