@@ -110,7 +110,7 @@ class Achieved:
         layers = {str(name): amount(seconds, f"seconds of {name!r}") for name, seconds in data["layers"].items()}
         rival = positive(data["rival_seconds"], "achieved rival_seconds")
         bounds = {str(name): positive(bound, f"bound of {name}") for name, bound in data["bounds"].items()}
-        kept = {str(name): bool(holds) for name, holds in data["kept"].items()}
+        kept = {str(name): _truth(holds, f"whether {name} is kept") for name, holds in data["kept"].items()}
         return cls(*shares, *costs, str(data["rival"]), rival, layers, bounds, kept)
 
 
@@ -166,7 +166,7 @@ class Fitted:
             decisions=tuple(Decision.from_json(one) for one in plan["decisions"]),
             priced=tuple(Priced.from_json(one) for one in plan.get("priced", ())),
             survey=_survey(plan["survey"]),
-            achieved=Achieved.from_json(notes["achieved"]) if "achieved" in notes else None,
+            achieved=_achieved(notes, limits, judged=drop is not None),
         )
 
     @property
@@ -308,6 +308,24 @@ def _costs(plan: Json, key: str, like: Sequence[str] | Mapping[str, float] = ())
     if not found or any(name not in found for name in like):
         raise ValueError(f"{key} lack a cost")
     return found
+
+
+def _achieved(notes: Json, limits: Mapping[str, float], *, judged: bool) -> Achieved | None:
+    """What came of the plan, with a verdict on all that is limited, on the accuracy too where it is `judged`."""
+    if "achieved" not in notes:
+        return None
+    found = Achieved.from_json(notes["achieved"])
+    wanted = {"accuracy", *limits} if judged else set(limits)
+    if found.bounds.keys() != limits.keys() or found.kept.keys() != wanted:
+        raise ValueError("what was achieved is not held against what was asked for")
+    return found
+
+
+def _truth(value: Any, what: str) -> bool:
+    """Yes or no, or ValueError."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} is {value!r} and neither true nor false")
+    return value
 
 
 def _spec(data: Json, where: str) -> dict[str, Any]:

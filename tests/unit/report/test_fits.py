@@ -144,6 +144,7 @@ def test_before_training_and_without_times_there_is_no_scatter(fitted):
     told = notes()
     for key in ("limits", "dense", "predicted"):
         told["plan"][key] = {"bytes": 1000.0}
+    told["achieved"] |= {"bounds": {"bytes": 1000.0}, "kept": {"accuracy": False, "bytes": True}}
     sizes = Fitted.from_json(told)
     assert predictions.predictions(sizes) == []
     assert staircase.staircases(sizes) == {}
@@ -284,6 +285,10 @@ def test_the_outcome_says_whether_the_budget_holds(fitted):
         (lambda n: n["plan"]["survey"].update(rival_ms=0), "rival_ms is 0"),
         (lambda n: n["achieved"]["layers"].update(one=None), "seconds of 'one' is None"),
         (lambda n: n["achieved"].update(latency=math.inf), "achieved latency is inf"),
+        (lambda n: n["achieved"]["bounds"].update(latency=0), "bound of latency is 0"),
+        (lambda n: n["achieved"]["kept"].update(latency="no"), "whether latency is kept is 'no'"),
+        (lambda n: n["achieved"]["kept"].pop("accuracy"), "not held against what was asked for"),
+        (lambda n: n["achieved"]["bounds"].update(bytes=3), "not held against what was asked for"),
     ],
 )
 def test_damaged_notes_say_where(change, told):
