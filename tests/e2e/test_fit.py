@@ -38,6 +38,26 @@ def test_a_network_is_fitted_and_the_same_command_goes_on(here, capsys):
     assert (here / "f.yaml").read_text() == before
 
 
+def test_formats_are_chosen_by_the_cycles_of_a_machine(here, capsys):
+    command = [word if word != "bytes=0.15x" else "cycles=0.6x" for word in FIT]
+    command += ["--accuracy-drop", "100", "--machine", "sparten", "-o", "f.yaml"]
+    assert main(command) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "an image, dense on the model of sparten" in told
+    assert "What came of it" in told
+    notes = json.loads((here / "f.fit.json").read_text())
+    assert notes["asked"]["machine"] == "sparten"
+    assert notes["achieved"]["kept"].keys() == {"accuracy", "cycles"}
+    assert notes["plan"]["predicted"]["cycles"] <= notes["plan"]["limits"]["cycles"]
+    assert (here / "runs/f-sparten.json").is_file()
+    assert main(["report", "--fits", "f.fit.json", "--out", "page.html"]) == 0
+    page = (here / "page.html").read_text()
+    assert "on the model of the machine sparten" in page
+    assert "cycles" in page
+    assert main([*command[:-4], "--machine", "scnn", "-o", "f.yaml"]) == 2
+    assert "the plan of another call" in capsys.readouterr().err
+
+
 def test_another_call_does_not_take_the_plan(here, capsys):
     assert main([*FIT, "--plan-only", "--against", "onnxruntime", "-o", "f.yaml"]) == 0
     other = [word if word != "bytes=0.15x" else "bytes=0.2x" for word in FIT]

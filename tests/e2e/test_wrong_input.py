@@ -41,6 +41,17 @@ class Strange(nn.Module):
         (["recipe", "run", "tiny", "--set", "method.parameters.schedule=linear"], "'constant', 'cosine'"),
         (["fit", "resnet8", "--method", "block"], "--budget"),
         (["fit", "resnet8", "--budget", "latency=0.5x", "--method", "block"], "needs a bound on accuracy"),
+        (
+            ["fit", "resnet8", "--budget", "cycles=0.5x", "--accuracy-drop", "1", "--method", "block", "--plan-only"],
+            "name one",
+        ),
+        (
+            [
+                *("fit", "resnet8", "--budget", "cycles=0.5x", "--accuracy-drop", "1", "--method", "block"),
+                *("--machine", "abacus", "--plan-only"),
+            ],
+            "unknown machine 'abacus'",
+        ),
         (["fit", "resnet8", "--budget", "speed=2x", "--method", "block"], "known are latency, bytes, cycles, energy"),
         (
             ["fit", "resnet8", "--budget", "bytes=1kB", "--method", "block", "--weights", "there/t.safetensors"],

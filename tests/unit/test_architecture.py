@@ -81,7 +81,8 @@ ROOMS = {
         "torch",
     ),
     "fitting": room(
-        "api formats formats.layer program program.lower engine training methods search peers fitting", "torch"
+        "accelerators api formats formats.layer program program.lower engine training methods search peers fitting",
+        "torch",
     ),
     "cli": room(
         "cli api fitting formats formats.layer program program.lower engine accelerators training methods search "

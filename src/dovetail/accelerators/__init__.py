@@ -12,6 +12,7 @@ from dovetail.accelerators.machine import MACHINES, Machine, machine_named, regi
 from dovetail.accelerators.memory import chained
 from dovetail.accelerators.parts import as_convolutions
 from dovetail.accelerators.record import record
+from dovetail.accelerators.roofline import Roofline
 from dovetail.accelerators.scnn import Scnn
 from dovetail.accelerators.sensitivity import sensitivity
 from dovetail.accelerators.simulation import Simulation, recorded, simulate
@@ -34,6 +35,7 @@ __all__ = [
     "Escalate",
     "Eyeriss",
     "Machine",
+    "Roofline",
     "Scnn",
     "Simulation",
     "Sparten",

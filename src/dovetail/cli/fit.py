@@ -32,7 +32,9 @@ def fit(
     network: Annotated[str, Parameter(help="A recipe (*.yaml), a zoo name, or package.module:callable.")],
     /,
     *,
-    budget: Annotated[str, Parameter(help="What it may cost: latency=0.5x, latency=4.5ms, bytes=2MB, or several.")],
+    budget: Annotated[
+        str, Parameter(help="What it may cost: latency=0.5x or 4.5ms, bytes=2MB, cycles=0.3x, or several.")
+    ],
     accuracy_drop: Annotated[
         float | None, Parameter(help="Points of accuracy that it may lose; needed with a latency.")
     ] = None,
@@ -47,6 +49,9 @@ def fit(
     ] = "knapsack",
     margin: Annotated[
         float | None, Parameter(help="Share of its time by which a format must beat the dense layer.")
+    ] = None,
+    machine: Annotated[
+        str | None, Parameter(help="Whose model counts cycles and energy; `dovetail simulate` knows the same.")
     ] = None,
     plan_only: Annotated[bool, Parameter(help="Say what could be gained, and train nothing.", negative=())] = False,
     against: Annotated[tuple[str, ...], Parameter(help="Peers whose best time 1x is.", negative=())] = PEERS,
@@ -75,7 +80,7 @@ def fit(
             f"{network} has random weights, and a bound on accuracy is against a trained network: give --weights, or "
             "a recipe with weights; --plan-only plans without"
         )
-    asked, known = _asked(wanted, base, rule, margin, int8=values == "int8"), _known(against)
+    asked, known = _asked(wanted, base, rule, margin, machine, int8=values == "int8"), _known(against)
     peers = known if "latency" in wanted.limits() else ()
     call = Call.open(base, asked, budget, target, threads=threads, seed=seed, root=data, peers=peers)
     plan = call.remembered() or call.choose(costs)
@@ -98,7 +103,9 @@ def _target(out: Path | None, network: str, name: str) -> Path:
     return free(target)
 
 
-def _asked(budget: Budget, recipe: Recipe, rule: Any, margin: float | None, *, int8: bool) -> Asked:
+def _asked(
+    budget: Budget, recipe: Recipe, rule: Any, margin: float | None, machine: str | None, *, int8: bool
+) -> Asked:
     """What a plan is wanted for; whatever cannot be is refused before anything is measured."""
     from dovetail.cli.parameters import checked
     from dovetail.fitting import Asked
@@ -106,7 +113,7 @@ def _asked(budget: Budget, recipe: Recipe, rule: Any, margin: float | None, *, i
 
     name, options = recipe.method.name, recipe.method.parameters
     given = checked(METHODS[name], options) if name in METHODS else options
-    return Asked(budget, name, given, rule, margin, int8)
+    return Asked(budget, name, given, rule, margin, int8, machine)
 
 
 def _known(peers: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dovetail.cli.materials import Sets
-    from dovetail.fitting import Asked, Survey
+    from dovetail.fitting import Asked, Modelled, Survey
     from dovetail.program.program import Program
     from dovetail.search.plan import Found
     from dovetail.training.data import Loader
@@ -120,7 +120,7 @@ class Call:
             "against": list(self.peers),
             "threads": self.threads or cores(),
             "seed": self.seed,
-        }
+        } | ({} if self.asked.machine is None else {"machine": self.asked.machine})
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return plain
 
@@ -157,15 +157,17 @@ class Call:
 
         times, int8 = fitting.open_table(self.threads, costs, int8=self.asked.int8), self.asked.int8
         images = self.images
+        modelled = self._modelled(images)
         measured = fitting.survey(self.model, images, int8=int8, threads=self.threads, peers=self.peers)
         for name in self.asked.budget.limits():
-            say(f"1x of {name} is {_reference(name, measured)}")
+            say(f"1x of {name} is {_reference(name, measured, modelled)}")
         found = fitting.choose(
-            self.model, images, self.asked, measured, table=times,
+            self.model, images, self.asked, measured, table=times, modelled=modelled,
             held_out=fitting.first_images(self.held_out, fitting.SENSITIVE),
             memory=Path(self.recipe.runs) / f"{self.target.stem}-sensitivity.json",
         )  # fmt: skip
-        plan = found.to_json() | {"survey": _told(measured), "thin": self._thin(images, found, measured)}
+        told = _told(measured) | {"references": fitting.references(measured, modelled)}
+        plan = found.to_json() | {"survey": told, "thin": self._thin(images, found, measured)}
         self.note(plan)
         if found.changed:
             self._write(found)
@@ -202,6 +204,8 @@ class Call:
         named = {layer["name"] for layer in plan["decisions"]}
         now, before = fitting.layer_seconds([program, dense], images[:1], named, threads)
         scale = told["scale"] * sum(told["layers"].values()) / sum(before.values())
+        if (modelled := self._modelled(images)) is not None:
+            raced |= modelled.came_to(program, images)
         came = fitting.came_to(self.asked.budget, told["references"], program, raced) | accuracies
         kept = fitting.kept(came, self.asked.budget.accuracy_drop)
         return came | {"layers": {name: scale * seconds for name, seconds in now.items()}, "kept": kept}
@@ -212,6 +216,13 @@ class Call:
         told = json.dumps({"asked": self.question, "plan": dict(plan), **ended}, indent=1, ensure_ascii=False)
         files.write(self.notes, told + "\n", error=DataError)
         return fits.Fitted.from_json(json.loads(told))
+
+    def _modelled(self, images: np.ndarray) -> Modelled | None:
+        """The dense network on the machine that is named, if one is; what layers cost there is kept in the runs."""
+        from dovetail import fitting
+
+        name = f"{self.target.stem}-{self.asked.machine}.json"
+        return fitting.on_machine(self.asked, self.model, images, memory=Path(self.recipe.runs) / name)
 
     @property
     def _anew(self) -> str:
@@ -262,8 +273,10 @@ def written(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def _reference(cost: str, measured: Survey) -> str:
+def _reference(cost: str, measured: Survey, modelled: Modelled | None) -> str:
     """What a share of a cost is of, in words."""
+    if modelled is not None and cost in modelled.references:
+        return f"{fits.told(cost, modelled.references[cost])} an image, dense on the model of {modelled.machine.name}"
     if cost == "bytes":
         return f"{fits.told(cost, measured.float_bytes)}, in float32; ours is {fits.told(cost, measured.bytes)}, dense"
     rival, ours = (fits.told(cost, seconds) for seconds in (measured.rival_seconds, measured.raced))
@@ -276,7 +289,7 @@ def _told(measured: Survey) -> dict[str, Any]:
     return {
         "machine": machine(), "threads": measured.threads, "dense_ms": 1e3 * measured.raced, "rival": measured.rival,
         "rival_ms": 1e3 * measured.rival_seconds, "rest_ms": 1e3 * measured.rest, "scale": measured.scale,
-        "layers": dict(measured.layers), "references": measured.references,
+        "layers": dict(measured.layers),
     }  # fmt: skip
 
 

@@ -6,7 +6,18 @@ Then formats are chosen; what comes of it is written down before anything is tra
 """
 
 from dovetail.fitting.choices import Asked, choose, open_table, words
-from dovetail.fitting.fits import SENSITIVE, Fit, as_array, came_to, first_images, fit, kept
+from dovetail.fitting.fits import (
+    SENSITIVE,
+    Fit,
+    as_array,
+    came_to,
+    first_images,
+    fit,
+    kept,
+    on_machine,
+    references,
+)
+from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, layer_seconds, survey, width_within
 
 __all__ = [
@@ -14,6 +25,7 @@ __all__ = [
     "SENSITIVE",
     "Asked",
     "Fit",
+    "Modelled",
     "Survey",
     "against_peers",
     "as_array",
@@ -24,7 +36,9 @@ __all__ = [
     "in_values",
     "kept",
     "layer_seconds",
+    "on_machine",
     "open_table",
+    "references",
     "survey",
     "width_within",
     "words",

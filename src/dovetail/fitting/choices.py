@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dovetail.accelerators.machine import machine_named
 from dovetail.engine.cache import CACHE_VERSION, cache_file
 from dovetail.engine.layer_times import LayerTimer
 from dovetail.engine.native import choose_isa, cores, require_native
 from dovetail.errors import SpecError
+from dovetail.fitting.modelled import COSTS, Modelled, require_machine
 from dovetail.fitting.surveys import Survey
 from dovetail.formats import FORMATS, DenseSpec, PackedSvd, PackedTucker
 from dovetail.formats.base import Spec
@@ -97,6 +99,7 @@ class Asked:
         method: that trains it, and its options.
         rule, margin: as in `search.plan.find`.
         int8: the network computes in whole numbers in the end.
+        machine: of `dovetail.accelerators.MACHINES`, on whose model cycles and energy are counted.
     """
 
     budget: Budget
@@ -105,10 +108,14 @@ class Asked:
     rule: Rule = "knapsack"
     margin: float | None = None
     int8: bool = True
+    machine: str | None = None
 
     def __post_init__(self) -> None:
-        """BudgetError or SpecError for what cannot be: an unknown method, rule, margin, limit or option."""
-        self.budget.bounds(dict.fromkeys(KNOWN, 1.0))
+        """BudgetError, SpecError or MachineError for what cannot be: a method, rule, margin, limit, option, machine."""
+        require_machine(self.budget.limits(), self.machine)
+        self.budget.bounds(dict.fromkeys(KNOWN if self.machine is None else (*KNOWN, *COSTS), 1.0))
+        if self.machine is not None:
+            machine_named(self.machine)
         require_rule(self.rule, self.margin, self.budget.limits())
         known = [name for name in PROPOSERS if name in METHODS]
         for name, options in self.makers.items():
@@ -179,6 +186,7 @@ def choose(
     measured: Survey,
     *,
     table: CostTable,
+    modelled: Modelled | None = None,
     memory: Path | None = None,
     held_out: Sequence[Tensor] | None = None,
     report: Callable[[str], None] = log.info,
@@ -191,6 +199,7 @@ def choose(
         asked: budget, method and rule.
         measured: of this network.
         table: of the times of layers; what it lacks is measured and kept.
+        modelled: of this network, too, where cycles or energy are limited.
         memory: file of the sensitivities, so that a stopped search goes on; None keeps none.
         held_out: batches on which sensitivity is measured; `images` by default.
         report: called with one line per step.
@@ -201,14 +210,17 @@ def choose(
     """
     import torch
 
-    limits = asked.budget.bounds(measured.references)
+    references = measured.references | ({} if modelled is None else modelled.references)
+    limits = asked.budget.bounds(references)
+    if modelled is not None:  # zeros differ from layer to layer, whatever their shape
+        measured = replace(measured, shapes=tuple(alone(measured.shapes)))
     first = torch.from_numpy(images[:1])
     lanes = require_native().lanes(choose_isa())
     candidates = asked.candidates(model, first, measured.shapes, Target(step=lanes))
     if "latency" in limits:
         candidates |= {name: PART for name, seconds in measured.layers.items() if not seconds}
     open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
-    price = _priced(table, measured, limits, report)
+    price = _priced(table, measured, modelled, limits, report)
     _price_all(measured, candidates, price, report)
     fixed = {name: _beyond(name, measured, price) for name in limits}
 
@@ -233,14 +245,27 @@ def choose(
     return plan
 
 
+def alone(shapes: Sequence[LayerShape]) -> list[LayerShape]:
+    """Every layer by itself."""
+    return [replace(shape, layers=(name,)) for shape in shapes for name in shape.layers]
+
+
 def _beyond(cost: str, measured: Survey, price: Costs) -> float:
-    """What the network costs beyond its layers."""
+    """What the network costs beyond its layers; the models of machines have nothing but layers."""
+    if cost in COSTS:
+        return 0.0
     if cost == "latency":
         return measured.rest
     return measured.bytes - sum(price(shape, None)[cost] * shape.count for shape in measured.shapes)
 
 
-def _priced(table: CostTable, measured: Survey, limits: Mapping[str, float], report: Callable[[str], None]) -> Costs:
+def _priced(
+    table: CostTable,
+    measured: Survey,
+    modelled: Modelled | None,
+    limits: Mapping[str, float],
+    report: Callable[[str], None],
+) -> Costs:
     """All limited costs of a layer."""
     times = measured_costs(table, measured, report)
     sizes: dict[tuple[LayerShape, Spec | None], float] = {}
@@ -251,7 +276,10 @@ def _priced(table: CostTable, measured: Survey, limits: Mapping[str, float], rep
             if (shape, spec) not in sizes:
                 sizes[shape, spec] = weight_bytes(shape, spec, int8=measured.int8)
             found["bytes"] = sizes[shape, spec]
-        return found
+        if modelled is not None:
+            counted = modelled.costs(shape.layers[0], spec, report)
+            found |= {cost: value for cost, value in counted.items() if cost in limits}
+        return {cost: found[cost] for cost in limits}
 
     return price
 

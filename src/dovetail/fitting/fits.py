@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dovetail.accelerators.machine import machine_named
 from dovetail.engine.quantize import quantize
 from dovetail.engine.session import Session
 from dovetail.errors import BudgetError
 from dovetail.fitting.choices import Asked, choose, open_table
-from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, stored_bytes, survey
+from dovetail.fitting.modelled import Modelled
+from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, stored_bytes, survey
 from dovetail.methods import Int8, Method
 from dovetail.peers.peer import DEFAULT
 from dovetail.program.lower import lower
@@ -44,7 +46,8 @@ class Fit:
         compression: of the training; None where only a plan was wanted, or there was nothing to gain.
         program: the packed network, likewise.
         achieved: `latency` of the packed network in seconds, raced in a process of its own, `rival_seconds` of the
-            fastest dense network beside it, `bytes`, and of latency and bytes what the budget allows there, `bounds`;
+            fastest dense network beside it, `bytes`, where a machine is named `cycles` and `energy` of an image on its
+            model, and of all costs that the budget limits what it allows there, `bounds`;
             `accuracy` and `dense_accuracy`, of the network as it was handed in, on the validation data in percent.
         drop: points of accuracy that it may lose.
     """
@@ -75,6 +78,7 @@ def fit(
     peers: Sequence[str] = DEFAULT,
     rule: Rule = "knapsack",
     margin: float | None = None,
+    machine: str | None = None,
     costs: Path | None = None,
     memory: Path | None = None,
     plan_only: bool = False,
@@ -98,6 +102,7 @@ def fit(
         peers: other runtimes; a share of the latency is of the fastest of them. Nobody else needs them.
         rule: "knapsack", or TDC's own.
         margin: share of its time by which a format must beat the dense layer.
+        machine: whose model counts cycles and energy, by name; needed where the budget limits them.
         costs: file of the times of layers; in the cache by default.
         memory: file of the sensitivities, so that a stopped search goes on.
         plan_only: train nothing.
@@ -106,26 +111,30 @@ def fit(
 
     Raises:
         BudgetError: the budget cannot be met, or limits what is not known here.
+        MachineError: the machine is not known, or cannot run a layer.
         SpecError: nothing is known of the method's candidates, or it does not take these options.
         DataError: the file of costs is of another machine.
     """
-    asked = Asked(budget, method, options or {}, rule, margin, int8)
+    asked = Asked(budget, method, options or {}, rule, margin, int8, machine)
     images, held_out = as_array(first_images(train, CALIBRATION)), first_images(validate, SENSITIVE)
     table = open_table(threads, costs, int8=int8)
     peers = peers if "latency" in budget.limits() else ()
+    modelled = on_machine(asked, model, images)
     measured = survey(model, images, int8=int8, threads=threads, peers=peers)
-    found = choose(model, images, asked, measured, table=table, memory=memory, held_out=held_out)
+    found = choose(model, images, asked, measured, table=table, modelled=modelled, memory=memory, held_out=held_out)
     planned = Fit(found, measured, drop=budget.accuracy_drop)
     if plan_only or not found.changed:
         return planned
     return _carried_out(
-        planned, asked, model, images, peers, train=train, validate=validate, teacher=teacher, settings=settings
-    )
+        planned, asked, modelled, model, images, peers, train=train, validate=validate, teacher=teacher,
+        settings=settings,
+    )  # fmt: skip
 
 
 def _carried_out(
     planned: Fit,
     asked: Asked,
+    modelled: Modelled | None,
     model: nn.Module,
     images: np.ndarray,
     peers: Sequence[str],
@@ -146,7 +155,9 @@ def _carried_out(
     raced = against_peers(program, dense, images, threads=threads, peers=peers)
     runs = {"dense_accuracy": _torch(dense), "accuracy": Session(program, threads=threads)}
     accuracies = {name: _accuracy(run, validate) for name, run in runs.items()}
-    achieved = came_to(asked.budget, planned.survey.references, program, raced) | accuracies
+    if modelled is not None:
+        raced |= modelled.came_to(program, images)
+    achieved = came_to(asked.budget, references(planned.survey, modelled), program, raced) | accuracies
     return replace(planned, compression=trained, program=program, achieved=achieved)
 
 
@@ -157,6 +168,21 @@ def _packed(model: nn.Module, image: np.ndarray, train: Loader, trainer: Method,
     program = lower(model.eval(), torch.from_numpy(image))
     how = trainer.quantization() or (Int8(epochs=0).quantization() if int8 else None)
     return program if how is None else quantize(program, [as_array(first_images(train, how.images))], **how.options())
+
+
+def on_machine(asked: Asked, model: nn.Module, images: np.ndarray, memory: Path | None = None) -> Modelled | None:
+    """The dense network on the model of the machine that is named, if one is; `memory` as `Modelled.of` takes it."""
+    import torch
+
+    if asked.machine is None:
+        return None
+    program = in_values(lower(model.eval(), torch.from_numpy(images[:1])), images, int8=asked.int8)
+    return Modelled.of(machine_named(asked.machine), program, images, int8=asked.int8, memory=memory)
+
+
+def references(measured: Survey, modelled: Modelled | None) -> dict[str, float]:
+    """What shares of a budget are of."""
+    return measured.references | ({} if modelled is None else modelled.references)
 
 
 def came_to(

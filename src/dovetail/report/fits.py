@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -85,7 +85,7 @@ class Priced:
 
 @dataclass(frozen=True)
 class Achieved:
-    """What the trained network came to: accuracies in percent, seconds, bytes.
+    """What the trained network came to: accuracies in percent, seconds, bytes, and where counted cycles and joules.
 
     Attributes:
         bounds: cost → what the budget allows in the race that this was measured in.
@@ -101,6 +101,8 @@ class Achieved:
     layers: Mapping[str, float]
     bounds: Mapping[str, float]
     kept: Mapping[str, bool]
+    cycles: float | None = None
+    energy: float | None = None
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
@@ -111,7 +113,8 @@ class Achieved:
         rival = positive(data["rival_seconds"], "achieved rival_seconds")
         bounds = {str(name): positive(bound, f"bound of {name}") for name, bound in data["bounds"].items()}
         kept = {str(name): _truth(holds, f"whether {name} is kept") for name, holds in data["kept"].items()}
-        return cls(*shares, *costs, str(data["rival"]), rival, layers, bounds, kept)
+        counted = {name: positive(data[name], f"achieved {name}") for name in ("cycles", "energy") if name in data}
+        return cls(*shares, *costs, str(data["rival"]), rival, layers, bounds, kept, **counted)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class Fitted:
         drop: points of accuracy that it may lose; None where nobody said.
         limits, dense, predicted: cost → of the whole network: at most, before and after.
         margin: share by which a candidate must beat the dense layer.
+        machine: on whose model cycles and energy were counted, if any.
         survey: machine, threads, and the times of the dense network and its fastest rival.
         priced: of every distinct layer; nothing where no times were asked for, or the notes are older than that.
         achieved: None before training.
@@ -143,6 +147,7 @@ class Fitted:
     priced: tuple[Priced, ...]
     survey: Json
     achieved: Achieved | None = None
+    machine: str | None = None
 
     @classmethod
     def from_json(cls, notes: Json) -> Self:
@@ -167,6 +172,7 @@ class Fitted:
             priced=tuple(Priced.from_json(one) for one in plan.get("priced", ())),
             survey=_survey(plan["survey"]),
             achieved=_achieved(notes, limits, judged=drop is not None),
+            machine=None if asked.get("machine") is None else str(asked["machine"]),
         )
 
     @property
@@ -185,9 +191,12 @@ class Fitted:
         """Where and how the plan was made, in a sentence."""
         threads, cpu = self.survey["threads"], self.survey["machine"]["cpu"]
         by = "TDC's rule" if self.rule == "tdc" else "the knapsack"
+        where = f"on {cpu}, {threads} thread{'s' * (threads != 1)}"
+        if self.machine is not None:
+            where = f"on the model of the machine {self.machine}" + (f" and {where}" if self.timed else "")
         return (
-            f"Formats of method {self.method}, chosen by {by} by what they take on {cpu}, {threads} "
-            f"thread{'s' * (threads != 1)}; a format must take {self.margin:.0%} less than the dense layer."
+            f"Formats of method {self.method}, chosen by {by} by what they take {where}; a format must take "
+            f"{self.margin:.0%} less than the dense layer."
         )
 
     @property
@@ -204,11 +213,20 @@ class Fitted:
         return next((priced for priced in self.priced if layer in priced.layers), None)
 
 
+TOLD: Final[Mapping[str, Callable[[float], str]]] = {
+    "latency": lambda seconds: numbers.milliseconds(1e3 * seconds),
+    "bytes": numbers.size,
+    "cycles": lambda cycles: f"{numbers.count(round(cycles))} cycles",
+    "energy": numbers.joules,
+}
+"""Cost → its values in words."""
+
+
 def told(cost: str, value: float | None) -> str:
     """A cost of this name in words."""
     if value is None:
         return numbers.DASH
-    return numbers.milliseconds(1e3 * value) if cost == "latency" else numbers.size(value)
+    return TOLD[cost](value)
 
 
 def words(spec: Json) -> str:
@@ -227,7 +245,7 @@ def outcome(fitted: Fitted) -> list[tuple[str, ...]]:
         bound = lost if fitted.drop is None else _verdict(got.kept["accuracy"], f"{lost} of {fitted.drop:g}")
         found.append(("accuracy, held out", *accuracies, bound))
     for name, limit in fitted.limits.items():
-        measured = None if got is None else {"latency": got.latency, "bytes": got.bytes}[name]
+        measured = None if got is None else getattr(got, name)
         costs = (told(name, value) for value in (fitted.dense[name], fitted.predicted[name], measured))
         held = f"at most {told(name, limit)}"
         if got is not None:
@@ -303,8 +321,8 @@ def positive(value: Any, what: str) -> float:
 
 def _costs(plan: Json, key: str, like: Sequence[str] | Mapping[str, float] = ()) -> dict[str, float]:
     found = {name: positive(value, f"{key} of {name}") for name, value in plan[key].items()}
-    if unknown := [name for name in found if name not in ("latency", "bytes")]:
-        raise ValueError(f"{key} of {unknown[0]} are none; there are latency and bytes")
+    if unknown := [name for name in found if name not in TOLD]:
+        raise ValueError(f"{key} of {unknown[0]} are none; there are {', '.join(TOLD)}")
     if not found or any(name not in found for name in like):
         raise ValueError(f"{key} lack a cost")
     return found
@@ -316,7 +334,8 @@ def _achieved(notes: Json, limits: Mapping[str, float], *, judged: bool) -> Achi
         return None
     found = Achieved.from_json(notes["achieved"])
     wanted = {"accuracy", *limits} if judged else set(limits)
-    if found.bounds.keys() != limits.keys() or found.kept.keys() != wanted:
+    known = all(getattr(found, name) is not None for name in limits)
+    if not known or found.bounds.keys() != limits.keys() or found.kept.keys() != wanted:
         raise ValueError("what was achieved is not held against what was asked for")
     return found
 

@@ -114,7 +114,7 @@ def opened():
     """A call as the command line makes it."""
     overrides = ("network.options.width=0.25", "data.held_out=100")
     recipe, budget = _base("resnet8", "block", None, "t.safetensors", overrides, Path("runs")), "bytes=0.15x"
-    asked = _asked(Budget.parse(budget, 1.0), recipe, "knapsack", None, int8=True)
+    asked = _asked(Budget.parse(budget, 1.0), recipe, "knapsack", None, None, int8=True)
     return Call.open(recipe, asked, budget, Path("f.yaml"), threads=1, seed=0, root=None, peers=())
 
 
@@ -252,7 +252,7 @@ ESCALATE = "method.parameters.methods={block: {}, escalate: {}}"
         (["--method", "auto", "--set", "method.parameters.methods={thin: {}}"], "no candidates for method 'thin'"),
         (["--method", "block", "--margin", "2"], "a margin of 2.0 is none"),
         (["--method", "block", "--budget", "bytes=0.5x,latency=0.5x", "--rule", "tdc"], "TDC's rule holds one limit"),
-        (["--method", "block", "--budget", "cycles=3M"], "nothing of cycles"),
+        (["--method", "block", "--budget", "cycles=3M"], "name one"),
         (["--method", "escalate", "--values", "f32"], "method escalate ends in whole numbers"),
         (["--method", "mixed", "--set", ESCALATE, "--values", "f32"], "method escalate ends in whole numbers"),
         (["--method", "block", "--against", "nobody"], "unknown peer 'nobody'"),

@@ -12,7 +12,7 @@ from torch import nn
 
 from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio, side_by_side
-from dovetail.errors import BudgetError, DataError, SpecError
+from dovetail.errors import BudgetError, DataError, MachineError, SpecError
 from dovetail.fitting import Asked, Survey, came_to, choices, choose, fit, kept, open_table, survey
 from dovetail.fitting.fits import _packed
 from dovetail.fitting.surveys import anchor, in_values, layer_of, line, stored_bytes, width_within
@@ -188,7 +188,7 @@ def test_time_and_bytes_together(model, images, machine, measured, tmp_path):
 
 
 def test_costs_that_nobody_knows_here_are_refused(model, images, machine, measured, tmp_path):
-    with pytest.raises(BudgetError, match="nothing of cycles"):
+    with pytest.raises(BudgetError, match="cycles are counted on the model of a machine; name one"):
         run(model, images, "cycles=3M", measured, tmp_path)
     with pytest.raises(SpecError, match="no candidates for method 'thin'; known are tucker"):
         run(model, images, "latency=0.5x", measured, tmp_path, method="thin")
@@ -244,7 +244,9 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
         ({"method": "mixed", "options": {"methods": {"block": {}, "escalate": {}}}, "int8": False}, SpecError, "whole"),
         ({"rule": "guess"}, BudgetError, "unknown rule 'guess'"),
         ({"margin": 1.5}, BudgetError, "a margin of 1.5 is none"),
-        ({"budget": Budget(cycles=3, accuracy_drop=1)}, BudgetError, "nothing of cycles"),
+        ({"budget": Budget(cycles=3, accuracy_drop=1)}, BudgetError, "cycles are counted on the model of a machine"),
+        ({"machine": "scnn"}, BudgetError, "the budget limits neither"),
+        ({"budget": Budget(energy=3, accuracy_drop=1), "machine": "abacus"}, MachineError, "unknown machine 'abacus'"),
         ({"budget": Budget(latency="1x", bytes=3, accuracy_drop=1), "rule": "tdc"}, BudgetError, "one limit"),
     ],
 )
