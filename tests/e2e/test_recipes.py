@@ -90,6 +90,31 @@ def test_start_weights_better_than_the_control_are_the_dense_accuracy(here, caps
     assert main(["recipe", "verify", "warm", "--data", "."]) == 0
 
 
+def test_what_is_trained_elsewhere_is_measured_here(here, capsys):
+    """On the other machine nothing is measured; its newest checkpoint is all that comes back."""
+    (here / "recipes/results/tiny.json").rename(here / "before.json")
+    there = ["recipe", "train", "tiny", "--set", "runs=there"]
+    assert main(there) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "there/tiny-s0 is trained:" in told
+    assert "% on the held-out images" in told
+    assert not (here / "recipes/results/tiny.json").exists()
+    (here / "came/tiny-s0").mkdir(parents=True)
+    newest = sorted((here / "there/tiny-s0").glob("checkpoint-*.safetensors"))[-1]
+    shutil.copy(newest, here / "came/tiny-s0")
+    assert main(["recipe", "run", "tiny", "--set", "runs=came"]) == 0
+    assert "finished already" in capsys.readouterr().err
+    after, before = (json.loads((here / path).read_text()) for path in ("recipes/results/tiny.json", "before.json"))
+    same = {"accuracy", "macs_ratio", "bits_ratio", "epochs", "seeds"}
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+
+
+def test_a_recipe_without_training_is_not_trained(here, capsys):
+    (here / "recipes/further.yaml").write_text("base: tiny\nstart: tiny\n")
+    assert main(["recipe", "train", "further"]) == 2
+    assert "has nothing to train" in " ".join(capsys.readouterr().err.split())
+
+
 def test_without_the_controls_result_a_recipe_trains_but_claims_nothing(here, capsys):
     results = here / "recipes/results"
     for name in ("tiny", "dense-tiny"):

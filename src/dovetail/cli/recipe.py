@@ -1,4 +1,4 @@
-"""`dovetail recipe`: run, verify and list recipes."""
+"""`dovetail recipe`: run, train, verify and list recipes."""
 
 from __future__ import annotations
 
@@ -94,6 +94,26 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
     if file.stat().st_size > evidence.LARGEST:
         say(f"{file.name} has {file.stat().st_size / 1e6:.1f} MB: too large to commit, pack it anew where it is needed")
     say(f"wrote {target}" + ("" if label == path.stem else f", for --set makes it another recipe than {path.stem}"))
+
+
+@app.command(name="train")
+def train_only(name: Name, /, *, overrides: Set = (), data: DataFolder = None) -> None:
+    """Train all seeds and stop: `dovetail recipe run` then packs and measures, here or wherever their runs are brought.
+
+    For a machine with a GPU that is not the one to measure on. It needs no engine; of each run the newest checkpoint is
+    enough.
+    """
+    path = recipes.find(name)
+    recipe = read(path, overrides)
+    label, _ = _outcome(recipe, path)
+    if recipe.start is not None:
+        raise RecipeError(f"{path}: it begins from the packed network of {recipe.start} and has nothing to train")
+    recipe = recipes.with_weights(recipe, path.parent)
+    for seed in recipe.settings.seeds:
+        done = train(recipe, label, seed, data)
+        told = "" if done.history.accuracy is None else f": {done.history.accuracy:.2f} % on the held-out images"
+        say(f"{Path(recipe.runs) / f'{label}-s{seed}'} is trained{told}")
+    say(f"`dovetail recipe run {path.stem}` packs and measures it, where this folder of runs is")
 
 
 @app.command
