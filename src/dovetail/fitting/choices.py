@@ -19,7 +19,7 @@ from dovetail.engine.native import choose_isa, cores, require_native
 from dovetail.errors import SpecError
 from dovetail.fitting.modelled import COSTS, Modelled, require_machine
 from dovetail.fitting.surveys import Survey
-from dovetail.formats import FORMATS, DenseSpec, PackedSvd, PackedTucker
+from dovetail.formats import FORMATS, DenseSpec, KernelBasisSpec, PackedSvd, PackedTucker, TuckerSpec
 from dovetail.formats.base import Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
@@ -172,11 +172,28 @@ def _proposed(
     planned, block = method.plan(model, example).layers, options.get("block", target.block)
     found: dict[str, Sequence[Spec] | Kept] = {}
     for shape in shapes:
-        specs = propose(name, shape, replace(target, block=block))
+        specs = _as_wanted(propose(name, shape, replace(target, block=block)), options)
         for layer in shape.layers:
             what = planned.get(layer, Kept("the method does not know it"))
             found[layer] = what if isinstance(what, Kept) else specs
     return found
+
+
+def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
+    """Formats as the method's options want them: Tucker's sides folded or not, shared places, scales and bases."""
+    found: list[Spec] = []
+    for spec in specs:
+        if isinstance(spec, TuckerSpec) and spec.fold and not options.get("fold", True):
+            continue
+        if isinstance(spec, KernelBasisSpec):
+            own = {name: options[name] for name in ("shared", "asymmetric") if name in options}
+            if own.get("shared", 1) > 1 and "block" not in options:
+                own["block"] = 1  # of both one at most is more
+            if isinstance(bases := options.get("bases"), int) and spec.bases not in (1, bases):
+                continue
+            spec = replace(spec, **own)
+        found.append(spec)
+    return list(dict.fromkeys(found))
 
 
 def choose(

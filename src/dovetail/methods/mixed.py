@@ -62,7 +62,7 @@ class Mixed(SinglePhase):
         Args:
             methods: name → options, such as `{"block": {"density": 0.2}, "tucker": {"ratio": 0.5}}`; those of the
                 training are not among them, but for a method of several phases.
-            training: epochs, learning_rate and so on, as `SinglePhase` has them; without a method of several phases.
+            training: epochs, learning_rate and so on, as `SinglePhase` has them; one of several phases has its own.
         """
         from dovetail.methods import METHODS
 
@@ -78,6 +78,11 @@ class Mixed(SinglePhase):
         except TypeError as error:
             raise SpecError(f"mixed: {error}") from None
         for name, options in self.methods.items():
+            if name in STAGED and training:
+                told = (
+                    f"mixed: {name} has phases of its own, and {', '.join(sorted(training))} would change none of them"
+                )
+                raise SpecError(f"{told}; give {name} its options")
             if issubclass(METHODS[name], SinglePhase) and name not in STAGED and (own := TRAINING & set(options)):
                 raise SpecError(f"mixed {name}: {', '.join(sorted(own))} belong to the whole training; give mixed them")
         self._active: dict[str, Method] = {}

@@ -21,7 +21,7 @@ from dovetail.methods import METHODS, Kept
 from dovetail.program.layers import LayerShape, layer_shapes
 from dovetail.program.lower import lower
 from dovetail.search import Budget
-from dovetail.search.candidates import PROPOSERS, work
+from dovetail.search.candidates import PROPOSERS, Target, work
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
 METHODS_THAT_FIT = sorted(set(PROPOSERS) & set(METHODS))
@@ -229,6 +229,15 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
     reasons = {d.name: d.reason for d in found.decisions if d.spec is None}
     assert {d.spec.block for d in found.changed} == {8}
     assert not any("everything=True" in reason for reason in reasons.values())
+    shared = run(model, images, "latency=0.6x", measured, tmp_path, "escalate", options={"shared": 4, "bases": 4})
+    assert {(d.spec.shared, d.spec.block) for d in shared.changed} == {(4, 1)}
+    assert {d.spec.bases for d in shared.changed} <= {1, 4}
+    for fold in (True, False):
+        asked = Asked(Budget(bytes=1), "tucker", {"fold": fold})
+        every = asked.candidates(model, torch.from_numpy(images[:1]), measured.shapes, Target(step=8))
+        specs = [spec for some in every.values() if not isinstance(some, Kept) for spec in some]
+        assert any(getattr(spec, "fold", False) for spec in specs) == fold
+        assert specs
     narrow = run(model, images, "latency=0.9x", measured, tmp_path, "escalate", options={"pointwise": False})
     assert next(d for d in narrow.decisions if d.name == "point").reason == "1x1: int8"
 

@@ -91,6 +91,11 @@ def test_impossible_options(methods, message):
         Mixed(methods=methods)
 
 
+def test_training_options_beside_a_method_with_phases_of_its_own():
+    with pytest.raises(SpecError, match="escalate has phases of its own, and epochs would change none of them"):
+        Mixed(methods={"escalate": {}, "block": {}}, epochs=3)
+
+
 def test_plans_are_checked(build, example):
     with pytest.raises(SpecError, match="'same': none of block, tucker trains"):
         Mixed(methods=BOTH).plan(build(), example, Plan({"same": SparseSpec()}))
