@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -21,19 +23,19 @@ class Traced:
 
     counts: ClassVar[Counter[str]] = Counter()
 
-    def __init__(self, model: nn.Module, work: Work, batch: Batch) -> None:
+    def __init__(self, model: nn.Module, parameters: Callable[[], list[Tensor]], work: Work, batch: Batch) -> None:
         self.counts["recorded"] += 1
-        self.parameters = list(model.parameters())
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
         def step(images: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor | None]]:
             loss = work((images, labels))
-            return loss.detach(), [parameter.grad for parameter in self.parameters]
+            return loss.detach(), [parameter.grad for parameter in parameters()]
 
         random = torch.get_rng_state()
         self.graph = make_fx(step)(*batch)  # runs it once, which a recording does not
         torch.set_rng_state(random)
         model.load_state_dict(before)
+        self.parameters = parameters()
 
     @torch.no_grad()
     def replay(self, batch: Batch) -> Tensor:
@@ -50,7 +52,7 @@ def record_all(monkeypatch) -> Counter[str]:
 
     def recorded(self, model, *args, **kwargs) -> None:
         begin(self, model, *args, **kwargs)
-        self.recorder = Recorder(model, Traced)
+        self.recorder = Recorder(model, partial(Traced, model, self._trained))
 
     monkeypatch.setattr(Run, "__init__", recorded)
     Traced.counts.clear()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dovetail.api import compress
-from dovetail.methods import Distill, Escalate, Method, Penni
+from dovetail.methods import Distill, Escalate, Magnitude, Method, Penni
 from dovetail.training import Settings
 from method_samples import SAMPLES, batches, build
 from recorded_steps import record_all
@@ -28,6 +28,12 @@ LONGER = {
     ),
 }
 REFUSED = {"int8": "observes operands", "mixed": "asks its members", "penni": "its penalty is its own"}
+
+
+@pytest.fixture(autouse=True)
+def no_dropout(monkeypatch) -> None:
+    """On a CPU its draws are seen as those of Python, and steps that draw are not recorded."""
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, *_: x)
 
 
 def trained(method: Method, taught: bool) -> torch.nn.Module:
@@ -74,7 +80,30 @@ def test_what_a_method_does_not_tell_is_seen_here(monkeypatch) -> None:
     assert not all(torch.equal(got[key], tensor) for key, tensor in want.items())
 
 
+class Rising(Magnitude):
+    """Its penalty reads a number of Python that `Magnitude.recordable` knows nothing of."""
+
+    weight = 0.0
+
+    def penalty(self):
+        self.weight += 0.1
+        return self.weight * sum(weight.square().sum() for weight in self._weights.values())
+
+
+def test_a_subclass_that_replaces_the_penalty_is_not_recorded(monkeypatch) -> None:
+    counts = record_all(monkeypatch)
+    trained(Rising(density=0.4, epochs=2, interval=2), taught=False)
+    assert not counts
+
+
+def test_a_network_that_draws_is_not_recorded(monkeypatch) -> None:
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, *_: x * (torch.rand(1) < 0.9))
+    counts = record_all(monkeypatch)
+    trained(SAMPLES["thin"](), taught=False)
+    assert not counts
+
+
 def test_a_teacher_whose_answers_are_kept_is_not_recorded(tmp_path) -> None:
     assert Distill(SAMPLES["thin"](), build(), answers=tmp_path / "answers.sqlite").recordable() is None
-    assert Distill(SAMPLES["thin"](), build()).recordable() == ()
+    assert Distill(SAMPLES["thin"](), build(), weight=0.25).recordable() == ((), 0.25, 4.0)
     assert Penni().recordable() is None

@@ -1,4 +1,4 @@
-"""The roofline: multipliers that wait for nothing but off-chip memory. No machine is faster with as many of both.
+"""The roofline: multipliers that wait for nothing but off-chip memory, for machines that skip no zeros of inputs.
 
     cycles = max((macs + additions) / multipliers, bytes / bandwidth)
 

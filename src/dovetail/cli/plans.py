@@ -204,8 +204,8 @@ class Call:
         named = {layer["name"] for layer in plan["decisions"]}
         now, before = fitting.layer_seconds([program, dense], images[:1], named, threads)
         scale = told["scale"] * sum(told["layers"].values()) / sum(before.values())
-        if (modelled := self._modelled(images)) is not None:
-            raced |= modelled.came_to(program, images)
+        if self.asked.machine is not None:
+            raced |= fitting.modelled_costs(program, self.asked.machine, images)
         came = fitting.came_to(self.asked.budget, told["references"], program, raced) | accuracies
         kept = fitting.kept(came, self.asked.budget.accuracy_drop)
         return came | {"layers": {name: scale * seconds for name, seconds in now.items()}, "kept": kept}

@@ -18,6 +18,7 @@ from dovetail.fitting.fits import (
     references,
 )
 from dovetail.fitting.modelled import Modelled
+from dovetail.fitting.modelled import came_to as modelled_costs
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, layer_seconds, survey, width_within
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "in_values",
     "kept",
     "layer_seconds",
+    "modelled_costs",
     "on_machine",
     "open_table",
     "references",

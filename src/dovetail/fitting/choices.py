@@ -189,8 +189,8 @@ def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
             own = {name: options[name] for name in ("shared", "asymmetric") if name in options}
             if own.get("shared", 1) > 1 and "block" not in options:
                 own["block"] = 1  # of both one at most is more
-            if isinstance(bases := options.get("bases"), int) and spec.bases not in (1, bases):
-                continue
+            if spec.bases > 1 and isinstance(bases := options.get("bases"), int):
+                own["bases"] = bases
             spec = replace(spec, **own)
         found.append(spec)
     return list(dict.fromkeys(found))

@@ -16,6 +16,7 @@ from dovetail.engine.session import Session
 from dovetail.errors import BudgetError
 from dovetail.fitting.choices import Asked, choose, open_table
 from dovetail.fitting.modelled import Modelled
+from dovetail.fitting.modelled import came_to as modelled_costs
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, stored_bytes, survey
 from dovetail.methods import Int8, Method
 from dovetail.peers.peer import DEFAULT
@@ -155,8 +156,8 @@ def _carried_out(
     raced = against_peers(program, dense, images, threads=threads, peers=peers)
     runs = {"dense_accuracy": _torch(dense), "accuracy": Session(program, threads=threads)}
     accuracies = {name: _accuracy(run, validate) for name, run in runs.items()}
-    if modelled is not None:
-        raced |= modelled.came_to(program, images)
+    if asked.machine is not None:
+        raced |= modelled_costs(program, asked.machine, images)
     achieved = came_to(asked.budget, references(planned.survey, modelled), program, raced) | accuracies
     return replace(planned, compression=trained, program=program, achieved=achieved)
 
@@ -197,7 +198,7 @@ def kept(achieved: Mapping[str, Any], drop: float | None) -> dict[str, bool]:
     """Cost or "accuracy" → whether it keeps to the budget; those that it limits."""
     found = {name: achieved[name] <= bound for name, bound in achieved["bounds"].items()}
     lost = achieved["dense_accuracy"] - achieved["accuracy"]
-    return found if drop is None else {"accuracy": lost <= drop, **found}
+    return found if drop is None else {"accuracy": lost <= drop + 1e-9, **found}
 
 
 def first_images(batches: Loader, count: int) -> list[Tensor]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 from dovetail.accelerators import simulation
 from dovetail.accelerators.machine import Machine
+from dovetail.accelerators.parts import as_convolutions
 from dovetail.errors import BudgetError
-from dovetail.formats import FORMATS
+from dovetail.formats import FORMATS, PackedSvd, PackedTucker
 from dovetail.formats.base import Spec
 from dovetail.formats.values import INT8
 from dovetail.search.table import CostTable, Entry
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dovetail.accelerators.simulation import Layer, Recorded
+    from dovetail.accelerators.workload import Workload
     from dovetail.program.program import Program
 
 COSTS: Final = ("cycles", "energy")
+VERSION: Final = 1
+"""Of the models, as far as counts that are kept depend on them."""
 IMAGES: Final = 4
 """Whose zeros a machine meets; a cost is of one image, their mean."""
 
@@ -60,18 +64,19 @@ class Modelled:
             program: packed as it computes, in whole numbers or not.
             images: `(N, C, H, W)`, normalised; the first ones are taken.
             int8: formats are brought to whole numbers.
-            memory: file of what layers cost; None keeps none.
+            memory: file of what layers cost, whose name gets a digest of the network; None keeps none.
 
         Raises:
             MachineError: the machine cannot run a layer of such a shape.
-            DataError: the file is of another network or machine.
+            DataError: the file is of another machine.
         """
         some = images[:IMAGES]
         layers = simulation.recorded(program, some)
         simulation.require([machine], layers)
-        met = zlib.crc32("".join(layer.digest for layer in layers).encode())
-        conditions = {"machine": machine.to_json(), "layers": f"{met:08x}", "images": len(some)}
-        table = CostTable(conditions) if memory is None else CostTable.open(memory, conditions)
+        met = f"{zlib.crc32(''.join(layer.digest for layer in layers).encode()):08x}"
+        conditions = {"machine": machine.to_json(), "layers": met, "images": len(some), "version": VERSION}
+        file = None if memory is None else memory.with_stem(f"{memory.stem}-{met}")
+        table = CostTable(conditions) if file is None else CostTable.open(file, conditions)
         return cls(machine, {layer.name: layer for layer in layers}, len(some), int8, table)
 
     @property
@@ -86,27 +91,37 @@ class Modelled:
         known = [self.table.entries.get(f"{cost} of {name}: {format}") for cost in COSTS]
         if None not in known:
             return {cost: entry.value for cost, entry in zip(COSTS, known) if entry is not None}
-        ran = simulation.run(self.machine, self._recorded(name, spec))
-        found = of_image([ran], self.images)
+        ran = [simulation.run(self.machine, part) for part in self._recorded(name, spec)]
+        found = of_image(ran, self.images)
         for cost, value in found.items():
-            self.table.entries[f"{cost} of {name}: {format}"] = Entry(value, value, value, ran.form)
+            self.table.entries[f"{cost} of {name}: {format}"] = Entry(value, value, value, ran[0].form)
         self.table.save()
-        report(f"{name}, {spec.format if spec else 'dense'}: {found['cycles']:.0f} cycles on {self.machine.name}")
+        report(f"{name}, {format}: {found['cycles']:.0f} cycles on {self.machine.name}")
         return found
 
-    def came_to(self, program: Program, images: np.ndarray) -> dict[str, float]:
-        """What a packed network costs on the same images."""
-        done = simulation.simulate(program, on=self.machine, inputs=images[: self.images])
-        return of_image(done.layers, self.images)
-
-    def _recorded(self, name: str, spec: Spec | None) -> Recorded:
-        """The layer, in another format, with what it met."""
+    def _recorded(self, name: str, spec: Spec | None) -> list[Recorded]:
+        """The layer, in another format, with what it met; in whole numbers factors are layers of their own."""
         layer = self.layers[name]
         if spec is None:
-            return layer
+            return [layer]
         packed = FORMATS[spec.format].packed.from_dense(layer.workloads[0].weight.dense(), spec)
         weight = packed.cast(INT8) if self.int8 else packed
-        return simulation.Recorded(name, tuple(replace(one, weight=weight) for one in layer.workloads))
+        works = [replace(one, weight=weight) for one in layer.workloads]
+        if not (self.int8 and isinstance(packed, PackedTucker | PackedSvd)):
+            return [simulation.Recorded(name, tuple(works))]
+        stages = zip(*(as_convolutions(work) for work in works), strict=True)
+        return [simulation.Recorded(name, tuple(_whole(part) for part in parts)) for parts in stages]
+
+
+def came_to(program: Program, machine: str, images: np.ndarray) -> dict[str, float]:
+    """What a packed network costs on a machine, for each of the images that plans are made with."""
+    some = images[:IMAGES]
+    return of_image(simulation.simulate(program, on=machine, inputs=some).layers, len(some))
+
+
+def _whole(part: Workload) -> Workload:
+    """A factor in whole numbers."""
+    return replace(part, weight=part.weight.cast(INT8))
 
 
 def of_image(layers: Iterable[Layer], images: int) -> dict[str, float]:
@@ -123,7 +138,8 @@ def require_machine(limited: Iterable[str], machine: str | None) -> None:
     modelled = [cost for cost in limited if cost in COSTS]
     if modelled and machine is None:
         raise BudgetError(
-            f"{' and '.join(modelled)} are counted on the model of a machine; name one, such as machine 'escalate'"
+            f"{' and '.join(modelled)} are counted on the model of a machine; name one: machine='escalate', or "
+            "--machine escalate"
         )
     if machine is not None and not modelled:
         raise BudgetError(

@@ -102,7 +102,8 @@ class Distill(Method):
 
     def recordable(self) -> Hashable | None:
         """As the method; answers from a file cannot be recorded."""
-        return None if self._answers is not None else self.method.recordable()
+        inner = self.method.recordable()
+        return None if inner is None or self._answers is not None else (inner, self.weight, self.temperature)
 
     def before_step(self) -> None:
         """The method's."""

@@ -67,8 +67,9 @@ class Budget:
             raise BudgetError(f"accuracy_drop {drop} is in points of accuracy, from 0 to 100")
 
     def limits(self) -> dict[str, Limit]:
-        """Cost → limit, for those that have one."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in UNITS}
+        """Cost → limit, for those that have one; bytes last, for candidates must gain in the first."""
+        names = sorted((f.name for f in fields(self) if f.name in UNITS), key=lambda name: name == "bytes")
+        given = {name: getattr(self, name) for name in names}
         return {name: read_limit(name, value) for name, value in given.items() if value is not None}
 
     def bounds(self, references: Mapping[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class Run:
         self.finished = False
         self.optimizer: Any = None
         recorded = settings.record and self.device.type == "cuda"
-        self.recorder = Recorder(model, CudaRecording) if recorded else None
+        self.recorder = Recorder(model, partial(CudaRecording, self._trained)) if recorded else None
         self.rate, self.earlier = 0.0, 0.0
         self.started = self.saved = time.monotonic()
         self.epoch_random: Mapping[str, Any] | None = None
@@ -193,8 +194,13 @@ class Run:
         """The same, on a GPU replayed where the hooks allow it."""
         if self.recorder is None:
             return self._backward(batch)
-        what = self.hooks.recordable()
+        what = self.hooks.recordable() if _vouches(self.hooks) else None
         return self.recorder.run(self._backward, batch, None if what is None else (phase.name, what))
+
+    def _trained(self) -> list[Tensor]:
+        """All parameters that may have gradients: the model's, and what else the method gave to the optimizer."""
+        groups = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        return list({id(parameter): parameter for parameter in (*self.model.parameters(), *groups)}.values())
 
     def _end_phase(self, phase: Phase) -> None:
         """The hard projection; the last epoch's record is of the network after it."""
@@ -345,6 +351,13 @@ class Run:
         log.info(
             "run %s: %s", self.settings.run, "finished already" if self.finished else f"resuming at step {self.step}"
         )
+
+
+def _vouches(hooks: Hooks) -> bool:
+    """Whether `recordable` speaks of the `loss` and `penalty` that there are: a subclass may have replaced them."""
+    order = [vars(kind) for kind in type(hooks).__mro__]
+    own = next((i for i, names in enumerate(order) if "recordable" in names), len(order))
+    return own < len(order) and not any(name in names for names in order[:own] for name in ("loss", "penalty"))
 
 
 @contextlib.contextmanager

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import logging
+import random
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dovetail.training.batches import Batch
 
+log = logging.getLogger("dovetail.training")
 WARM = 3
 """Steps before a recording: libraries choose their kernels and get their memory in the first ones."""
 
@@ -27,11 +31,12 @@ class Recorder:
     """Runs forward and backward of a step: a few times as it is, then from a recording of it.
 
     A recording reads and writes the tensors that it saw. So there is a new one whenever a tensor of the model moved,
-    a parameter was frozen or freed, or `what` says that something else changed.
+    a parameter was frozen or freed, or `what` says that something else changed. Steps that draw random numbers outside
+    of the GPU, or that cannot be recorded, run as they are from then on.
     """
 
-    def __init__(self, model: nn.Module, record: Callable[[nn.Module, Work, Batch], Recording]) -> None:
-        self.model, self.record = model, record
+    def __init__(self, model: nn.Module, record: Callable[[Work, Batch], Recording]) -> None:
+        self.model, self.record, self.refused = model, record, False
         self.forget()
 
     def forget(self) -> None:
@@ -48,7 +53,7 @@ class Recorder:
             batch: on the GPU; one of another shape than the recorded ones, the last of an epoch say, runs as it is.
             what: all that `work` depends on beside the batch and the tensors of the model; None: it is not recorded.
         """
-        if what is None:
+        if what is None or self.refused:
             self.forget()
             return work(batch)
         now = (what, _places(self.model))
@@ -58,24 +63,48 @@ class Recorder:
         shapes = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in batch]
         if self._seen < WARM:
             self._seen, self._shapes = (self._seen + 1 if shapes == self._shapes else 1), shapes
-            return work(batch)
+            return self._warm(work, batch)
         if shapes != self._shapes:
             return work(batch)
         if self._recording is None:
-            self._recording = self.record(self.model, work, batch)
+            try:
+                self._recording = self.record(work, batch)
+            except RuntimeError as error:
+                self._refuse(f"they cannot be recorded ({str(error).partition(chr(10))[0]})")
+                return work(batch)
         return self._recording.replay(batch)
+
+    def _warm(self, work: Work, batch: Batch) -> Tensor:
+        """Run, and see whether it is the same step every time."""
+        before = _draws()
+        loss = work(batch)
+        if _draws() != before:
+            self._refuse("they draw random numbers outside of the GPU")
+        return loss
+
+    def _refuse(self, why: str) -> None:
+        log.warning("steps run as they are, not recorded: %s", why)
+        self.refused = True
+        self.forget()
 
 
 class CudaRecording:
     """A CUDA graph of a step, on the stream that is current."""
 
-    def __init__(self, model: nn.Module, work: Work, batch: Batch) -> None:
-        """Record; nothing is computed yet. What ran before must have run on the same stream."""
+    def __init__(self, parameters: Callable[[], Iterable[Tensor]], work: Work, batch: Batch) -> None:
+        """Record; nothing is computed yet. What ran before must have run on the same stream.
+
+        Args:
+            parameters: all that get gradients.
+            work: forward and backward.
+            batch: of the shape of all that will be replayed.
+        """
         self._batch = tuple(tensor.clone(memory_format=torch.preserve_format) for tensor in batch)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream()):
+        # other threads, a loader's say, may go on meanwhile
+        with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
             self._loss = work((self._batch[0], self._batch[1]))
-        self._gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+        self._gradients = [(parameter, parameter.grad) for parameter in parameters()]
 
     def replay(self, batch: Batch) -> Tensor:
         """The loss, and gradients where the graph writes them, whatever stood there since."""
@@ -87,7 +116,13 @@ class CudaRecording:
         return self._loss.detach().clone()
 
 
-def _places(model: nn.Module) -> tuple[tuple[int, bool], ...]:
-    """Where the model's tensors lie, and which of them train."""
+def _places(model: nn.Module) -> tuple[Hashable, ...]:
+    """Where the model's tensors lie and how, and which of them train."""
     tensors = (*model.parameters(), *model.buffers())
-    return tuple((tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
+    return tuple((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.requires_grad) for tensor in tensors)
+
+
+def _draws() -> tuple[Any, ...]:
+    """The state of every generator that a GPU knows nothing of."""
+    drawn = np.random.get_state()  # noqa: NPY002 - users' networks may draw from it
+    return random.getstate(), drawn[1].tobytes(), drawn[2], torch.get_rng_state().numpy().tobytes()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +17,7 @@ class Again:
 
     made = 0
 
-    def __init__(self, model, work, batch):
+    def __init__(self, work, batch):
         type(self).made += 1
         self.work = work
 
@@ -80,6 +83,28 @@ def test_it_is_recorded_anew_once_the_model_has_changed(recorder, change):
 def test_it_is_recorded_anew_once_the_method_says_so(recorder):
     losses(recorder, WARM + 1, "first")
     assert losses(recorder, WARM + 1, "second") == [0] * WARM + [100]
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(caplog):
+    def refuse(work, batch):
+        raise RuntimeError("not permitted while capturing\nand more")
+
+    recorder = Recorder(nn.BatchNorm1d(3), refuse)
+    assert losses(recorder, WARM + 3) == [0] * (WARM + 3)
+    assert [r.getMessage() for r in caplog.records] == [
+        "steps run as they are, not recorded: they cannot be recorded (not permitted while capturing)"
+    ]
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1)])
+def test_what_draws_in_python_is_not_recorded(recorder, caplog, draw):
+    def drawing(batch):
+        draw()
+        return work(batch)
+
+    assert [float(recorder.run(drawing, batch(), ())) for _ in range(WARM + 2)] == [0] * (WARM + 2)
+    assert Again.made == 0
+    assert "draw random numbers outside of the GPU" in caplog.text
 
 
 def test_numbers_that_change_in_place_are_no_reason(recorder):
