@@ -3,8 +3,7 @@
     cycles = max((macs + additions) / multipliers, bytes / bandwidth)
 
 A layer takes the multiply-accumulates of its format's cheapest order, or the additions of a format that multiplies
-nothing there, and moves its weight as it is packed, its input
-and its output once. Zeros of the inputs are multiplied.
+nothing there, and moves its weight as it is packed, its input and its output once. Zeros of the inputs are multiplied.
 
 Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model" (CACM 2009).
 """

@@ -5,7 +5,7 @@ engine, and how fast they would be in other formats. Then the network: how much 
 Then formats are chosen; what comes of it is written down before anything is trained.
 """
 
-from dovetail.fitting.choices import Asked, choose, open_table, words
+from dovetail.fitting.choices import Asked, choose, open_table, references, words
 from dovetail.fitting.fits import (
     SENSITIVE,
     Fit,
@@ -15,7 +15,6 @@ from dovetail.fitting.fits import (
     fit,
     kept,
     on_machine,
-    references,
 )
 from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.modelled import came_to as modelled_costs

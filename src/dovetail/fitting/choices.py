@@ -40,8 +40,6 @@ log = logging.getLogger("dovetail.fit")
 _HALVED = {"ratio": 0.5, "svd": True}
 PROBES: Final[Mapping[str, Mapping[str, Any]]] = {"tucker": _HALVED, "tdc": _HALVED}
 """Options with which a method says which layers it would change at all."""
-KNOWN: Final = ("latency", "bytes")
-"""Costs that are measured or counted here."""
 BIAS: Final = 4
 """Bytes, of a layer in whole numbers."""
 PART: Final = Kept("it runs as a part of another layer, in no time of its own")
@@ -113,7 +111,6 @@ class Asked:
     def __post_init__(self) -> None:
         """BudgetError, SpecError or MachineError for what cannot be: a method, rule, margin, limit, option, machine."""
         require_machine(self.budget.limits(), self.machine)
-        self.budget.bounds(dict.fromkeys(KNOWN if self.machine is None else (*KNOWN, *COSTS), 1.0))
         if self.machine is not None:
             machine_named(self.machine)
         require_rule(self.rule, self.margin, self.budget.limits())
@@ -227,8 +224,7 @@ def choose(
     """
     import torch
 
-    references = measured.references | ({} if modelled is None else modelled.references)
-    limits = asked.budget.bounds(references)
+    limits = asked.budget.bounds(references(measured, modelled))
     if modelled is not None:  # zeros differ from layer to layer, whatever their shape
         measured = replace(measured, shapes=tuple(alone(measured.shapes)))
     first = torch.from_numpy(images[:1])
@@ -249,17 +245,29 @@ def choose(
 
     found_with(lambda *_: 0.0)  # what cannot be met is refused before more is measured
     batches = [torch.from_numpy(images)] if held_out is None else held_out
-    found = _sensitivities(model, batches, open_, memory, report)
-    spoilt = _errors(model, open_)
-
-    def spoils(name: str, spec: Spec) -> float:
-        return found[name, spec.format].damage(spoilt[name, spec])
-
+    spoils = _damage(model, batches, open_, memory, report)
     priced = _times_behind(measured, candidates, table) if "latency" in limits else ()
     plan = replace(found_with(spoils), priced=priced)
     if plan.changed:
         asked.trainer().plan(model, first, plan.plan())  # what it would refuse is refused now
     return plan
+
+
+def references(measured: Survey, modelled: Modelled | None) -> dict[str, float]:
+    """What shares of a budget are of."""
+    return measured.references | ({} if modelled is None else modelled.references)
+
+
+def _damage(
+    model: nn.Module,
+    batches: Sequence[Tensor],
+    candidates: Mapping[str, Sequence[Spec]],
+    memory: Path | None,
+    report: Callable[[str], None],
+) -> Callable[[str, Spec], float]:
+    """What a layer in a format is expected to spoil."""
+    found, spoilt = _sensitivities(model, batches, candidates, memory, report), _errors(model, candidates)
+    return lambda name, spec: found[name, spec.format].damage(spoilt[name, spec])
 
 
 def alone(shapes: Sequence[LayerShape]) -> list[LayerShape]:

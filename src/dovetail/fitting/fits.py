@@ -14,7 +14,7 @@ from dovetail.accelerators.machine import machine_named
 from dovetail.engine.quantize import quantize
 from dovetail.engine.session import Session
 from dovetail.errors import BudgetError
-from dovetail.fitting.choices import Asked, choose, open_table
+from dovetail.fitting.choices import Asked, choose, open_table, references
 from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.modelled import came_to as modelled_costs
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, stored_bytes, survey
@@ -179,11 +179,6 @@ def on_machine(asked: Asked, model: nn.Module, images: np.ndarray, memory: Path 
         return None
     program = in_values(lower(model.eval(), torch.from_numpy(images[:1])), images, int8=asked.int8)
     return Modelled.of(machine_named(asked.machine), program, images, int8=asked.int8, memory=memory)
-
-
-def references(measured: Survey, modelled: Modelled | None) -> dict[str, float]:
-    """What shares of a budget are of."""
-    return measured.references | ({} if modelled is None else modelled.references)
 
 
 def came_to(
