@@ -122,6 +122,10 @@ def packed_in(random: Random, sketch: Sketch, weight: tuple[int, ...], groups: i
     if kernel and groups == 1 and not codes:
         ranks = {"rank_in": random.randint(1, c), "rank_out": random.randint(1, k)}
         formats.append(("tucker", ranks | {"fold": random.random() < 0.5}))
+    if groups == 1:
+        index = random.choice(("natural", "searched", "random"))
+        fields = {"size": random.randint(1, min(k, c, 5)), "index": index, "seed": 3 if index == "random" else None}
+        formats += [("permuted_diagonal", fields), ("block_circulant", {"size": random.randint(1, min(8, max(k, c)))})]
     name, fields = random.choice(formats)
     return random_packed(name, weight, sketch.random, **fields)
 

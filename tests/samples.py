@@ -17,10 +17,12 @@ from torch.nn import functional as F
 
 from dovetail.formats import (
     FORMATS,
+    BlockCirculantSpec,
     BlockSparseSpec,
     DenseSpec,
     KernelBasisSpec,
     Packed,
+    PermutedDiagonalSpec,
     SparseSpec,
     Spec,
     SvdSpec,
@@ -42,6 +44,7 @@ class Sample:
     convolution: bool = True
     groups: bool = True
     pointwise_only: bool = False
+    slices: bool = True
 
     def specs(self, shape: Shape) -> list[Spec]:
         return [self.full(shape), *(spec(shape) for spec in self.lossy)]
@@ -62,6 +65,28 @@ def area(shape: Shape) -> int:
 
 SAMPLES = {
     "dense": Sample(lambda s: DenseSpec()),
+    "permuted_diagonal": Sample(
+        lambda s: PermutedDiagonalSpec(size=1),
+        (
+            lambda s: PermutedDiagonalSpec(size=some(min(s[:2]))),
+            lambda s: PermutedDiagonalSpec(size=min(s[:2])),
+            lambda s: PermutedDiagonalSpec(size=min(s[:2]), index="random", seed=7),
+            lambda s: PermutedDiagonalSpec(size=some(min(s[:2])), index="searched"),
+            lambda s: PermutedDiagonalSpec(size=min(s[:2]), index="searched"),
+        ),
+        groups=False,
+        slices=False,
+    ),
+    "block_circulant": Sample(
+        lambda s: BlockCirculantSpec(size=1),
+        (
+            lambda s: BlockCirculantSpec(size=some(min(s[:2]))),
+            lambda s: BlockCirculantSpec(size=min(s[:2])),
+            lambda s: BlockCirculantSpec(size=max(s[:2])),
+        ),
+        groups=False,
+        slices=False,
+    ),
     "svd": Sample(
         lambda s: SvdSpec(rank=min(s[:2])),
         (lambda s: SvdSpec(rank=some(min(s[:2]))),),

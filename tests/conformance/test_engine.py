@@ -81,6 +81,10 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
             return {"bases": min(6, taps), "coefficients": "sparse"} if taps > 1 else None
         case "sparse" | "block_sparse":
             return {"density": 0.3}
+        case "permuted_diagonal":
+            return {"size": max(1, min(k, c, 3))} if case.attributes.get("groups", 1) == 1 else None
+        case "block_circulant":
+            return {"size": min(max(k, c), 4)} if case.attributes.get("groups", 1) == 1 else None
     return {}
 
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from dovetail.formats import (
     Geometry,
 )
-from dovetail.formats.values import TERNARY
 from samples import (
     ONE_ROW_EACH,
     SAMPLES,
@@ -22,6 +21,8 @@ from samples import (
     is_ternary,
     packed,
 )
+
+PER_ENTRY = {"ternary": 8, "codebook4": 2}  # numbers in a stored byte
 
 
 @each_held(ONE_ROW_EACH)
@@ -32,7 +33,7 @@ def test_counts_are_of_what_is_stored(name: str, case: Case, number: int, values
     sizes = {key: weight.decode(key).size for key in numbers}
     for key, size in sizes.items():
         stored = weight.arrays[key]
-        assert stored.size == (-(-size // 8) if weight.values_of(key) == TERNARY else size)
+        assert stored.size == -(-size // PER_ENTRY.get(weight.values_of(key).name, 1))
     assert weight.params() == sum(sizes.values())
     assert weight.nonzeros() == sum(np.count_nonzero(weight.decode(key)) for key in numbers)
     assert weight.bits() == 8 * sum(len(array.tobytes()) for array in weight.arrays.values())
@@ -78,6 +79,19 @@ class Meter:
                     self.macs += not signs
         return y
 
+    def transform(self, x: np.ndarray) -> np.ndarray:
+        """Real transforms (blocks, k, H, W) along the second axis, as complex ones of half the length, counted."""
+        k = x.shape[1]
+        self.macs += self.multiplications(k) * x.size // k
+        return np.fft.rfft(x, axis=1)
+
+    def multiplications(self, k: int) -> int:
+        """Of a real transform: butterflies of a complex one of k/2, each a complex product, and k/4 to part it."""
+        half, butterflies = k // 2, 0
+        while half > 1:
+            butterflies, half = butterflies + k // 4, half // 2
+        return 4 * (butterflies + k // 4) if k > 2 else 0
+
 
 def stored_coefficients(weight: Any) -> np.ndarray:
     """(K, C, d), NaN where nothing is stored."""
@@ -89,7 +103,7 @@ def stored_coefficients(weight: Any) -> np.ndarray:
 
 def plain(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
     meter, dense = Meter(), weight.dense().astype(np.float64).reshape(*case.shape[:2], *(case.shape[2:] or (1, 1)))
-    if weight.spec.format in ("sparse", "block_sparse"):
+    if weight.spec.format in ("sparse", "block_sparse", "permuted_diagonal"):
         dense[~weight.kept().reshape(dense.shape)] = np.nan
     place = {"stride": case.stride, "padding": case.padding, "groups": case.groups}
     yield meter.conv(x, dense, **place, signs=is_ternary(weight.spec)), meter.work
@@ -124,8 +138,32 @@ def kernel_basis(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[np.nd
     yield meter.conv(x, dense, groups=case.groups, **place), meter.work
 
 
+def circulant(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+    """Direct; and where the size is a power of two, over the spectra of every pixel's channels."""
+    yield from plain(weight, x, case)
+    if (k := weight.spec.size) & (k - 1):
+        return
+    meter, (rows, columns) = Meter(), weight.spec.grid(weight.shape)
+    x = np.pad(x, ((0, columns * k - len(x)), (0, 0), (0, 0))).reshape(columns, k, *x.shape[1:])
+    spectra = meter.transform(x)
+    spectra = np.pad(spectra, ((0, 0), (0, 0), *[(case.padding, case.padding)] * 2))
+    weights = np.moveaxis(np.fft.rfft(weight.blocks().astype(np.float64), axis=2), 2, 0)
+    r, s = weights.shape[3:]
+    h, w = ((n - m) // case.stride + 1 for n, m in zip(spectra.shape[2:], (r, s)))
+    sums = np.zeros((rows, k // 2 + 1, h, w), dtype=complex)
+    for out, inner, row, column, i, j in np.ndindex(rows, columns, r, s, h, w):
+        pixel = spectra[inner, :, i * case.stride + row, j * case.stride + column]
+        sums[out, :, i, j] += weights[:, out, inner, row, column] * pixel
+        meter.macs += min(2, k) + 4 * max(0, k // 2 - 1)
+    y = np.stack([np.fft.irfft(block, k, axis=0) for block in sums]).reshape(rows * k, h, w)
+    meter.macs += meter.multiplications(k) * rows * h * w
+    yield y[: weight.shape[0]], meter.work
+
+
 ORDERS = {
     "dense": plain,
+    "permuted_diagonal": plain,
+    "block_circulant": circulant,
     "block_sparse": plain,
     "sparse": plain,
     "svd": low_rank,

@@ -160,7 +160,18 @@ def test_autocast_and_channels_last(name: str, case: Case, number: int) -> None:
             assert worst(layer(x).float(), exact) <= allowed
 
 
-@pytest.mark.parametrize("name, case, number", [row for row in ONE_ROW_EACH if row.values[0] != "dense"])
+@pytest.mark.parametrize("name, case, number", [row for row in ONE_ROW_EACH if not SAMPLES[row.values[0]].slices])
+def test_layers_that_cannot_lose_channels_say_so(name: str, case: Case, number: int) -> None:
+    _, layer = make(name, case, number)
+    layers.swap(nn.ModuleDict({"fc": nn.Identity()}), "fc", layer)
+    with pytest.raises(SpecError, match=r"layer 'fc': .* cannot lose single channels"):
+        layer.slice_channels(torch.tensor([0, 3]))
+
+
+SLICED = [row for row in ONE_ROW_EACH if row.values[0] != "dense" and SAMPLES[row.values[0]].slices]
+
+
+@pytest.mark.parametrize("name, case, number", SLICED)
 def test_slicing_channels_slices_the_weight(name: str, case: Case, number: int) -> None:
     _, layer = make(name, case, number)
     out, into = torch.tensor([0, 3]), torch.arange(case.shape[1]) != 1
@@ -180,6 +191,8 @@ def test_slicing_channels_slices_the_weight(name: str, case: Case, number: int) 
 
 # Values
 
+WORST = {"f32": 1e-6, "bf16": 0.02, "int8": 0.03, "ternary": 1e-6, "fixed16": 1e-4, "codebook4": 0.2}
+
 
 @each_held(ROWS)
 def test_cast_keeps_the_structure(name: str, case: Case, number: int, values: Any) -> None:
@@ -192,7 +205,7 @@ def test_cast_keeps_the_structure(name: str, case: Case, number: int, values: An
     if values == TERNARY != weight.spec.values:
         want = values.round(want)  # what is within the threshold is lost
     scales = 2**-11 if is_ternary(cast.spec) else 0  # float16
-    assert worst(cast.dense(), want) < {"f32": 1e-6, "bf16": 0.02, "int8": 0.03, "ternary": 1e-6}[values.name] + scales
+    assert worst(cast.dense(), want) < WORST[values.name] + scales
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -276,7 +276,7 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
     return runs
 
 
-_SPARSE = _is("sparse", "block_sparse", "kernel_basis")
+_SPARSE = _is("sparse", "block_sparse", "kernel_basis", "permuted_diagonal")
 CANDIDATES = (
     Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
     Candidate("conv2d_lanes", "conv2d", is_small, _over_dense(conv_lanes), reads="lying"),
@@ -293,6 +293,6 @@ CANDIDATES = (
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=True),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=True),
     Candidate("linear_dense", "linear", _any, _linear_dense),
-    Candidate("linear_sparse", "linear", _is("sparse", "block_sparse"), _linear_sparse),
+    Candidate("linear_sparse", "linear", _is("sparse", "block_sparse", "permuted_diagonal"), _linear_sparse),
     Candidate("linear_svd", "linear", _is("svd"), _linear_svd),
 )

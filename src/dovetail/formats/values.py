@@ -5,6 +5,7 @@ A value type turns a float32 array into the arrays that a file stores, and back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -222,11 +223,132 @@ class Ternary(Whole):
         return (1 - 2 * bits[:count].astype(np.int8)).astype(np.int8)
 
 
+@dataclass(frozen=True)
+class Fixed16(Values):
+    """16-bit fixed point: whole numbers from -32767 to 32767 over a power of two that the whole array shares."""
+
+    name: ClassVar[str] = "fixed16"
+    bits: ClassVar[int] = 16
+    largest: ClassVar[int] = (1 << 15) - 1
+    most_fraction: ClassVar[int] = 126
+
+    def encode(self, name: str, array: FloatArray, rows: Rows | None = None) -> dict[str, Array]:
+        """The int16 codes, and `name + ".fraction"`, int8 of shape (1,): how many bits stand behind the point."""
+        array = np.ascontiguousarray(array, dtype=np.float32)
+        most = float(np.abs(array).max(initial=0.0))
+        fraction = math.floor(math.log2(self.largest / most)) if most else 15
+        fraction = max(-self.most_fraction, min(self.most_fraction, fraction))
+        codes = np.rint(np.ldexp(array.astype(np.float64), fraction)).astype(np.int16)
+        return {name: codes, f"{name}.fraction": np.array([fraction], dtype=np.int8)}
+
+    def decode(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
+        """Codes over the power of two: exact in float32, which holds 24 bits."""
+        codes, fraction = _stored(name, arrays, np.int16), _stored(f"{name}.fraction", arrays, np.int8)
+        if fraction.shape != (1,) or abs(int(fraction[0])) > self.most_fraction:
+            most = self.most_fraction
+            raise ProgramError(f"stored array {name + '.fraction'!r} must be one number from -{most} to {most}")
+        if codes.size and codes.min() < -self.largest:
+            raise ProgramError(f"stored array {name!r} holds -32768; codes go from -32767 to 32767")
+        return np.ldexp(codes.astype(np.float32), -int(fraction[0])).astype(np.float32)
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Codes and the place of the point."""
+        return (name, f"{name}.fraction")
+
+
+@dataclass(frozen=True)
+class CodeBook4(Values):
+    """Weight sharing (Han et al., Deep Compression, 2016): 4-bit codes of 16 numbers that the whole array shares.
+
+    The numbers are the means of the clusters that Lloyd's iteration finds from evenly spaced ones, stored as float16.
+    An array of at most 16 different numbers keeps them, but for that rounding.
+    """
+
+    name: ClassVar[str] = "codebook4"
+    bits: ClassVar[int] = 4
+    size: ClassVar[int] = 16
+    most_rounds: ClassVar[int] = 100
+
+    def encode(self, name: str, array: FloatArray, rows: Rows | None = None) -> dict[str, Array]:
+        """Two codes a byte, the first in the lower half, flattened; and `name + ".book"`, float16 of shape (16,).
+
+        Raises:
+            SpecError: a number is beyond float16, 65504.
+        """
+        array = np.ascontiguousarray(array, dtype=np.float32)
+        if (most := float(np.abs(array).max(initial=0.0))) > np.finfo(np.float16).max:
+            raise SpecError(f"values of {most:.3g} do not fit a code book of 16-bit numbers; take another value type")
+        book = np.sort(self.cluster(array.ravel()).astype(np.float16))
+        codes = nearest(book.astype(np.float32), array.ravel())
+        codes = np.append(codes, np.zeros(codes.size % 2, dtype=np.uint8))
+        return {name: codes[::2] | codes[1::2] << np.uint8(4), f"{name}.book": book}
+
+    def cluster(self, numbers: FloatArray) -> NDArray[np.float64]:
+        """16 numbers, rising, each the mean of those nearest to it."""
+        ordered = np.sort(numbers.astype(np.float64))
+        different = np.unique(ordered)
+        if different.size <= self.size:
+            last = different[-1:] if different.size else np.zeros(1)
+            return np.concatenate([different, np.repeat(last, self.size - different.size)])
+        sums = np.concatenate([[0.0], np.cumsum(ordered)])
+        book = np.linspace(ordered[0], ordered[-1], self.size)
+        for _ in range(self.most_rounds):
+            edges = np.searchsorted(ordered, (book[1:] + book[:-1]) / 2, side="right")
+            first, after = np.concatenate([[0], edges]), np.concatenate([edges, [ordered.size]])
+            counts = after - first
+            moved = np.where(counts > 0, (sums[after] - sums[first]) / np.maximum(counts, 1), book)
+            if np.array_equal(moved, book):
+                break
+            book = moved
+        return book
+
+    def decode(self, name: str, arrays: Mapping[str, Array], rows: Rows | None = None) -> FloatArray:
+        """Each number out of the book; `rows.index` has the shape of the array."""
+        if rows is None:
+            raise ProgramError(f"stored array {name!r} has codes of a book, whose shape must be known to read them")
+        return self.book(name, arrays)[self.codes(name, arrays, rows)]
+
+    def codes(self, name: str, arrays: Mapping[str, Array], rows: Rows) -> NDArray[np.uint8]:
+        """Indices into the book, in the shape of `rows.index`."""
+        halves, count = _stored(name, arrays, np.uint8).view(np.uint8), rows.index.size
+        if halves.shape != ((count + 1) // 2,):
+            want = f"{count} codes of 4 bits have {(count + 1) // 2} bytes"
+            raise ProgramError(f"stored array {name!r} has shape {halves.shape}; {want}")
+        codes = np.stack([halves & np.uint8(15), halves >> np.uint8(4)], axis=1).ravel()
+        if codes[count:].any():
+            raise ProgramError(f"stored array {name!r} has a code after the last of {count}; the file is damaged")
+        return codes[:count].reshape(rows.index.shape)
+
+    def book(self, name: str, arrays: Mapping[str, Array]) -> FloatArray:
+        """The 16 numbers, rising; `ProgramError` for a book of another size or with NaN or Inf."""
+        book = _stored(f"{name}.book", arrays, np.float16).view(np.float16)
+        if book.shape != (self.size,) or not np.isfinite(book).all() or (book[1:] < book[:-1]).any():
+            raise ProgramError(f"stored array {name + '.book'!r} must be {self.size} finite numbers that rise")
+        return book.astype(np.float32)
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """Codes and the book."""
+        return (name, f"{name}.book")
+
+
 F32: Final = Float32()
 BF16: Final = BFloat16()
 INT8: Final = Integer8()
 TERNARY: Final = Ternary()
-VALUES: Final[dict[str, Values]] = {values.name: values for values in (F32, BF16, INT8, TERNARY)}
+FIXED16: Final = Fixed16()
+CODEBOOK4: Final = CodeBook4()
+VALUES: Final[dict[str, Values]] = {v.name: v for v in (F32, BF16, INT8, TERNARY, FIXED16, CODEBOOK4)}
+
+
+def nearest(book: FloatArray, numbers: FloatArray) -> NDArray[np.uint8]:
+    """Index of the number of `book`, which rises, that is nearest to each; of two as near, the lower."""
+    middle = (book[1:].astype(np.float64) + book[:-1]) / 2
+    return np.searchsorted(middle, numbers.astype(np.float64), side="left").astype(np.uint8)
+
+
+def in_one_book(shape: tuple[int, ...]) -> Rows:
+    """Rows of an array of that shape whose numbers share one book."""
+    return Rows(np.broadcast_to(np.int64(0), shape), 1)
 
 
 def values_named(name: str) -> Values:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dovetail.formats.base import Geometry, Packed, as_weight, scaled
 from dovetail.formats.dense.spec import DenseSpec
-from dovetail.formats.values import FloatArray, Integer8, Values
+from dovetail.formats.values import CODEBOOK4, FloatArray, Integer8, Rows, Values, in_one_book
 
 
 class PackedDense(Packed):
@@ -24,6 +24,10 @@ class PackedDense(Packed):
         weight = as_weight(weight)
         spec.check(weight.shape)
         return cls(spec, weight.shape, spec.values.encode("weight", weight))
+
+    def rows(self, name: str) -> Rows | None:
+        """One scale per output, one code book for all."""
+        return in_one_book(self.shape) if self.spec.values == CODEBOOK4 else None
 
     def dense(self) -> FloatArray:
         """The stored weight."""

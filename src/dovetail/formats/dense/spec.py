@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dovetail.formats.base import Shape, Spec, check_rank
+from dovetail.formats.values import CODEBOOK4, FIXED16, Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,7 @@ class DenseSpec(Spec):
     """The weight as it is."""
 
     format: ClassVar[str] = "dense"
+    holds: ClassVar[tuple[Values, ...]] = (*Spec.holds, FIXED16, CODEBOOK4)
 
     def check(self, shape: Shape, name: str = "") -> None:
         """Any convolution or linear layer."""
