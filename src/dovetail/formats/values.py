@@ -276,7 +276,7 @@ class CodeBook4(Values):
             SpecError: a number is beyond float16, 65504.
         """
         array = np.ascontiguousarray(array, dtype=np.float32)
-        if (most := float(np.abs(array).max(initial=0.0))) > np.finfo(np.float16).max:
+        if (most := float(np.abs(array).max(initial=0.0))) > float(np.finfo(np.float16).max):
             raise SpecError(f"values of {most:.3g} do not fit a code book of 16-bit numbers; take another value type")
         book = np.sort(self.cluster(array.ravel()).astype(np.float16))
         codes = nearest(book.astype(np.float32), array.ravel())
