@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dovetail.methods import Block, Escalate, Int8, Magnitude, Mixed, Penni, Tdc, Thin, Tucker
+from dovetail.methods import Block, CirCnn, Escalate, Int8, Magnitude, Mixed, Penni, PermDnn, Tdc, Thin, Tucker
 
 SAMPLES = {
     "block": lambda: Block(density=0.4, epochs=2, interval=2),
+    "circnn": lambda: CirCnn(size=4, epochs=2, share_epochs=1),
     "escalate": lambda: Escalate(
         bases=3,
         density=0.3,
@@ -33,6 +34,7 @@ SAMPLES = {
         }
     ),
     "penni": lambda: Penni(bases=3, l1=0.01, channel_density=0.6, alternate_epochs=2, retrain_epochs=1),
+    "permdnn": lambda: PermDnn(size=3, start="scratch", epochs=1, share_epochs=1),
     "tdc": lambda: Tdc(ratio=0.5, svd=True, admm_epochs=2, admm_learning_rate=0.02, epochs=1, rho=0.1, double_rho=1),
     "thin": lambda: Thin(epochs=2, warmup=0.5),
     "tucker": lambda: Tucker(ratio=0.5, epochs=2),

@@ -44,10 +44,13 @@ class PackedPermutedDiagonal(Packed):
     def from_diagonals(cls, diagonals: FloatArray, spec: PermutedDiagonalSpec, shape: Shape, shifts: Shifts) -> Self:
         """From q of shape (rows, columns, size[, R, S]) and k of shape (rows, columns), a weight of `shape`.
 
-        What lies beyond the weight becomes zero. Shifts of an index that is not searched are those of `spec`.
+        What lies beyond the weight becomes zero, or a number that the code book has anyway. Shifts of an index that is
+        not searched are those of `spec`.
         """
         inside = _inside(spec, shape, shifts)
-        diagonals = np.where(inside.reshape(*inside.shape, *(1,) * (len(shape) - 2)), diagonals, np.float32(0))
+        filling = np.ravel(diagonals[inside])[0] if spec.values == CODEBOOK4 else 0
+        inside = inside.reshape(*inside.shape, *(1,) * (len(shape) - 2))
+        diagonals = np.where(inside, diagonals, np.float32(filling))
         arrays = spec.values.encode("weight", as_weight(diagonals), _rows(spec, shape))
         if spec.index_bits:
             arrays["weight.index"] = _bits_of(shifts, spec.index_bits)

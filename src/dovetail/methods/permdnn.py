@@ -1,0 +1,56 @@
+"""PermDNN: permuted-diagonal weights, from scratch or from the nearest ones of a trained network.
+
+Source: "PermDNN: efficient compressed DNN architecture with permuted diagonal matrices", MICRO 2018. The search for the
+best diagonal of each block is not in the paper.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from dovetail.errors import SpecError
+from dovetail.formats.base import Spec
+from dovetail.formats.permuted_diagonal import PermutedDiagonalSpec
+from dovetail.methods.structured import Structured
+
+log = logging.getLogger("dovetail.methods")
+
+
+@dataclass(kw_only=True, eq=False)
+class PermDnn(Structured):
+    """Each block of `size` x `size` weights keeps one diagonal.
+
+    Attributes:
+        index: which diagonal. "natural" follows from the block's place, needs no storage, and makes the layer `size`
+            dense products for the engine; a layer whose like would never mix its inputs when stacked takes a random
+            index instead, and a warning says so. "random" draws from `seed`. "searched" takes the diagonal of largest
+            norm of the trained weight (with start="pretrained").
+        seed: of random indices.
+    """
+
+    name = "permdnn"
+    format: ClassVar[str] = "permuted_diagonal"
+
+    index: Literal["natural", "random", "searched"] = "natural"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.index == "searched" and self.start == "scratch":
+            raise SpecError("permdnn searches the best diagonals of trained weights; start='scratch' has none")
+        PermutedDiagonalSpec(size=self.size, index=self.index, seed=self.seed if self.index == "random" else None)
+
+    def _spec(self, size: int, layer: Any) -> Spec:
+        if self.index != "natural":
+            return PermutedDiagonalSpec(size=size, index=self.index, seed=self.seed if self.index == "random" else None)
+        natural = PermutedDiagonalSpec(size=size)
+        if natural.mixes(tuple(layer.weight.shape)):
+            return natural
+        log.warning(
+            "a layer of %d inputs takes a random index: with the natural one of size %d, stacked layers never mix them",
+            layer.weight.shape[1],
+            size,
+        )
+        return PermutedDiagonalSpec(size=size, index="random", seed=self.seed)
