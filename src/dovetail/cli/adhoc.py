@@ -9,7 +9,11 @@ from typing import Any
 from dovetail.cli import recipes
 from dovetail.cli.schema import Recipe, check, merge, parse_overrides
 
-USUAL = {"cifar10": {"crop": 4, "flip": True}, "digits": {"crop": 1, "flip": False}}
+USUAL = {
+    "cifar10": {"crop": 4, "flip": True},
+    "digits": {"crop": 1, "flip": False},
+    "spoken_digits": {"crop": 3, "flip": False},
+}
 
 
 def adhoc(

@@ -29,6 +29,7 @@ FILES = {
     "CIFAR-10": ("cifar10_labels.npz", "cifar-10-batches-py", "cifar-10-batches-bin"),
     "MNIST": ("mnist.npz", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
     "Fashion-MNIST": ("fashion_mnist.npz",),
+    "spoken digits": ("fsdd.npz", "recordings"),
     "ResNet-20 weights": ("resnet20_cifar10.safetensors",),
     "ResNet-56 weights": ("resnet56_cifar10.safetensors",),
 }

@@ -102,13 +102,13 @@ def build_network(network: Network, root: Path | None) -> nn.Module:
 
 
 def fitted(network: Network, sets: Sets) -> Network:
-    """A zoo network with the options `in_channels` and `classes` that suit the data, unless it says them itself."""
+    """A zoo network with the options (`in_channels`, `classes`, `size`) that suit the data, unless it says its own."""
     from dovetail import zoo
 
     if ":" in network.name:
         return network
     test, known = sets.test.data, zoo.registry.find(network.name).options()
-    suits = {"in_channels": test.images.shape[3], "classes": test.classes}
+    suits = {"in_channels": test.images.shape[3], "classes": test.classes, "size": list(test.images.shape[1:3])}
     options = {name: value for name, value in suits.items() if name in known} | network.options
     return network.model_copy(update={"options": options})
 

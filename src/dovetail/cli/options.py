@@ -27,7 +27,10 @@ Out = Annotated[Path | None, Parameter(name=["--out", "-o"], help="File to write
 Weights = Annotated[str | None, Parameter(help="A .safetensors file, or a name of the zoo such as resnet56_cifar10.")]
 Seed = Annotated[int, Parameter(help="Of weights, order and augmentation.")]
 Runs = Annotated[Path, Parameter(help="Folder of checkpoints.")]
-On = Annotated[str, Parameter(name="--on", help="Data set: digits, cifar10, mnist, fashion_mnist or an image folder.")]
+On = Annotated[
+    str,
+    Parameter(name="--on", help="Data set: digits, cifar10, mnist, fashion_mnist, spoken_digits or an image folder."),
+]
 
 
 def writable(path: Path) -> Path:

@@ -3,7 +3,16 @@
 The library itself never needs this room: only the command line, tests, examples, benchmarks and recipes do.
 """
 
-from dovetail.zoo import densenet, mobilenet, resnet, resnet_cifar, squeezenet, vgg  # noqa: F401 - they enter the registry
+from dovetail.zoo import (  # noqa: F401 - they enter the registry
+    densenet,
+    lenet,
+    mlp,
+    mobilenet,
+    resnet,
+    resnet_cifar,
+    squeezenet,
+    vgg,
+)
 from dovetail.zoo.normalisation import Normalisation
 from dovetail.zoo.registry import NETWORKS, Network, Weights, build, find, network
 from dovetail.zoo.root import data_root

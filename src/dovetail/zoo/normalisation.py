@@ -19,5 +19,12 @@ CAFFE = Normalisation((123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3)  # minu
 DIGITS = Normalisation((0.3052,), (0.3760,))
 MNIST = Normalisation((0.1307,), (0.3081,))
 FASHION_MNIST = Normalisation((0.2860,), (0.3530,))
+SPOKEN_DIGITS = Normalisation((0.2331,), (0.3063,))
 
-BY_DATA = {"digits": DIGITS, "cifar10": CIFAR10, "mnist": MNIST, "fashion_mnist": FASHION_MNIST}
+BY_DATA = {
+    "digits": DIGITS,
+    "cifar10": CIFAR10,
+    "mnist": MNIST,
+    "fashion_mnist": FASHION_MNIST,
+    "spoken_digits": SPOKEN_DIGITS,
+}

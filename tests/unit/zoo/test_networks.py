@@ -37,6 +37,8 @@ def parameters(name, **options):
         ("squeezenet10", {"final_padding": 1}, 1_248_424),
         ("densenet121", {}, 7_978_856),
         ("densenet201", {}, 20_013_928),
+        ("lenet300100", {}, 266_610),
+        ("lenet5", {}, 431_080),
     ],
     ids=str,
 )
@@ -52,7 +54,16 @@ def test_parameters_of_resnet8_by_hand():
     assert parameters("resnet8", in_channels=1) == stem + block(16, 16) + block(16, 32) + block(32, 64) + head
 
 
+def test_parameters_of_the_mlps_by_hand():
+    assert parameters("mlp512") == 784 * 512 + 512 + 512 * 10 + 10
+    assert parameters("mlp_digits") == 64 * 32 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
+
+
 SMALL = {
+    "lenet300100": {"size": 32},
+    "mlp512": {"size": [32, 32]},
+    "mlp_digits": {"size": (32, 32)},
+    "lenet5": {"size": 32},
     "resnet18": {"width": 0.125},
     "resnet34": {"width": 0.125},
     "resnet50": {"width": 0.125},
@@ -83,6 +94,8 @@ def test_every_network_maps_images_to_class_scores(name, channels):
         ("squeezenet10", {"final_padding": 1}),
         ("resnet20", {"width": 0.25}),
         ("resnet56", {"width": 1.5}),
+        ("mlp_digits", {"in_channels": 3, "size": [32, 32]}),
+        ("lenet5", {"in_channels": 3, "size": 32}),
     ],
 )
 def test_variants_run_and_train(name, options):
@@ -104,6 +117,8 @@ KEYS = {
         "classifier.1.weight",
     ],
     "squeezenet10": ["features.0.bias", "features.3.squeeze.weight", "features.12.expand3x3.bias", "classifier.1.bias"],
+    "lenet300100": ["0.weight", "2.bias", "4.weight"],
+    "lenet5": ["conv1.weight", "conv2.bias", "fc1.weight", "fc2.bias"],
     "densenet121": [
         "features.conv0.weight",
         "features.norm0.running_var",
@@ -210,6 +225,10 @@ def test_width_scales_every_stage():
         ("resnet20", {"width": float("nan")}),
         ("resnet20", {"classes": 0}),
         ("squeezenet10", {"in_channels": -1}),
+        ("lenet300100", {"size": 0}),
+        ("mlp512", {"size": [28, 28, 1]}),
+        ("mlp_digits", {"size": "64x32"}),
+        ("lenet5", {"size": 15}),
     ],
 )
 def test_bad_option_values_are_named(name, options):

@@ -12,6 +12,7 @@ from dovetail.zoo.data.cifar10 import read_cifar10
 from dovetail.zoo.data.digits import read_digits
 from dovetail.zoo.data.folder import read_folder
 from dovetail.zoo.data.mnist import read_mnist
+from dovetail.zoo.data.spoken_digits import read_spoken_digits
 from dovetail.zoo.normalisation import BY_DATA, IMAGENET
 from dovetail.zoo.root import data_root, missing
 
@@ -43,8 +44,8 @@ def open_data(name: str, root: str | Path | None = None, *, size: int | tuple[in
     """Read a data set into memory.
 
     Args:
-        name: `digits` (always there), `cifar10`, `mnist`, `fashion_mnist`, or a folder of images: a path, absolute,
-            relative to the working folder, or relative to `root`.
+        name: `digits` (always there), `cifar10`, `mnist`, `fashion_mnist`, `spoken_digits`, or a folder of images:
+            a path, absolute, relative to the working folder, or relative to `root`.
         root: the folder that holds the data; None is the one that DOVETAIL_DATA names.
         size: height and width that images of a folder are brought to; the others keep their own size.
 
@@ -92,6 +93,7 @@ _READERS: dict[str, Callable[[str | Path | None], Read]] = {
     "cifar10": lambda root: read_cifar10(data_root(root)),
     "mnist": lambda root: read_mnist("mnist", data_root(root)),
     "fashion_mnist": lambda root: read_mnist("fashion_mnist", data_root(root)),
+    "spoken_digits": lambda root: read_spoken_digits(data_root(root)),
 }
 
 __all__ = ["DATA_SETS", "DataSets", "Part", "known", "open_data"]
