@@ -19,7 +19,15 @@ from dovetail.engine.native import choose_isa, cores, require_native
 from dovetail.errors import SpecError
 from dovetail.fitting.modelled import COSTS, Modelled, require_machine
 from dovetail.fitting.surveys import Survey
-from dovetail.formats import FORMATS, DenseSpec, KernelBasisSpec, PackedSvd, PackedTucker, TuckerSpec
+from dovetail.formats import (
+    FORMATS,
+    DenseSpec,
+    KernelBasisSpec,
+    PackedSvd,
+    PackedTucker,
+    PermutedDiagonalSpec,
+    TuckerSpec,
+)
 from dovetail.formats.base import Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
@@ -38,7 +46,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dovetail.fit")
 _HALVED = {"ratio": 0.5, "svd": True}
-PROBES: Final[Mapping[str, Mapping[str, Any]]] = {"tucker": _HALVED, "tdc": _HALVED}
+PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "tucker": _HALVED,
+    "tdc": _HALVED,
+    "permdnn": {"size": 2},
+    "circnn": {"size": 2},
+}
 """Options with which a method says which layers it would change at all."""
 BIAS: Final = 4
 """Bytes, of a layer in whole numbers."""
@@ -177,7 +190,7 @@ def _proposed(
 
 
 def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
-    """Formats as the method's options want them: Tucker's sides folded or not, shared places, scales and bases."""
+    """Formats as the method's options want them: Tucker's sides folded or not, shared places, scales, bases, shifts."""
     found: list[Spec] = []
     for spec in specs:
         if isinstance(spec, TuckerSpec) and spec.fold and not options.get("fold", True):
@@ -189,6 +202,8 @@ def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
             if spec.bases > 1 and isinstance(bases := options.get("bases"), int):
                 own["bases"] = bases
             spec = replace(spec, **own)
+        if isinstance(spec, PermutedDiagonalSpec) and (index := options.get("index", "natural")) != "natural":
+            spec = replace(spec, index=index, seed=options.get("seed", 0) if index == "random" else None)
         found.append(spec)
     return list(dict.fromkeys(found))
 

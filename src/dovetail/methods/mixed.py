@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from dovetail.errors import SpecError
 from dovetail.formats.base import Spec
+from dovetail.formats.block_circulant import BlockCirculantSpec
 from dovetail.formats.block_sparse import BlockSparseSpec
 from dovetail.formats.kernel_basis import KernelBasisSpec
+from dovetail.formats.permuted_diagonal import PermutedDiagonalSpec
 from dovetail.formats.sparse import SparseSpec
 from dovetail.formats.svd import SvdSpec
 from dovetail.formats.tucker import TuckerSpec
@@ -31,9 +33,11 @@ from dovetail.methods.kernels import is_ternary
 
 TRAINS: Final[Mapping[str, Callable[[Spec], bool]]] = {
     "block": lambda spec: isinstance(spec, BlockSparseSpec),
+    "circnn": lambda spec: isinstance(spec, BlockCirculantSpec),
     "escalate": is_ternary,
     "magnitude": lambda spec: isinstance(spec, SparseSpec),
     "penni": lambda spec: isinstance(spec, KernelBasisSpec) and not is_ternary(spec),
+    "permdnn": lambda spec: isinstance(spec, PermutedDiagonalSpec),
     "tdc": lambda spec: isinstance(spec, TuckerSpec | SvdSpec),
     "tucker": lambda spec: isinstance(spec, TuckerSpec | SvdSpec),
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from dovetail.errors import SpecError
 from dovetail.formats.base import Geometry, Spec, kernel_size
+from dovetail.formats.block_circulant import BlockCirculantSpec
 from dovetail.formats.block_sparse import BlockSparseSpec
 from dovetail.formats.kernel_basis import KernelBasisSpec
+from dovetail.formats.permuted_diagonal import PermutedDiagonalSpec
 from dovetail.formats.sparse import SparseSpec
 from dovetail.formats.svd import SvdSpec
 from dovetail.formats.tucker import TuckerSpec
@@ -19,6 +22,8 @@ from dovetail.program.layers import LayerShape
 MULTIPLES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Ranks worth pricing, in steps of the target: latency is a staircase, and its wide steps need few samples."""
 DENSITIES: Final = (0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.065, 0.045, 0.03)
+SIZES: Final = (2, 4, 8, 16, 32, 64)
+"""Of blocks of which one vector is left."""
 TERNARY: Final = (0.5, 0.35, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
 
 
@@ -114,12 +119,29 @@ def escalate(shape: LayerShape, target: Target) -> list[Spec]:
     ]
 
 
+def permdnn(shape: LayerShape, target: Target) -> list[Spec]:
+    """Permuted diagonals under the natural index, or a random one where stacked layers would never mix."""
+    if shape.groups > 1:
+        return []
+    natural = [PermutedDiagonalSpec(size=size) for size in SIZES if size <= min(shape.weight[:2])]
+    return [spec if spec.mixes(shape.weight) else replace(spec, index="random", seed=0) for spec in natural]
+
+
+def circnn(shape: LayerShape, target: Target) -> list[Spec]:
+    """Circulant blocks no larger than the layer."""
+    if shape.groups > 1:
+        return []
+    return [BlockCirculantSpec(size=size) for size in SIZES if size <= min(shape.weight[:2])]
+
+
 PROPOSERS: Final[Mapping[str, Proposer]] = MappingProxyType({
     "tucker": tucker,
     "tdc": tucker,
     "block": block,
     "magnitude": magnitude,
     "escalate": escalate,
+    "permdnn": permdnn,
+    "circnn": circnn,
 })  # fmt: skip
 """Method → what it could make of a layer."""
 
@@ -136,7 +158,10 @@ def propose(method: str, shape: LayerShape, target: Target) -> list[Spec]:
 
 
 def work(spec: Spec, shape: LayerShape) -> float:
-    """Multiply-accumulates per image of the format's usual order, before anything is packed."""
+    """Multiply-accumulates per image of the format's usual order, before anything is packed.
+
+    Of circulant blocks those of as many numbers as are stored: between the transforms there are about twice as many.
+    """
     at = geometry(shape)
     (k, c), (r, s) = shape.weight[:2], kernel_size(shape.weight)
     if isinstance(spec, TuckerSpec):
@@ -147,6 +172,8 @@ def work(spec: Spec, shape: LayerShape) -> float:
         return spec.rank * (c + k) * at.outputs
     if isinstance(spec, KernelBasisSpec):
         return min(k, c) * spec.bases * r * s * at.outputs
+    if isinstance(spec, PermutedDiagonalSpec | BlockCirculantSpec):
+        return shape.macs / spec.size
     return shape.macs * float(getattr(spec, "density", None) or 1.0)
 
 
@@ -163,6 +190,8 @@ def stored(spec: Spec | None, shape: LayerShape) -> int:
         return spec.rank * (c + k)
     if isinstance(spec, KernelBasisSpec):
         return spec.bases * r * s + round(k * c * spec.bases * (spec.density or 1.0))
+    if isinstance(spec, PermutedDiagonalSpec | BlockCirculantSpec):
+        return math.prod(spec.grid(shape.weight)) * spec.size * r * s
     return round(whole * float(getattr(spec, "density", None) or 1.0))
 
 

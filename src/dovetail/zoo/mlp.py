@@ -28,9 +28,12 @@ class Mlp(nn.Sequential):
         return scores
 
 
+@network("mlp")
 @network("lenet300100", hidden=(300, 100))
 @network("mlp512", hidden=(512,))
-def mlp(*, hidden: Sequence[int], in_channels: int = 1, classes: int = 10, size: int | Sequence[int] = 28) -> Mlp:
+def mlp(
+    *, hidden: Sequence[int] = (512,), in_channels: int = 1, classes: int = 10, size: int | Sequence[int] = 28
+) -> Mlp:
     """For images of height and width `size`; `hidden` are the widths of the layers between."""
     positive(in_channels=in_channels, classes=classes)
     return Mlp([in_channels * math.prod(height_and_width(size)), *hidden, classes])

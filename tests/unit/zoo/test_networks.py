@@ -60,6 +60,7 @@ def test_parameters_of_the_mlps_by_hand():
 
 
 SMALL = {
+    "mlp": {"size": 32, "hidden": [7]},
     "lenet300100": {"size": 32},
     "mlp512": {"size": [32, 32]},
     "mlp_digits": {"size": (32, 32)},
