@@ -75,7 +75,7 @@ def recipe_of(row: Row) -> schema.Recipe:
     epochs = EPOCHS[row.network] // (2 if row.start == "pretrained" else 1)
     overrides.append(f"method.parameters.epochs={epochs}")
     path = recipes.find(name)
-    return recipes.with_weights(schema.read(path, overrides), path)
+    return recipes.with_weights(schema.read(path, overrides), path.parent)
 
 
 def thin(network: str, size: int) -> tuple[int, int]:

@@ -43,6 +43,10 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "update": 10,
         },
     ),
+    "permdnn": (
+        "one diagonal of every 4x4 block of weights",
+        {"size": 4, "epochs": 14, "learning_rate": 0.1},
+    ),
     "tucker": ("ranks of half the channels", {"ratio": 0.5, "epochs": 10, "learning_rate": 0.02}),
     "magnitude": ("a quarter of the weights kept", {"density": 0.25, "epochs": 10, "learning_rate": 0.02}),
 }
@@ -57,7 +61,7 @@ def demo(
     keep: Annotated[Path, Parameter(help="Folder for the packed networks.")] = Path("runs/demo"),
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="The page.")] = Path("report.html"),
 ) -> None:
-    """Train a small ResNet on the digits, compress it four ways, pack, race, and write report.html."""
+    """Train a small ResNet on the digits, compress it five ways, pack, race, and write report.html."""
     from dovetail.report import write
 
     started = time.monotonic()
@@ -67,7 +71,7 @@ def demo(
     entries = [_entry(name, keep, dense.model, epochs, race=race) for name in METHODS]
     page = pages.build(
         pages.Material(
-            title="A small ResNet on the digits, compressed four ways",
+            title="A small ResNet on the digits, compressed five ways",
             dense=pages.Entry("dense", _pack(dense, "dense", keep), _accuracy(dense)),
             entries=entries,
             split=f"{len(dense.sets.test.data)} test images",
