@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,60 @@ def basis_layers(draw: Any, codes: bool = False) -> Workload:
         padding=tuple(draw(st.integers(0, 1)) for _ in range(4)),
         groups=groups,
         zero=zero,
+    )
+
+
+class Diagonals:
+    """Permuted diagonals of whole numbers."""
+
+    def __init__(self, shape: tuple[int, ...], size: int, index: str, random: np.random.Generator) -> None:
+        rows, columns = -(-shape[0] // size), -(-shape[1] // size)
+        self.shape, self.spec = shape, SimpleNamespace(format="permuted_diagonal", size=size, index=index)
+        number = np.arange(rows * columns).reshape(rows, columns)
+        self.k = number % size if index == "natural" else random.integers(0, size, number.shape)
+        self.q = random.integers(1, 9, (rows, columns, size, *(shape[2:] or (1, 1)))).astype(np.float32)
+
+    def index(self) -> np.ndarray:
+        return self.k
+
+    def blocks(self) -> np.ndarray:
+        return self.q
+
+    def dense(self) -> np.ndarray:
+        size = self.spec.size
+        whole = np.zeros((size * self.k.shape[0], size * self.k.shape[1], *self.q.shape[3:]), np.float32)
+        for r, g, c in np.ndindex(*self.q.shape[:3]):
+            whole[r * size + c, g * size + (c + self.k[r, g]) % size] = self.q[r, g, c]
+        return whole[: self.shape[0], : self.shape[1]].reshape(self.shape)
+
+
+def diagonal_layer(
+    shape: tuple[int, ...], size: int, inputs: Any, index: str = "natural", seed: int = 0, **options: Any
+) -> Workload:
+    """Permuted diagonals of whole numbers from 1 on; inputs `(N, C, H, W)`, or of a linear layer `(N, C)`."""
+    x = np.asarray(inputs)
+    x = x.reshape(*x.shape, 1, 1) if x.ndim == 2 else x
+    return Workload("layer", Diagonals(shape, size, index, np.random.default_rng(seed)), x, **options)
+
+
+@st.composite
+def diagonal_layers(draw: Any) -> Workload:
+    """Small layers of permuted diagonals, of sizes that do not divide the weight too, over whole numbers."""
+    random, groups = np.random.default_rng(draw(st.integers(0, 999))), draw(st.sampled_from([1, 1, 2]))
+    kernel = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 2)]))
+    filters, channels = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    size = draw(st.integers(1, min(filters * groups, channels, 4)))
+    shape = (draw(st.integers(1, 2)), channels * groups, kernel[0] + draw(st.integers(0, 2)), kernel[1])
+    inputs = random.integers(-3, 4, shape) * (random.random(shape) < draw(st.sampled_from([0.0, 0.2, 1.0])))
+    return diagonal_layer(
+        (filters * groups, channels, *kernel),
+        size,
+        inputs,
+        draw(st.sampled_from(["natural", "random", "stored"])),
+        stride=(draw(st.integers(1, 2)), 1),
+        padding=tuple(draw(st.integers(0, 1)) for _ in range(4)),
+        groups=groups,
+        zero=draw(st.integers(0, 1)),
     )
 
 

@@ -11,6 +11,7 @@ from dovetail.accelerators.eyeriss import Eyeriss
 from dovetail.accelerators.machine import MACHINES, Machine, machine_named, register
 from dovetail.accelerators.memory import chained
 from dovetail.accelerators.parts import as_convolutions
+from dovetail.accelerators.permdnn import Permdnn
 from dovetail.accelerators.record import record
 from dovetail.accelerators.roofline import Roofline
 from dovetail.accelerators.scnn import Scnn
@@ -35,6 +36,7 @@ __all__ = [
     "Escalate",
     "Eyeriss",
     "Machine",
+    "Permdnn",
     "Roofline",
     "Scnn",
     "Simulation",

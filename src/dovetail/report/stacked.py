@@ -48,6 +48,8 @@ FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
         "weights",
         "units",
         "pointers",
+        "shifts",
+        "activations",
         "queues",
         "partial sums",
     ),
