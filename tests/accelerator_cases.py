@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,14 @@ from hypothesis import strategies as st
 
 from dovetail.accelerators.draw import drawn
 from dovetail.accelerators.workload import Workload
-from dovetail.formats import KernelBasisSpec, PackedKernelBasis
+from dovetail.formats import (
+    BlockCirculantSpec,
+    KernelBasisSpec,
+    PackedBlockCirculant,
+    PackedKernelBasis,
+    PackedPermutedDiagonal,
+    PermutedDiagonalSpec,
+)
 from dovetail.formats.sparse import PackedSparse, SparseSpec
 from dovetail.formats.values import F32, INT8, TERNARY, Values
 
@@ -70,37 +76,29 @@ def basis_layers(draw: Any, codes: bool = False) -> Workload:
     )
 
 
-class Diagonals:
-    """Permuted diagonals of whole numbers."""
-
-    def __init__(self, shape: tuple[int, ...], size: int, index: str, random: np.random.Generator) -> None:
-        rows, columns = -(-shape[0] // size), -(-shape[1] // size)
-        self.shape, self.spec = shape, SimpleNamespace(format="permuted_diagonal", size=size, index=index)
-        number = np.arange(rows * columns).reshape(rows, columns)
-        self.k = number % size if index == "natural" else random.integers(0, size, number.shape)
-        self.q = random.integers(1, 9, (rows, columns, size, *(shape[2:] or (1, 1)))).astype(np.float32)
-
-    def index(self) -> np.ndarray:
-        return self.k
-
-    def blocks(self) -> np.ndarray:
-        return self.q
-
-    def dense(self) -> np.ndarray:
-        size = self.spec.size
-        whole = np.zeros((size * self.k.shape[0], size * self.k.shape[1], *self.q.shape[3:]), np.float32)
-        for r, g, c in np.ndindex(*self.q.shape[:3]):
-            whole[r * size + c, g * size + (c + self.k[r, g]) % size] = self.q[r, g, c]
-        return whole[: self.shape[0], : self.shape[1]].reshape(self.shape)
-
-
 def diagonal_layer(
-    shape: tuple[int, ...], size: int, inputs: Any, index: str = "natural", seed: int = 0, **options: Any
+    shape: tuple[int, ...], size: int, inputs: Any, index: Any = "natural", seed: int = 0, **options: Any
 ) -> Workload:
-    """Permuted diagonals of whole numbers from 1 on; inputs `(N, C, H, W)`, or of a linear layer `(N, C)`."""
+    """Permuted diagonals of whole numbers from 1 to 8; inputs `(N, C, H, W)`, or of a linear layer `(N, C)`."""
+    random = np.random.default_rng(seed)
+    spec = PermutedDiagonalSpec(size=size, index=index, seed=seed if index == "random" else None)
+    shifts = random.integers(0, size, spec.grid(shape)) if index == "searched" else spec.shifts(shape)
+    values = random.integers(1, 9, (*spec.grid(shape), size, *shape[2:])).astype(np.float32)
+    packed = PackedPermutedDiagonal.from_diagonals(values, spec, shape, shifts)
+    return Workload("layer", packed, _images(inputs), **options)
+
+
+def circulant_layer(shape: tuple[int, ...], size: int, inputs: Any, **options: Any) -> Workload:
+    """Circulant blocks of ones; inputs `(N, C, H, W)`, or of a linear layer `(N, C)`."""
+    spec = BlockCirculantSpec(size=size)
+    columns = np.ones((*spec.grid(shape), size, *shape[2:]), np.float32)
+    packed = PackedBlockCirculant.from_columns(columns, spec, shape)
+    return Workload("layer", packed, _images(inputs), **options)
+
+
+def _images(inputs: Any) -> np.ndarray:
     x = np.asarray(inputs)
-    x = x.reshape(*x.shape, 1, 1) if x.ndim == 2 else x
-    return Workload("layer", Diagonals(shape, size, index, np.random.default_rng(seed)), x, **options)
+    return x.reshape(*x.shape, 1, 1) if x.ndim == 2 else x
 
 
 @st.composite
@@ -116,7 +114,7 @@ def diagonal_layers(draw: Any) -> Workload:
         (filters * groups, channels, *kernel),
         size,
         inputs,
-        draw(st.sampled_from(["natural", "random", "stored"])),
+        draw(st.sampled_from(["natural", "random", "searched"])),
         stride=(draw(st.integers(1, 2)), 1),
         padding=tuple(draw(st.integers(0, 1)) for _ in range(4)),
         groups=groups,

@@ -1,6 +1,7 @@
 """Cycle and energy models of accelerators. Needs numpy, never torch. Importing this fills `MACHINES`."""
 
 from dovetail.accelerators.cambricon_x import CambriconX
+from dovetail.accelerators.circnn import Circnn
 from dovetail.accelerators.cnvlutin import Cnvlutin
 from dovetail.accelerators.common_size import of_common_size
 from dovetail.accelerators.draw import drawn
@@ -30,6 +31,7 @@ __all__ = [
     "MACHINES",
     "CambriconX",
     "Charge",
+    "Circnn",
     "Cnvlutin",
     "CostSet",
     "Eie",

@@ -13,14 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dovetail.accelerators.diagonals import Diagonals, diagonals_of
+from dovetail.accelerators.diagonals import Diagonals, Numbers, diagonals_of, values_of
 from dovetail.accelerators.permdnn import Permdnn
 from dovetail.accelerators.workload import Workload
 from dovetail.program.functions import windows
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +43,7 @@ class Element:
     """An element in one pass: the rows that it has, and their accumulators."""
 
     diagonals: Diagonals
+    values: Numbers
     first: int
     sums: Numbers
 
@@ -58,20 +56,21 @@ class Element:
             c = (d + p - int(self.diagonals.index[above, block])) % p
             own = above * p + c - self.first
             if 0 <= own < len(self.sums):
-                found.append((own, float(self.diagonals.values[above, block, c, column.row, column.column])))
+                found.append((own, float(self.values[above, block, c, column.row, column.column])))
         return found
 
 
 def run(machine: Permdnn, layer: Workload) -> Result:
     """The layer; an input that is a mask counts as ones."""
-    diagonals, sums, cycles, products = diagonals_of(layer), np.zeros(layer.out_shape), 0, 0
+    diagonals, values = diagonals_of(layer), values_of(layer)
+    sums, cycles, products = np.zeros(layer.out_shape), 0, 0
     per_group, filters = layer.weight.shape[1], layer.outputs // layer.groups
     columns = [Column(c, r, s) for c, r, s in np.ndindex(per_group, *layer.kernel)]
     for n, e, f in np.ndindex(layer.images, *layer.out_size):
         for g in range(layer.groups):
             vector = _patches(layer)[n, g * per_group : (g + 1) * per_group, e, f].ravel()
             for rows in _passes(machine, g * filters, filters):
-                elements = [Element(diagonals, first, np.zeros(count)) for first, count in rows]
+                elements = [Element(diagonals, values, first, np.zeros(count)) for first, count in rows]
                 together = machine.together(rows[0][1], diagonals.size)
                 took, done = stream(machine, elements, vector, columns, together)
                 cycles, products = cycles + took, products + done

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.accelerators.workload import Counts, Mask, Workload
+from dovetail.formats.permuted_diagonal import PackedPermutedDiagonal
 
 Numbers = NDArray[np.float64]
-FORMAT: Final = "permuted_diagonal"
 SEED_BITS: Final = 32
 
 
@@ -27,26 +27,28 @@ class Diagonals:
     Attributes:
         size: p.
         index: k of each block, `(block rows, block columns)`.
-        values: q, `(block rows, block columns, p, R, S)`.
         shape: of the weight, (K, C/groups).
+        taps: places of the kernel, R S.
         index_bits: of the index in the file: none where it follows from the place of a block.
         read_bits: of one k, where an engine reads it instead of counting blocks.
     """
 
     size: int
     index: Counts
-    values: Numbers
     shape: tuple[int, int]
+    taps: int
     index_bits: int
     read_bits: int
 
     @property
     def stored(self) -> int:
         """Numbers, with the filling of the last blocks."""
-        return math.prod(self.values.shape)
+        return self.index.size * self.size * self.taps
 
     def mask(self) -> Mask:
         """True where the weight has numbers, `(K, C/groups)`."""
+        if self.size == 1:
+            return np.ones(self.shape, np.bool_)
         p, (rows, columns) = self.size, self.index.shape
         tiles = np.zeros((rows, p, columns, p), np.bool_)
         c = np.arange(p)
@@ -57,17 +59,19 @@ class Diagonals:
 
 def diagonals_of(layer: Workload) -> Diagonals:
     """The diagonals that the weight of a layer is packed as."""
-    weight: Any = layer.weight
+    weight, taps = layer.weight, math.prod(layer.kernel)
     shape = weight.shape[0], weight.shape[1]
-    if weight.spec.format != FORMAT:
-        dense = weight.dense().astype(np.float64).reshape(*shape, 1, *layer.kernel)
-        return Diagonals(1, np.zeros(shape, np.int64), dense, shape, 0, 0)
-    p, index, bits = weight.spec.size, weight.index(), math.ceil(math.log2(weight.spec.size))
-    match weight.spec.index:
-        case "natural":
-            in_file, read = 0, 0
-        case "random":
-            in_file, read = SEED_BITS, bits
-        case _:
-            in_file, read = bits * index.size, bits
-    return Diagonals(p, index, weight.blocks().astype(np.float64), shape, in_file, read)
+    if not isinstance(weight, PackedPermutedDiagonal):
+        return Diagonals(1, np.broadcast_to(np.int64(0), shape), shape, taps, 0, 0)
+    p, index = weight.spec.size, weight.index()
+    bits = math.ceil(math.log2(p))
+    in_file = {"natural": 0, "random": SEED_BITS, "searched": bits * index.size}[weight.spec.index]
+    return Diagonals(p, index, shape, taps, in_file, 0 if weight.spec.index == "natural" else bits)
+
+
+def values_of(layer: Workload) -> Numbers:
+    """q, `(block rows, block columns, p, R, S)`."""
+    weight = layer.weight
+    if isinstance(weight, PackedPermutedDiagonal):
+        return weight.blocks().astype(np.float64)
+    return weight.dense().astype(np.float64).reshape(*weight.shape[:2], 1, *layer.kernel)

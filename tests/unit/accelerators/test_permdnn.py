@@ -17,6 +17,7 @@ from dovetail.accelerators.machine import machine_named
 from dovetail.accelerators.permdnn import Permdnn
 from dovetail.accelerators.workload import Workload
 from dovetail.errors import MachineError
+from dovetail.formats import PackedPermutedDiagonal, PermutedDiagonalSpec
 from dovetail.program.functions import conv2d
 
 
@@ -98,8 +99,9 @@ def test_cycles_by_hand(name):
 
 def test_the_reference_vector():
     # m = n = 4, p = 2, k = 0 1 0 1, q = 1 … 8: W x = 13, 16, 33, 36 of x = 1 2 3 4.
-    layer = diagonal_layer((4, 4), 2, [[1, 2, 3, 4]])
-    layer.weight.q[:] = np.arange(1, 9).reshape(2, 2, 2, 1, 1)
+    spec, values = PermutedDiagonalSpec(size=2), np.arange(1, 9, dtype=np.float32).reshape(2, 2, 2)
+    packed = PackedPermutedDiagonal.from_diagonals(values, spec, (4, 4), spec.shifts((4, 4)))
+    layer = replace(diagonal_layer((4, 4), 2, [[1, 2, 3, 4]]), weight=packed)
     assert diagonal_engine.run(machine(), layer).sums.ravel().tolist() == [13, 16, 33, 36]
 
 
@@ -185,7 +187,7 @@ def test_less_takes_no_longer(layer, small):
 def test_bytes_by_hand():
     # 16 numbers of 4 bits, 16 shared ones of 16; 4 inputs and 8 outputs of 16 bits. Shifts of 8 blocks: none where
     # they follow from the place, 32 bits of a seed, or a bit each.
-    expected = {"natural": 0, "random": 32, "stored": 8}
+    expected = {"natural": 0, "random": 32, "searched": 8}
     for index, bits in expected.items():
         trace = machine().simulate(diagonal_layer((8, 4), 2, vector("1111"), index))
         assert trace.bytes_by["dram"] * 8 == 16 * 4 + 256 + bits + (4 + 8) * 16
