@@ -7,7 +7,9 @@ frequency linear, area quadratic, power constant; it gives the ratios that the p
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Final, Self, TypeVar
 
 from dovetail.accelerators.machine import Machine
@@ -131,3 +133,54 @@ PERMDNN_POWER: Final = Breakdown(
     elements=32, memory=3.575e-3, registers=4.755e-3, combinational=10.48e-3, clock=3.064e-3, rest=3.4e-3
 )
 """Recalled; the sum over 32 elements and the rest, 703.37 mW, is the published power."""
+CHIPS: Final[Mapping[str, Chip]] = MappingProxyType({"eie": EIE_CHIP, "circnn": CIRCNN_CHIP, "permdnn": PERMDNN_CHIP})
+"""Machine → the chip that it models."""
+BREAKDOWNS: Final[Mapping[str, Breakdown]] = MappingProxyType({"permdnn": PERMDNN_POWER})
+"""Machine → the power of its chip by kind, where that is known."""
+
+
+@dataclass(frozen=True)
+class Follows:
+    """A figure that a paper prints, beside what follows from its other figures; no model has a part in it.
+
+    Attributes:
+        what: in words.
+        published: the figure.
+        computed: from the others.
+        within: how far they may be apart, as a share.
+    """
+
+    what: str
+    published: float
+    computed: float
+    within: float
+
+    @property
+    def off(self) -> float:
+        """By which share the computed one is larger."""
+        return self.computed / self.published - 1
+
+
+def arithmetic(peak: float) -> tuple[Follows, ...]:
+    """What the PermDNN paper compares, from figures of chips alone.
+
+    Args:
+        peak: operations per second of its engine, on numbers that are stored and inputs that are not zero.
+    """
+    eie, circnn = EIE_CHIP.projected(28), CIRCNN_CHIP.projected(28)
+    area = (eie.area_mm2 or math.nan) / (PERMDNN_CHIP.area_mm2 or math.nan)
+    power = eie.watts / PERMDNN_CHIP.watts
+    rate, rival = PERMDNN_CHIP.equivalent or math.nan, circnn.equivalent or math.nan
+    efficiency = (rate / PERMDNN_SYNTHESISED.watts) / (rival / circnn.watts)
+    return (
+        Follows("PermDNN, TOPS of dense layers: peak x 8 of weights x 3 of inputs", 14.74, peak * 24e-12, 0.001),
+        Follows("EIE at 28 nm, MHz", 1285, eie.clock_hz / 1e6, 0.01),
+        Follows("EIE at 28 nm, mm2", 15.7, eie.area_mm2 or math.nan, 0.01),
+        Follows("area, EIE / PermDNN: 5.9 / 3.3 of the least gains", 5.9 / 3.3, area, 0.03),
+        Follows("area, EIE / PermDNN: 8.5 / 4.8 of the largest gains", 8.5 / 4.8, area, 0.03),
+        Follows("power, EIE / PermDNN: 2.8 / 3.3 of the least gains", 2.8 / 3.3, power, 0.03),
+        Follows("power, EIE / PermDNN: 4.0 / 4.8 of the largest gains", 4.0 / 4.8, power, 0.03),
+        Follows("CirCNN at 28 nm, TOPS of dense layers", 1.28, rival * 1e-12, 0.02),
+        Follows("TOPS of dense layers, PermDNN / CirCNN", 11.51, rate / rival, 0.01),
+        Follows("TOPS per watt, PermDNN / CirCNN, both synthesised", 3.89, efficiency, 0.01),
+    )

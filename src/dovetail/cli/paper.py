@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from dovetail import files
-from dovetail.cli import evidence, papers, recipes
+from dovetail.cli import evidence, layer_papers, papers, recipes
 from dovetail.cli.console import say, table
 from dovetail.cli.options import DataFolder, writable
 from dovetail.cli.papers import OURS, Paper
@@ -65,16 +65,23 @@ def paper(
     data: DataFolder = None,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="A page in Markdown to write as well.")] = None,
 ) -> None:
-    """Simulate the networks of a paper on its machine and on the others, and show what it claims beside that.
+    """Simulate the networks or layers of a paper on its machine and on the others, and show what it claims beside that.
 
-    Does what `dovetail simulate --equal` does with the packed networks of committed recipes, and goes on where it was
-    stopped; writes the figures to benchmarks/papers/results.
+    With networks, does what `dovetail simulate --equal` does with the packed networks of committed recipes, and goes on
+    where it was stopped. Writes the figures to benchmarks/papers/results.
     """
+    path = papers.find(name)
+    document = None if out is None else writable(out)
+    if layer_papers.is_one(path):
+        _of_layers(path, simulate, document)
+    else:
+        _of_networks(path, simulate, data, document)
+
+
+def _of_networks(path: Path, simulate: bool, data: Path | None, document: Path | None) -> None:
     from dovetail.report.papers import CLAIMS, GAINS, gains, page, verdicts
 
-    path = papers.find(name)
     told, target = papers.read(path), papers.result_path(path)
-    document = None if out is None else writable(out)
     if simulate:
         _save(_simulated(path, told, data), target)
     result, claimed = read_result(target, path, told), told.model_dump(mode="json")
@@ -82,6 +89,20 @@ def paper(
     table(told.title, CLAIMS, [verdict.cells() for verdict in verdicts(claimed, found)], left=2)
     if found:
         table("Whose gain it is", GAINS, [gain.cells() for gain in found], left=3)
+    if document is not None:
+        files.write(document, page(path.stem, claimed, result), error=DataError)
+        say(f"wrote {document}")
+
+
+def _of_layers(path: Path, simulate: bool, document: Path | None) -> None:
+    from dovetail.report.layer_papers import CLAIMS, RATIOS, claim_rows, page, ratio_rows
+
+    told, target = layer_papers.read(path), papers.result_path(path)
+    if simulate:
+        _save(layer_papers.simulated(path, told), target)
+    result, claimed = layer_papers.read_result(target, path, told), told.model_dump(mode="json")
+    table(told.title, CLAIMS, list(claim_rows(claimed, result)), left=1)
+    table("Layers", RATIOS, list(ratio_rows(claimed, result)), left=1)
     if document is not None:
         files.write(document, page(path.stem, claimed, result), error=DataError)
         say(f"wrote {document}")
@@ -97,7 +118,7 @@ def read_result(target: Path, path: Path, told: Paper) -> dict[str, Any]:
         return {"machines": {}, "networks": [], "shared": []}
     try:
         result: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
-        changed = [*_other_machines(result), *_other_networks(result, told)]
+        changed = [*papers.other_machines(result), *_other_networks(result, told)]
     except (OSError, ValueError, KeyError, TypeError, MachineError) as error:
         raise DataError(f"{target} is no result of `dovetail paper` ({error!r}); restore it or remove it") from None
     if changed:
@@ -105,20 +126,6 @@ def read_result(target: Path, path: Path, told: Paper) -> dict[str, Any]:
             f"{target} is not of {path} as it is now ({'; '.join(changed)}); run `dovetail paper {path.stem}`"
         )
     return result
-
-
-def _other_machines(result: Json) -> list[str]:
-    """How machines differ from those that were simulated."""
-    from dovetail.accelerators import machine_named
-
-    found = []
-    for name, before in result["machines"].items():
-        now = _as_json(machine_named(name).to_json())
-        then = {row["field"]: (row["value"], row["mark"]) for row in before["parameters"]}
-        fields = [row["field"] for row in now["parameters"] if (row["value"], row["mark"]) != then.get(row["field"])]
-        if fields or now["units"] != before["units"]:
-            found.append(f"{name} has another {', '.join(fields) or 'number of multipliers'}")
-    return found
 
 
 def _other_networks(result: Json, told: Paper) -> list[str]:
@@ -236,7 +243,3 @@ def _save(result: Json, target: Path) -> None:
     files.make_folder(target.parent, error=DataError)
     files.write(target, json.dumps(result, indent=1, ensure_ascii=False) + "\n", error=DataError)
     say(f"wrote {target}")
-
-
-def _as_json(data: Any) -> Any:
-    return json.loads(json.dumps(data))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -71,11 +73,7 @@ class Paper(Part):
     @field_validator("tornado")
     @classmethod
     def _marks(cls, marks: tuple[str, ...]) -> tuple[str, ...]:
-        from dovetail.accelerators.parameters import MARKS
-
-        if unknown := [mark for mark in marks if mark not in MARKS]:
-            raise ValueError(f"there is no mark {unknown[0]!r}; {suggest(unknown[0], MARKS)}")
-        return marks
+        return known_marks(marks)
 
     @field_validator("networks")
     @classmethod
@@ -91,6 +89,15 @@ class Paper(Part):
     def others(self, claims: Iterable[str]) -> tuple[str, ...]:
         """The machines of claims, each once."""
         return tuple(dict.fromkeys(name for claim in claims for name in self.claims[claim].machines))
+
+
+def known_marks(marks: tuple[str, ...]) -> tuple[str, ...]:
+    """The same marks; `ValueError` where one is none."""
+    from dovetail.accelerators.parameters import MARKS
+
+    if unknown := [mark for mark in marks if mark not in MARKS]:
+        raise ValueError(f"there is no mark {unknown[0]!r}; {suggest(unknown[0], MARKS)}")
+    return marks
 
 
 def folder() -> Path:
@@ -118,3 +125,17 @@ def read(path: Path) -> Paper:
 def result_path(path: Path) -> Path:
     """Where the result of a paper stands: `results/<paper>.json` beside it."""
     return path.parent / "results" / f"{path.stem}.json"
+
+
+def other_machines(result: Mapping[str, Any]) -> list[str]:
+    """How machines differ from those that a result is of."""
+    from dovetail.accelerators import machine_named
+
+    found = []
+    for name, before in result["machines"].items():
+        now = json.loads(json.dumps(machine_named(name).to_json()))
+        then = {row["field"]: (row["value"], row["mark"]) for row in before["parameters"]}
+        fields = [row["field"] for row in now["parameters"] if (row["value"], row["mark"]) != then.get(row["field"])]
+        if fields or now["units"] != before["units"]:
+            found.append(f"{name} has another {', '.join(fields) or 'number of multipliers'}")
+    return found

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 import dovetail
-from dovetail.cli import main, papers
+from dovetail.cli import layer_papers, main, papers
 from dovetail.errors import DovetailError, RecipeError
 
 ROOT = Path(dovetail.__file__).parents[2]
-PAPERS = sorted((ROOT / "benchmarks/papers").glob("*.yaml"))
+PAPERS = [path for path in sorted((ROOT / "benchmarks/papers").glob("*.yaml")) if not layer_papers.is_one(path)]
 TOY: dict[str, Any] = {
     "title": "A toy",
     "machine": "escalate",
