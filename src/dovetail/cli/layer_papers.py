@@ -170,7 +170,9 @@ def read_result(target: Path, path: Path, told: LayerPaper) -> dict[str, Any]:
         raise DataError(f"there is no result {target}; run `dovetail paper {path.stem}` without --no-simulate")
     try:
         result: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
-        changed = other_machines(result) + (["layers or sweep differ"] if result["asked"] != _asked(told) else [])
+        changed = other_machines(result) + (
+            ["layers, seed or what is varied differ"] if result["asked"] != _asked(told) else []
+        )
     except (OSError, ValueError, KeyError, TypeError, MachineError) as error:
         raise DataError(f"{target} is no result of `dovetail paper` ({error!r}); restore it or remove it") from None
     if changed:

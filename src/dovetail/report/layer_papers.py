@@ -15,9 +15,9 @@ from dovetail.report.tables import markdown
 
 Json = Mapping[str, Any]
 CLAIMS = ("ratio", "paper", "model, from – to", "model, mean", "asked")
-LAYERS = ("layer", "weight", "p", "inputs", "cycles", "fill", "time", "used", "weights", "cycles ", "time ", "used ")
+LAYERS = ("layer", "weight", "p", "inputs", "cycles", "fill", "time", "used", "weights", "cycles", "time", "used")
 RATIOS = ("layer", "time", "at equal density", "energy, chips", "energy, by use", "energy, events", "area", "asked")
-SWEEP = ("elements", "columns", "cycles", "without fill", "speed-up", "without fill ", "efficiency")
+SWEEP = ("elements", "columns", "cycles", "without fill", "speed-up", "speed-up without fill", "efficiency")
 ARITHMETIC = ("figure", "published", "follows", "off", "asked")
 SWAYS = ("parameter", "of", "value", "known from", "time, ½", "time, 2×", "energy, ½", "energy, 2×")
 WHAT: Final[Mapping[str, tuple[str, str]]] = {
@@ -52,7 +52,7 @@ work. "Events" are counted on both at {node:g} nm; off-chip memory and loading w
 {notes}## More elements
 
 {layer} on more elements of {multipliers} multipliers; several columns go together where one leaves multipliers idle
-(`multi_column`). Speed-ups are against the first row; efficiency is that without fill over the elements.
+(`multi_column`). Speed-ups are against the first row; efficiency is the one without fill over that of the elements.
 
 {sweep}
 ## Arithmetic on published figures

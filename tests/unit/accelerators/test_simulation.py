@@ -244,3 +244,37 @@ def test_a_network_without_weights_is_told():
 def test_what_is_no_layer_is_told(data):
     with pytest.raises(MachineError, match="this is no layer of a simulation"):
         Layer.from_json(data)
+
+
+def test_machines_run_the_weights_that_they_are_made_for_and_all_others():
+    sketch = Sketch(0)
+    y = sketch.input("batch", 8, 6, 6)
+    for packed in (
+        random_packed("permuted_diagonal", (12, 8, 3, 3), sketch.random, size=4),
+        random_packed("block_circulant", (8, 12, 3, 3), sketch.random, size=4),
+        random_packed("kernel_basis", (8, 8, 3, 3), sketch.random, bases=2),
+    ):
+        y = sketch.add("conv2d", y, packed=packed, padding=(1, 1, 1, 1), activation=RELU)
+    y = sketch.add("mean", y, axes=(2, 3), keepdims=False)
+    for packed in (
+        random_packed("permuted_diagonal", (10, 8), sketch.random, size=2, index="random", seed=1),
+        random_packed("block_circulant", (7, 10), sketch.random, size=2),
+    ):
+        y = sketch.add("linear", y, packed=packed)
+    program, x = sketch.program(y), np.random.default_rng(0).standard_normal((2, 8, 6, 6)).astype(np.float32)
+    done = simulate(program, on=["permdnn", "eie", "circnn"], inputs=x)
+    for name, found in done.items():
+        assert [layer.format for layer in found.layers] == [
+            "permuted_diagonal",
+            "block_circulant",
+            "kernel_basis",
+            "permuted_diagonal",
+            "block_circulant",
+        ]
+        assert found.total.cycles > 0, name
+    # A quarter of the weights, and of the products with inputs that are not zero, is left of diagonals of size 4.
+    layer = recorded(program, x)[0].workloads[0]
+    assert done["permdnn"].layers[0].trace.macs == sum(w.effective_macs for w in recorded(program, x)[0].workloads)
+    assert layer.weight_density == 0.25
+    circulant, dense = done["circnn"].layers[1].trace, done["circnn"].layers[0].trace
+    assert circulant.macs < dense.macs
