@@ -47,7 +47,8 @@ has weights of its own densities.
 {ratios}
 "At equal density" gives `{rival}` as many weights as `{machine}` has. "Chips" is the ratio of times, each times the
 published power. "By use" lets memories and gates of `{machine}` take the share of their power in which its multipliers
-work. "Events" are counted on both at {node:g} nm; off-chip memory and loading weights are left out.
+work; the power of `{rival}` is taken whole there, as its parts are not known. "Events" are counted on both at
+{node:g} nm; off-chip memory and loading weights are left out.
 
 {notes}## More elements
 
