@@ -16,10 +16,12 @@ from dovetail.program.program import Activation, Epilogue, Graph, Node, Program,
 
 
 class Sketch:
-    """Appends nodes one by one; `sketch.program(*outputs)` is the result."""
+    """Appends nodes one by one; `sketch.program(*outputs)` is the result. All its names begin with `prefix`."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, prefix: str = "") -> None:
         self.random = np.random.default_rng(seed)
+        self.prefix = prefix
+        self.graphs: dict[str, Graph] = {}
         self.inputs: list[str] = []
         self.nodes: list[Node] = []
         self.tensors: dict[str, Tensor] = {}
@@ -27,13 +29,13 @@ class Sketch:
         self.arrays: dict[str, np.ndarray] = {}
 
     def input(self, *shape: int | str) -> str:
-        name = f"x{len(self.inputs)}"
+        name = f"{self.prefix}x{len(self.inputs)}"
         self.inputs.append(name)
         self.tensors[name] = Tensor(name, shape)
         return name
 
     def array(self, *shape: int) -> str:
-        name = f"a{len(self.arrays)}"
+        name = f"{self.prefix}a{len(self.arrays)}"
         self.arrays[name] = self.random.standard_normal(shape).astype(np.float32)
         return name
 
@@ -49,7 +51,7 @@ class Sketch:
         **attributes: Any,
     ) -> str:
         """Append a node; returns its output. `scaled` and `biased` draw random arrays of the output's channels."""
-        name = f"{op}{len(self.nodes)}"
+        name = f"{self.prefix}{op}{len(self.nodes)}"
         if packed is not None:
             self.weights[name] = packed
         channels = packed.shape[0] if packed is not None else self.tensors[inputs[0]].shape[attributes.get("axis", 1)]
@@ -58,17 +60,38 @@ class Sketch:
         )
         node = complete(Node(op, name, inputs, name, name if packed is not None else None, attributes, epilogue))
         known = {n: self.tensors[n].shape if n in self.tensors else self.arrays[n].shape for n in self._reads(node)}
-        self.tensors[name] = Tensor(name, check_node(node, known, packed.shape if packed is not None else None))
+        shape = check_node(node, known, packed.shape if packed is not None else None, self.graphs)
+        self.tensors[name] = Tensor(name, shape)
         self.nodes.append(node)
         return name
 
+    def graph(self, *outputs: str) -> Graph:
+        return Graph(tuple(self.inputs), outputs, tuple(self.nodes), self.tensors)
+
+    def body(self, inside: Sketch, *outputs: str) -> str:
+        """Enter what another sketch has drawn as a graph for scans; its prefix is its name."""
+        self.graphs[inside.prefix] = inside.graph(*outputs)
+        self.weights |= inside.weights
+        self.arrays |= inside.arrays
+        return inside.prefix
+
     def program(self, *outputs: str) -> Program:
-        graph = Graph(tuple(self.inputs), outputs, tuple(self.nodes), self.tensors)
-        return Program({"main": graph}, self.weights, self.arrays)
+        return Program({"main": self.graph(*outputs), **self.graphs}, self.weights, self.arrays)
 
     @staticmethod
     def _reads(node: Node) -> list[str]:
         return [n for n in (*node.reads(), node.epilogue.scale, node.epilogue.bias) if n is not None]
+
+
+def recurrence(sketch: Sketch, hidden: int, prefix: str = "cell.", format_name: str = "dense", **fields: Any) -> str:
+    """A body for scans: a gate g = sigmoid(step + W h), then h' = g tanh(U h + b) and m' = m + h'; states h and m."""
+    inside = Sketch(4, prefix)
+    step, h, m = inside.input("batch", hidden), inside.input("batch", hidden), inside.input("batch", hidden)
+    gate, change = (random_packed(format_name, (hidden, hidden), inside.random, **fields) for _ in range(2))
+    g = inside.add("linear", h, packed=gate, residual=step, activation=Activation("sigmoid"))
+    u = inside.add("linear", h, packed=change, biased=True, activation=Activation("tanh"))
+    h = inside.add("mul", g, u)
+    return sketch.body(inside, h, inside.add("add", m, h))
 
 
 def random_packed(format_name: str, shape: tuple[int, ...], random: np.random.Generator, **fields: Any) -> Packed:

@@ -73,7 +73,7 @@ ROOMS = {
     "peers": room(
         "program program.lower engine peers", "torch onnx onnxscript onnxruntime openvino nncf ncnn MNN rich"
     ),
-    "zoo": room("zoo", "torch safetensors PIL sklearn"),
+    "zoo": room("formats formats.layer zoo", "torch safetensors PIL sklearn"),
     "report": room("report", "jinja2"),
     "api": room(
         "api formats formats.layer program program.lower engine accelerators training methods search export peers "
@@ -116,7 +116,7 @@ def room_of(module: str) -> str:
     if module == "__main__":
         return "main"
     first, *rest = module.split(".")
-    if first == "formats" and rest and rest[-1] in ("layer", "structure"):
+    if first == "formats" and rest and rest[-1] in ("layer", "recurrent", "structure"):
         return "formats.layer"
     if first == "program" and rest == ["lower"]:
         return "program.lower"

@@ -27,11 +27,16 @@ def record(program: Program, *inputs: Any, graph: str = "main") -> tuple[Workloa
         graph: its name.
 
     Returns:
-        One workload per weight op, in order of execution.
+        One workload per weight op, in order of execution; those in the body of a scan come last, and each is of all
+        time steps together.
     """
     values = reference.run(program, *inputs, graph=graph, every=True)
-    main = program.graphs[graph]
-    return tuple(_workload(program, main, complete(node), values) for node in main.nodes if node.weight is not None)
+    return tuple(
+        _workload(program, each, complete(node), values)
+        for each in program.run_by(program.graphs[graph])
+        for node in each.nodes
+        if node.weight is not None
+    )
 
 
 def _workload(program: Program, graph: Graph, node: Node, values: Mapping[str, Array]) -> Workload:
@@ -48,9 +53,9 @@ def _workload(program: Program, graph: Graph, node: Node, values: Mapping[str, A
 
 
 def _images(array: Array, node: Node) -> Array:
-    """`(N, C, H, W)`: rows of a linear layer become images of one pixel."""
+    """`(N, C, H, W)`: rows of a linear layer become images of one pixel, time steps images of their own."""
     if node.op == "conv2d":
-        return array
+        return array.reshape(-1, *array.shape[-3:])
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1], 1, 1)
 
 

@@ -229,7 +229,7 @@ def recorded(program: Program, inputs: Any, batch: int = 1) -> list[Recorded]:
         InputError: there are no inputs, or they do not fit the network, or are not finite in it.
         MachineError: the network has no weight layer.
     """
-    if not any(node.weight is not None for node in program.graph.nodes):
+    if not any(node.weight is not None for graph in program.run_by(program.graph) for node in graph.nodes):
         raise MachineError("the network has no convolution and no linear layer; there is nothing to simulate")
     given = _checked(program, inputs, batch)
     batches = [record(program, *part) for part in _batches(program, given, batch)]

@@ -44,7 +44,8 @@ def rows(program: Program, *, timed: bool, threads: int | None = None) -> list[R
     from dovetail.program.counts import count
 
     times = _times(program, threads) if timed else {}
-    weights = {node.name: program.weights[node.weight] for node in program.graph.nodes if node.weight is not None}
+    nodes = [node for graph in program.run_by(program.graph) for node in graph.nodes]
+    weights = {node.name: program.weights[node.weight] for node in nodes if node.weight is not None}
     found = [
         Row(row.name, row.format or row.op, _detail(row, weights.get(row.name)), row.params, row.bits, row.macs)
         for row in count(program).rows

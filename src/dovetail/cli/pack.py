@@ -45,4 +45,5 @@ def pack(
         require_fit(model, dense.name, sets)
     program = lower(model.eval(), example, metadata=metadata)
     program.save(target)
-    say(f"wrote {target}: {len(program.graph.nodes)} ops, {target.stat().st_size / 1e6:.2f} MB")
+    ops = sum(len(graph.nodes) for graph in program.run_by(program.graph))
+    say(f"wrote {target}: {ops} ops, {target.stat().st_size / 1e6:.2f} MB")

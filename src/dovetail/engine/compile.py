@@ -19,9 +19,10 @@ from dovetail.engine.expanded import expansion_of
 from dovetail.engine.kernels import Candidate
 from dovetail.engine.layout import Buffer, Shape, View, contiguous_strides
 from dovetail.engine.native import require_native
+from dovetail.engine.scans import scan
 from dovetail.program.integer import is_quantized, touches_codes
 from dovetail.program.ops import complete
-from dovetail.program.program import Graph, Node, Program
+from dovetail.program.program import SCAN, Graph, Node, Program
 
 # Steps of less work (multiply-adds, or elements times eight) take less time than waking another thread for them.
 SERIAL_WORK = 1 << 16
@@ -62,29 +63,68 @@ def compile_graph(
     """Compile for the given symbolic dimensions; `choices` names a candidate for every weight op."""
     native = require_native()
     shapes = graph.bind(**dims)
-    nodes = [complete(node) for node in graph.nodes]
-    builder = Builder(native.lanes(isa), threads, _halos(program, nodes, shapes, choices))
+    builder = Builder(native.lanes(isa), threads, _halos(program, graph, dims, choices))
     views = _inputs(graph, shapes)
-    planar = planar_tensors(nodes, shapes)
-    places = _places(builder, graph, nodes, shapes, planar)
-    before = expanded(program, graph, nodes, choices)
-    within = {maker.name: name for name, maker in before.items()}
-    for node in nodes:
-        if node.name in within:
-            continue
-        builder.node = node.name
-        if touches_codes(node, graph):
-            coded = _code_call(program, graph, node, views, shapes, choices)
-            views[node.output] = codes_emit.EMITTERS[node.op](builder, coded)
-            continue
-        maker = before.get(node.name)
-        call = _call(builder, program, node, views, shapes, choices, places, node.output in planar, maker)
-        views[node.output] = EMITTERS[node.op](builder, call)
+    within: dict[str, str] = {}
+    _emit(builder, program, graph, dims, choices, views, within)
     builder.node = ""
     for i, name in enumerate(graph.outputs):
         target = _slot(shapes[name], len(graph.inputs) + i)
         builder.copy(_operand(builder, program, views, name), target, disjoint=True)
     return _finish(native, builder, isa, tuple(shapes[name] for name in graph.outputs), within)
+
+
+def _emit(
+    b: Builder,
+    program: Program,
+    graph: Graph,
+    dims: Mapping[str, int],
+    choices: Mapping[str, AnyCandidate],
+    views: dict[str, View],
+    within: dict[str, str],
+) -> dict[str, View]:
+    """Emit all nodes of a graph whose inputs are in `views`, to which every tensor is added, as what lies in another
+    node's steps is to `within`.
+    """
+    shapes, nodes = graph.bind(**dims), [complete(node) for node in graph.nodes]
+    planar = planar_tensors(nodes, shapes)
+    places = _places(b, graph, nodes, shapes, planar)
+    before = expanded(program, graph, nodes, choices)
+    within |= {maker.name: name for name, maker in before.items()}
+    for node in nodes:
+        if node.name in within:
+            continue
+        b.node = node.name
+        if node.op == SCAN:
+            views[node.output] = _scan(b, program, node, dims, choices, views, within, shapes[node.output])
+            continue
+        if touches_codes(node, graph):
+            coded = _code_call(program, graph, node, views, shapes, choices)
+            views[node.output] = codes_emit.EMITTERS[node.op](b, coded)
+            continue
+        maker = before.get(node.name)
+        call = _call(b, program, node, views, shapes, choices, places, node.output in planar, maker)
+        views[node.output] = EMITTERS[node.op](b, call)
+    return views
+
+
+def _scan(
+    b: Builder,
+    program: Program,
+    node: Node,
+    dims: Mapping[str, int],
+    choices: Mapping[str, AnyCandidate],
+    views: dict[str, View],
+    within: dict[str, str],
+    shape: Shape,
+) -> View:
+    body = program.graphs[node.attributes["body"]]
+
+    def emit_body(recorder: Builder, inputs: dict[str, View]) -> dict[str, View]:
+        return _emit(recorder, program, body, dims, choices, inputs, within)
+
+    operands = [_operand(b, program, views, name) for name in node.inputs]
+    return scan(b, node, body, body.bind(**dims), operands, shape, emit_body)
 
 
 def expanded(
@@ -122,11 +162,11 @@ def planar_tensors(nodes: list[Node], shapes: Mapping[str, Shape]) -> set[str]:
 
 
 def _halos(
-    program: Program, nodes: list[Node], shapes: Mapping[str, Shape], choices: Mapping[str, AnyCandidate]
+    program: Program, graph: Graph, dims: Mapping[str, int], choices: Mapping[str, AnyCandidate]
 ) -> dict[tuple[int, int], tuple[int, int]]:
     """Zeros that tensors of each size need around them, over all convolutions that read such as they lie."""
     halos: dict[tuple[int, int], tuple[int, int]] = {}
-    for node in nodes:
+    for node, shapes in ((complete(n), each.bind(**dims)) for each in program.run_by(graph) for n in each.nodes):
         if node.op != "conv2d":
             continue
         chosen = choices.get(node.name)

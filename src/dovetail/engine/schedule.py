@@ -80,23 +80,25 @@ def resolve(
 ) -> dict[str, AnyCandidate]:
     """A candidate for every weight op: as given, else by timing on the threads of `pool`; `exact` as in `Session`.
 
+    In the body of a scan it is chosen by the time of one step.
+
     Raises:
         EngineError: the schedule names a node that does not exist or a kernel that cannot run it.
     """
-    nodes = weight_nodes(graph)
+    graphs = program.run_by(graph)
     choices = dict(given.choices) if given else {}
-    if unknown := set(choices) - {node.name for node in nodes}:
+    if unknown := set(choices) - {node.name for each in graphs for node in weight_nodes(each)}:
         raise EngineError(
             f"the schedule names {', '.join(sorted(unknown))}, which this network does not have; it is of another one"
         )
     tuner = Tuner(program, graph, dims, isa, pool, exact)
-    resolved = {}
-    for node in nodes:
-        if node.name in choices:
-            resolved[node.name] = tuner.named(choices[node.name], node)
-        else:
-            resolved[node.name] = tuner.best(node)
-    tuner.save()
+    resolved: dict[str, AnyCandidate] = {}
+    for each in graphs:
+        tuner = replace(tuner, graph=each)
+        for node in weight_nodes(each):
+            given_name = choices.get(node.name)
+            resolved[node.name] = tuner.best(node) if given_name is None else tuner.named(given_name, node)
+        tuner.save()
     return resolved
 
 

@@ -22,22 +22,25 @@ STANDARD = ("", "ai.onnx")
 _LIMIT = 2**31 - 1  # bytes in one protobuf message
 
 
-def export_onnx(model: nn.Module, example: Any, path: str | os.PathLike[str]) -> Path:
+def export_onnx(model: nn.Module, example: Any, path: str | os.PathLike[str], *, time: int | None = None) -> Path:
     """Write a model as ONNX, in evaluation mode, with any batch size; the model itself is not changed.
+
+    Recurrent layers become a `Scan` each.
 
     Args:
         model: any module, with or without format layers.
         example: an input, or a tuple of inputs, that it takes.
         path: of the file, written atomically.
+        time: axis of every input whose length may vary, too, as `lower` has it.
 
     Raises:
         UnsupportedOp: the model cannot be traced, or needs ops outside the ONNX standard.
         DovetailError: the exporter is not installed, the network is too large for one file, or it cannot be written.
     """
-    return files.write(path, onnx_bytes(model, example))
+    return files.write(path, onnx_bytes(model, example, time=time))
 
 
-def onnx_bytes(model: nn.Module, example: Any) -> bytes:
+def onnx_bytes(model: nn.Module, example: Any, *, time: int | None = None) -> bytes:
     """The ONNX file of a model, in memory."""
     _require_exporter()
     copied, examples = evaluation_copy(model), example_inputs(example)
@@ -49,7 +52,7 @@ def onnx_bytes(model: nn.Module, example: Any) -> bytes:
                 dynamo=True,
                 verbose=False,
                 external_data=False,
-                dynamic_shapes=dynamic_batch(copied, examples),
+                dynamic_shapes=dynamic_batch(copied, examples, time),
             )
         except Exception as error:
             raise _reason(error, watch.line) from error
@@ -75,10 +78,11 @@ def _checked(proto: Any, fixed_at: str) -> bytes:
 
 
 def _nodes(proto: Any) -> Iterator[Any]:
-    """Every node, those of functions included."""
-    yield from proto.graph.node
-    for function in proto.functions:
-        yield from function.node
+    """Every node, those of functions and of the bodies of loops included."""
+    waiting = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    while waiting:
+        yield (node := waiting.pop())
+        waiting += [inner for attribute in node.attribute for inner in attribute.g.node]
 
 
 def _reason(error: Exception, fixed_at: str) -> DovetailError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from dovetail.errors import InputError
 from dovetail.formats.base import Packed
 from dovetail.formats.layer import from_packed
+from dovetail.formats.recurrent import walk
 from dovetail.program.integer import CODES
 from dovetail.program.ops import channel_axis
-from dovetail.program.program import Activation, Epilogue, Node, Program, bind_shape
+from dovetail.program.program import SCAN, Activation, Epilogue, Graph, Node, Program, bind_shape
 from dovetail.program.program import Shape as ProgramShape
 from dovetail.program.program import Tensor as ProgramTensor
 
@@ -44,25 +45,43 @@ class ProgramModule(nn.Module):
     def __init__(self, program: Program, *, rounded: bool = True) -> None:
         super().__init__()
         self.graph, self.rounded = program.graph, rounded
+        self.bodies = program.bodies(self.graph)
         self.layers = nn.ModuleDict()
         self.arrays = nn.ParameterDict({_key(name): torch.tensor(array) for name, array in program.arrays.items()})
-        for node in self.graph.nodes:
-            if node.weight is not None:
-                self._add_layer(node, program.weights[node.weight])
+        for graph in program.run_by(self.graph):
+            for node in graph.nodes:
+                if node.weight is not None:
+                    self._add_layer(node, program.weights[node.weight])
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The outputs of the graph for its inputs."""
         if len(inputs) != len(self.graph.inputs):
             raise InputError(f"{len(inputs)} inputs given; this network takes {len(self.graph.inputs)}")
         values = dict(zip(self.graph.inputs, inputs))
-        dims = self.graph.dims_of({name: tuple(x.shape) for name, x in values.items()})
-        for node in self.graph.nodes:
-            values[node.output] = self._run(node, values, dims)
-        outputs = tuple(values[name] for name in self.graph.outputs)
+        outputs = self._through(self.graph, values, self.graph.dims_of({n: tuple(x.shape) for n, x in values.items()}))
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def _through(self, graph: Graph, values: dict[str, Tensor], dims: Mapping[str, int]) -> tuple[Tensor, ...]:
+        """The outputs of a graph, whose inputs are in `values`."""
+        for node in graph.nodes:
+            y = self._run(node, values, dims)
+            values[node.output] = as_codes(y, graph.tensors[node.output]) if self.rounded else y
+        return tuple(values[name] for name in graph.outputs)
+
+    def _scan(self, node: Node, operands: Sequence[Tensor], dims: Mapping[str, int]) -> Tensor:
+        body, count = self.bodies[node.attributes["body"]], node.attributes["sequences"]
+        shapes = [bind_shape(body.tensors[name].shape, dims) for name in body.inputs[count:]]
+        states = operands[count:] or [operands[0].new_zeros(shape) for shape in shapes]
+
+        def step(steps: Sequence[Tensor], before: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            return self._through(body, dict(zip(body.inputs, (*steps, *before))), dims)
+
+        return walk(step, operands[:count], states, last=node.attributes["last"])
 
     def _run(self, node: Node, values: Mapping[str, Tensor], dims: Mapping[str, int]) -> Tensor:
         operands = [self._value(name, values) for name in node.inputs]
+        if node.op == SCAN:
+            return self._scan(node, operands, dims)
         if node.weight is not None:
             y = self._weighted(node, operands[0])
         else:
@@ -89,8 +108,7 @@ class ProgramModule(nn.Module):
             y = y + self.arrays[_key(epilogue.bias)].view(along)
         if epilogue.residual is not None:
             y = y + values[epilogue.residual]
-        y = y if epilogue.activation is None else activate(y, epilogue.activation)
-        return as_codes(y, self.graph.tensors[node.output]) if self.rounded else y
+        return y if epilogue.activation is None else activate(y, epilogue.activation)
 
     def _value(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         return values[name] if name in values else self.arrays[_key(name)]

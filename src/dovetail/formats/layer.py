@@ -142,7 +142,7 @@ class FormatConv2d(FormatLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to `(N, K, H', W')`."""
-        match _how():
+        match appearance():
             case "opaque":
                 tail = [self.out_channels, *self.kernel_size]
                 y: Tensor = torch.ops.dovetail.format_layer(
@@ -201,7 +201,7 @@ class FormatLinear(FormatLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., C)` to `(..., K)`."""
-        match _how():
+        match appearance():
             case "opaque":
                 y: Tensor = torch.ops.dovetail.format_layer(x, self.name, [self.out_features], [], [], [])
                 return y if self.bias is None else y + self.bias
@@ -309,7 +309,7 @@ def filled(dense: Dense, weight: Tensor, bias: Tensor | None) -> Dense:
     return dense
 
 
-def _how() -> Appearance:
+def appearance() -> Appearance:
     """How layers appear now. Dynamo cannot read context variables; what it compiles is what trains."""
     return "train" if torch.compiler.is_dynamo_compiling() else _appearance.get()
 

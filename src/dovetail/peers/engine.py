@@ -24,15 +24,20 @@ def target(program: Program, folder: Path, name: str, reference: str) -> Target:
 
 def dtype_of(program: Program) -> str:
     """What the weight layers compute in, both types joined by "+": values that are only stored are widened to f32."""
-    whole = [node.name for node in program.graph.nodes if node.weight is not None]
+    graphs = program.run_by(program.graph)
+    whole = [node.name for graph in graphs for node in graph.nodes if node.weight is not None]
     real = in_floating_point(program)
     return "+".join(sorted({"f32" if name in real else "int8" for name in whole})) or "f32"
 
 
 def in_floating_point(program: Program) -> set[str]:
     """The weight layers that read and give real numbers."""
-    graph = program.graph
-    return {node.name for node in graph.nodes if node.weight is not None and not touches_codes(node, graph)}
+    return {
+        node.name
+        for graph in program.run_by(program.graph)
+        for node in graph.nodes
+        if node.weight is not None and not touches_codes(node, graph)
+    }
 
 
 def values_of(program: Program) -> set[str]:

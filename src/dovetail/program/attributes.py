@@ -81,6 +81,11 @@ def boolean(default: Any = REQUIRED) -> Attribute:
     return Attribute("true or false", lambda value: isinstance(value, bool), default)
 
 
+def label() -> Attribute:
+    """A text that names something of the program."""
+    return Attribute("a name", lambda value: isinstance(value, str) and bool(value))
+
+
 def dims() -> Attribute:
     """A shape: positive integers and names such as `"batch"`."""
 

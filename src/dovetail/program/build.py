@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ from dovetail.errors import DovetailError, ProgramError, UnsupportedOp
 from dovetail.formats.base import Packed
 from dovetail.formats.dense import DenseSpec, PackedDense
 from dovetail.program.ops import check_node, complete
-from dovetail.program.program import Activation, Epilogue, Graph, Node, Program, Shape, Tensor
+from dovetail.program.program import SCAN, Activation, Epilogue, Graph, Node, Program, Shape, Tensor
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,21 @@ class Call:
 class Builder:
     """The Program so far. `call` is the operation being lowered; `find_format` packs a format layer by its name.
 
-    `find_format(name)` gives the packed weight and the groups of the convolution (1 for a linear layer).
+    `find_format(name)` gives the packed weight and the groups of the convolution (1 for a linear layer);
+    `find_body(builder, name, steps)` lowers what the recurrent layer of this name does at one time step, for steps of
+    these shapes, over the builder's weights and arrays.
     """
 
     find_format: Callable[[str], tuple[Packed, int]]
+    find_body: Callable[[Builder, str, Sequence[Shape]], Graph] | None = None
     call: Call = field(default_factory=Call)
     inputs: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Packed] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    graphs: dict[str, Graph] = field(default_factory=dict)
+    elsewhere: Mapping[str, Tensor] = field(default_factory=dict)
 
     def input(self, name: str, shape: Shape) -> Var:
         """A new input of the graph."""
@@ -88,13 +93,13 @@ class Builder:
     ) -> Var:
         """Append a node and return its output; what does not fit is an `UnsupportedOp` that names the operation."""
         inputs = tuple(self.operand(x) for x in operands)
-        stem = weight or (self.call.layer if op == "affine" else "") or self.call.name
+        stem = weight or (self.call.layer if op in ("affine", SCAN) else "") or self.call.name
         name, output = _fresh(stem, {n.name for n in self.nodes}), _fresh(self.call.name, {*self.tensors, *self.arrays})
         node = complete(
             Node(op, name, inputs, output, weight, attributes, epilogue or Epilogue(), source=_short(self.call.source))
         )
         try:
-            shape = check_node(node, self._known(node), self.weights[weight].shape if weight else None)
+            shape = check_node(node, self._known(node), self.weights[weight].shape if weight else None, self.graphs)
         except ProgramError as error:
             self.call.refuse(str(error), "rewrite this line of the model with the ops that the docs list")
         self.nodes.append(node)
@@ -110,7 +115,7 @@ class Builder:
         array = self.finite(Const(name, array))
         if name in self.arrays and np.array_equal(self.arrays[name], array):
             return name
-        name = _fresh(name, {*self.arrays, *self.tensors})
+        name = _fresh(name, {*self.arrays, *self.tensors, *self.elsewhere})
         self.arrays[name] = array
         return name
 
@@ -143,14 +148,31 @@ class Builder:
         self.weights.setdefault(name, packed)
         return name, groups
 
+    def body(self, layer: str, steps: Sequence[Shape]) -> str:
+        """Enter the graph that the recurrent layer of this name runs at every time step; its name here."""
+        if self.find_body is None:
+            self.call.refuse("it is a recurrent layer within a recurrent layer", "put one behind the other")
+        name = f"{layer}.step" if layer else "step"
+        if name not in self.graphs:
+            self.graphs[name] = self.find_body(self, layer, steps)
+        return name
+
+    def inside(self) -> Builder:
+        """A builder of a graph beside this one: over the same weights and arrays, its nodes and tensors its own."""
+        return Builder(self.find_format, weights=self.weights, arrays=self.arrays, elsewhere=self.tensors)
+
+    def graph(self, outputs: tuple[str, ...]) -> Graph:
+        """What was built."""
+        return Graph(tuple(self.inputs), outputs, tuple(self.nodes), dict(self.tensors))
+
     def activation(self, x: Var, name: str, *args: float) -> Var:
         """A node that is nothing but an activation; fusion moves it into the epilogue before it."""
         return self.emit("activation", x, epilogue=Epilogue(activation=Activation(name, tuple(map(float, args)))))
 
     def program(self, outputs: tuple[str, ...], metadata: dict[str, Any]) -> Program:
-        """What was built."""
-        graph = Graph(tuple(self.inputs), outputs, tuple(self.nodes), dict(self.tensors))
-        return Program({"main": graph}, dict(self.weights), dict(self.arrays), metadata)
+        """What was built, bodies included."""
+        graphs = {"main": self.graph(outputs), **self.graphs}
+        return Program(graphs, dict(self.weights), dict(self.arrays), metadata)
 
     def at(self, call: Call) -> None:
         """Go on with the next operation."""

@@ -44,7 +44,7 @@ def check_graph(graph: Graph, program: Program) -> None:
     _check_inputs(graph, known)
     known |= {name: graph.tensors[name].shape for name in graph.inputs}
     for node in graph.nodes:
-        shape = check_node(node, known, _weight_shape(node, program))
+        shape = check_node(node, known, _weight_shape(node, program), program.graphs)
         _check_output(node, shape, graph, known, program)
         known[node.output] = shape
         if touches_codes(node, graph):
@@ -52,6 +52,16 @@ def check_graph(graph: Graph, program: Program) -> None:
         elif node.op in ("quantize", "dequantize"):
             raise ProgramError(f"node {node.name!r} ({node.op}) touches no uint8 tensor")
     _check_ends(graph)
+    _check_bodies(graph, program)
+
+
+def _check_bodies(graph: Graph, program: Program) -> None:
+    """Schedules, profiles and recorded tensors go by name: what runs together has names of its own."""
+    taken: dict[str, str] = {}
+    for body, each in {"": graph, **program.bodies(graph)}.items():
+        for name in {*each.tensors, *(node.name for node in each.nodes)}:
+            if taken.setdefault(name, body) != body:
+                raise ProgramError(f"{name!r} is a name both in the body {body!r} and outside of it; rename one")
 
 
 def check_array(name: str, array: np.ndarray) -> None:

@@ -3,18 +3,22 @@
 Three counts, always the same. *Params* are the stored numbers: weights (bases and factors included), scales, biases,
 norms, classifier. *MACs* are the work per image in the cheaper exact order, with what does not multiply listed apart as
 *additions*. *Bits* are the payload of the file: values, indices, masks, scales and code books.
+
+Of a sequence the MACs are those of all its time steps, as many as the program says. Where it does not say, they are
+those of one step, or of `time` steps. Params and bits do not depend on it: the weights in the body of a scan are stored
+once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dovetail.errors import ProgramError
 from dovetail.formats.base import Geometry, Packed
 from dovetail.formats.kernel_basis import PackedKernelBasis
-from dovetail.program.program import BATCH, Graph, Node, Program, split_dim
+from dovetail.program.program import BATCH, SCAN, Graph, Node, Program, split_dim
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -97,19 +101,29 @@ class Counts:
         return sum(row.dense_params for row in self.rows) * bits + self.extra_bits
 
 
-def count(program: Program, graph: str = "main") -> Counts:
-    """Count one graph of a program, for one image; other symbolic dimensions (time) count as one, too.
+def count(program: Program, graph: str = "main", *, time: int = 1) -> Counts:
+    """Count one graph of a program and the bodies of its scans, for one image or sequence.
 
     A weight that several layers share is stored, and counted in params and bits, once; its work counts every time.
+
+    Args:
+        program: the packed network.
+        graph: its name.
+        time: the value of symbolic dimensions other than the batch.
     """
-    counted, shapes = _of_one_image(program, graph)
+    counted, shapes = _of_one_image(program, graph, time)
     seen: set[str] = set()
-    rows = tuple(
-        _row(node, program, shapes, seen) for node in counted.nodes if node.weight is not None or node.op == "matmul"
-    )
-    named = _constants(counted) & set(program.arrays)
+    rows: list[Row] = []
+    for node in counted.nodes:
+        if node.op == SCAN:
+            body, steps = program.graphs[node.attributes["body"]], shapes[node.inputs[0]][1]
+            inside = _bound(program, body, time)
+            rows += [_times(_row(part, program, inside, seen), steps) for part in body.nodes if _counts(part)]
+        elif _counts(node):
+            rows.append(_row(node, program, shapes, seen))
+    named = {name for each in program.run_by(counted) for name in _constants(each)} & set(program.arrays)
     sizes = [program.arrays[name].size for name in named]
-    return Counts(rows, sum(sizes), sum(program.arrays[name].nbytes * 8 for name in named))
+    return Counts(tuple(rows), sum(sizes), sum(program.arrays[name].nbytes * 8 for name in named))
 
 
 @dataclass(frozen=True)
@@ -132,8 +146,13 @@ def paper_counts(program: Program, graph: str = "main") -> PaperCounts:
     - a 1x1 convolution: C H n, where H'W' n would be right (the slip is the released counter's);
     - a linear layer: 2 in - 1 per output, zeros included;
     - any other layer, which the released code does not have: our multiply-accumulates.
+
+    Raises:
+        ProgramError: the network has a scan.
     """
     counted, shapes = _of_one_image(program, graph)
+    if program.bodies(counted):
+        raise ProgramError("the counter released with PENNI knows no sequences; this network has a scan")
     nodes = [node for node in counted.nodes if node.weight is not None]
     stored = {node.weight: program.weights[node.weight] for node in nodes if node.weight is not None}
     return PaperCounts(
@@ -158,13 +177,27 @@ def _paper_flops(node: Node, packed: Packed, shapes: Shapes) -> int:
     return packed.macs(at)
 
 
-def _of_one_image(program: Program, graph: str) -> tuple[Graph, Shapes]:
-    """A graph and its shapes with every symbolic dimension one."""
+def _counts(node: Node) -> bool:
+    return node.weight is not None or node.op == "matmul"
+
+
+def _times(row: Row, steps: int) -> Row:
+    """The row of a layer that runs at every time step."""
+    macs, additions, dense = (steps * each for each in (row.macs, row.additions, row.dense_macs))
+    return replace(row, macs=macs, additions=additions, dense_macs=dense)
+
+
+def _of_one_image(program: Program, graph: str, time: int = 1) -> tuple[Graph, Shapes]:
+    """A graph and its shapes for a batch of one."""
     if graph not in program.graphs:
         raise ProgramError(f"the program has no graph {graph!r}; it has {', '.join(program.graphs)}")
     counted = program.graphs[graph]
-    names = {split_dim(d)[1] for name in counted.inputs for d in counted.tensors[name].shape} - {""}
-    return counted, program.shapes(counted, dict.fromkeys({BATCH, *names}, 1))
+    return counted, _bound(program, counted, time)
+
+
+def _bound(program: Program, graph: Graph, time: int) -> Shapes:
+    names = {split_dim(d)[1] for name in graph.inputs for d in graph.tensors[name].shape} - {""}
+    return program.shapes(graph, {**dict.fromkeys(names, time), BATCH: 1})
 
 
 def geometry(node: Node, shapes: Shapes) -> Geometry:

@@ -17,6 +17,7 @@ Array = np.ndarray
 Reduce = Callable[..., Array]
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
+Body = Callable[..., tuple[Array, ...]]
 
 
 def conv2d(x: Array, weight: Array, *, stride: Pair, padding: Pads, dilation: Pair, groups: int) -> Array:
@@ -190,6 +191,18 @@ def adaptive(x: Array, output: Pair, reduce: Reduce) -> Array:
             rows, columns = _share(i, x.shape[2], output[0]), _share(j, x.shape[3], output[1])
             y[:, :, i, j] = reduce(x[:, :, rows, columns], axis=(2, 3))
     return y
+
+
+def scan(*operands: Array, body: Body, sequences: int, last: bool) -> Array:
+    """One time step after another: `body(*steps, *states)` gives the new states; the result is the first of them.
+
+    The first `sequences` operands are `(N, T, ...)`, the others the states before the first step.
+    """
+    xs, states, made = operands[:sequences], operands[sequences:], []
+    for t in range(xs[0].shape[1]):
+        states = body(*(x[:, t] for x in xs), *states)
+        made.append(states[0])
+    return states[0] if last else np.stack(made, axis=1)
 
 
 def _padded(x: Array, padding: Pads, value: float) -> Array:

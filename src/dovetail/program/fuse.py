@@ -57,9 +57,12 @@ class Draft:
 
 
 def fuse(program: Program) -> Program:
-    """All passes in order."""
-    for step in PASSES:
-        program = step(program)
+    """All passes in order, over every graph."""
+    for name in program.graphs:
+        program = _exchanged(program, name)
+        for step in PASSES:
+            program = step(program)
+        program = _exchanged(program, name)
     return program
 
 
@@ -160,6 +163,13 @@ PASSES: Final[tuple[Callable[[Program], Program], ...]] = (
     fuse_activation,
     remove_dead,
 )
+
+
+def _exchanged(program: Program, name: str) -> Program:
+    """The program with another graph as its main one, which takes that one's name: passes are over the main graph."""
+    graphs = dict(program.graphs)
+    graphs["main"], graphs[name] = graphs[name], graphs["main"]
+    return replace(program, graphs=graphs)
 
 
 def _with_nodes(program: Program, nodes: Iterable[Node]) -> Program:

@@ -23,10 +23,11 @@ from torch import Tensor, fx, nn
 from dovetail.errors import DovetailError, InputError, ProgramError, UnsupportedOp
 from dovetail.formats.base import Packed
 from dovetail.formats.layer import FormatLayer, appear
+from dovetail.formats.recurrent import Recurrent, Step
 from dovetail.program.build import Builder, Call, Const, Var
 from dovetail.program.check import check
 from dovetail.program.fuse import fuse
-from dovetail.program.program import BATCH, Dim, Program, Shape
+from dovetail.program.program import BATCH, TIME, Dim, Graph, Program, Shape
 from dovetail.program.rules import RULES
 from dovetail.program.rules.table import Rule
 
@@ -36,7 +37,9 @@ _FIXED: Final = re.compile(r"set_replacement \w+ = \d+ ")  # a size became one n
 _SILENT: Final = ("sym_size", "sym_constrain", "_assert", "_guards")
 
 
-def lower(model: nn.Module, example: Any, *, metadata: Mapping[str, Any] | None = None) -> Program:
+def lower(
+    model: nn.Module, example: Any, *, metadata: Mapping[str, Any] | None = None, time: int | None = None
+) -> Program:
     """The Program of a model, in evaluation mode.
 
     The model itself is not changed: a float32 copy on the host is traced.
@@ -45,6 +48,8 @@ def lower(model: nn.Module, example: Any, *, metadata: Mapping[str, Any] | None 
         model: any module made of the operations in `rules.RULES`.
         example: an input, or a tuple of inputs, that the model takes; all but the leading (batch) size is fixed by it.
         metadata: plain data that travels with the file.
+        time: axis of every input along which its length may vary, too, where the model is made of recurrent layers
+            (`formats.recurrent`) and of ops that treat all time steps alike; None fixes the length by the example.
 
     Raises:
         UnsupportedOp: names the operation, the layer and the line of the model.
@@ -52,24 +57,27 @@ def lower(model: nn.Module, example: Any, *, metadata: Mapping[str, Any] | None 
     """
     examples = example_inputs(example)
     copied = evaluation_copy(model)
-    traced = _trace(copied, examples)
-    builder = Builder(lambda name: _pack(copied, name))
-    outputs = _Lowering(builder, traced).run()
+    traced = _trace(copied, examples, time)
+    builder = Builder(lambda name: _pack(copied, name), lambda b, name, steps: _body(copied, b, name, steps))
+    outputs = _Lowering(builder, traced, time=time).run()
     program = fuse(builder.program(outputs, dict(metadata or {})))
     check(program)
     return program
 
 
 class _Lowering:
-    """One walk over the traced graph; `values` maps each of its nodes to what the Program has for it."""
+    """One walk over the traced graph; `values` maps each of its nodes to what the Program has for it.
 
-    def __init__(self, builder: Builder, traced: Any) -> None:
-        self.builder = builder
+    `inside` is the name of the recurrent layer of which one step is lowered; it begins all names of the walk.
+    """
+
+    def __init__(self, builder: Builder, traced: Any, *, time: int | None = None, inside: str | None = None) -> None:
+        self.builder, self.time, self.inside = builder, time, inside
         self.graph: fx.Graph = traced.graph
         stored = _constants(traced)
         self.constants = {placeholder: tensor for placeholder, (_, tensor) in stored.items()}
-        self.names = {tensor_key(tensor): name for name, tensor in reversed(tuple(stored.values()))}
-        self.symbol = ""
+        self.names = {tensor_key(tensor): self.full(name) for name, tensor in reversed(tuple(stored.values()))}
+        self.symbols: dict[str, str] = {}
         self.values: dict[fx.Node, Any] = {}
 
     def run(self) -> tuple[str, ...]:
@@ -90,8 +98,13 @@ class _Lowering:
         first = node.meta["val"].shape[0]
         if isinstance(first, int):
             raise fixed_batch(f"input {node.name!r} is taken with exactly {first} images")
-        self.symbol = self.symbol or str(first)
-        return self.builder.input(node.name, self.shape(node))
+        self.symbols.setdefault(str(first), BATCH)
+        if self.time is not None:
+            length = node.meta["val"].shape[self.time]
+            if isinstance(length, int):
+                raise UnsupportedOp(f"the model takes its input {node.name!r} with exactly {length} time steps")
+            self.symbols.setdefault(str(length), TIME)
+        return self.builder.input(self.own(node.name), self.shape(node))
 
     def call(self, node: fx.Node) -> Any:
         """The result of one operation: folded if it does not depend on the input, else by its rule."""
@@ -114,12 +127,13 @@ class _Lowering:
         with torch.no_grad():
             value = node.target(*args, **kwargs)  # type: ignore[operator]
         if isinstance(value, Tensor):
-            self.names.setdefault(tensor_key(value), _weight_name(node))
+            self.names.setdefault(tensor_key(value), self.full(_weight_name(node)))
         return value
 
     def lower(self, node: fx.Node, name: str) -> Any:
         """Call the rule and compare its shape with torch's."""
-        self.builder.at(Call(node.name, name, _layer(node), _source(node), self.shape(node)))
+        layer = self.full(_layer(node))
+        self.builder.at(Call(self.own(node.name), name, layer, _source(node), self.shape(node)))
         if name not in RULES:
             self.builder.call.refuse(
                 "it has no rule", "rewrite it with the supported ops, or keep it outside the model"
@@ -163,16 +177,27 @@ class _Lowering:
         return tuple(self.dim(d) for d in first.shape) if isinstance(first, Tensor) else ()
 
     def dim(self, size: Any) -> Dim:
-        """A number, `"batch"`, or a multiple of it."""
+        """A number, `"batch"` or `"time"`, or a multiple of one of them."""
         if isinstance(size, (int, float)):
             return int(size)
         factor, rest = size.node.expr.as_coeff_Mul()
-        if str(rest) != (self.symbol or str(rest)) or not rest.is_Symbol or not factor.is_Integer:
+        name = self.symbols.get(str(rest))
+        if name is None or not factor.is_Integer:
             raise UnsupportedOp(
                 f"the model makes a tensor with a dimension of {size.node.expr}; only the batch and its multiples are "
                 "known: treat all images alike"
             )
-        return BATCH if factor == 1 else f"{int(factor)}*{BATCH}"
+        return name if factor == 1 else f"{int(factor)}*{name}"
+
+    def own(self, name: str) -> str:
+        """A name of the traced graph, in the Program."""
+        return f"{self.inside}.{name}" if self.inside else name
+
+    def full(self, name: str) -> str:
+        """The name in the model of a module or parameter of what is traced."""
+        if self.inside is None or not (name + ".").startswith("layer."):
+            return name
+        return (self.inside + name.removeprefix("layer")).removeprefix(".")
 
     def output(self, node: Any) -> str:
         """The name of an output tensor."""
@@ -201,21 +226,42 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     """A float32 copy on the host, in evaluation mode, whose format layers know their names."""
     copied = copy.deepcopy(model).to("cpu").float().eval()
     for name, module in copied.named_modules():
-        if isinstance(module, FormatLayer):
+        if isinstance(module, FormatLayer | Recurrent):
             module.name = name
     return copied
 
 
-def dynamic_batch(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
-    """`dynamic_shapes` for `torch.export`: the first axis of every input is the batch."""
-    batch = torch.export.Dim(BATCH, min=1)
-    shapes = tuple({0: batch} for _ in examples)
+def dynamic_batch(model: nn.Module, examples: tuple[Tensor, ...], time: int | None = None) -> Any:
+    """`dynamic_shapes` for `torch.export`: the first axis of every input is the batch, `time` (if any) the time.
+
+    Raises:
+        InputError: an example has no such axis, or is one step long, which would be taken for a fixed length.
+    """
+    axes = {0: torch.export.Dim(BATCH, min=1)}
+    if time is not None:
+        for example in examples:
+            if not 0 < time < example.ndim or example.shape[time] < 2:
+                shape = tuple(example.shape)
+                raise InputError(f"an example of shape {shape} has no {TIME} axis {time} of at least two steps")
+        axes[time] = torch.export.Dim(TIME, min=1)
+    shapes = tuple(axes for _ in examples)
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
     return (shapes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else shapes
 
 
-def _trace(model: nn.Module, examples: tuple[Tensor, ...]) -> Any:
-    shapes = dynamic_batch(model, examples)
+def _body(model: nn.Module, builder: Builder, name: str, steps: Sequence[Shape]) -> Graph:
+    """What the recurrent layer called `name` does at one time step, its states behind the steps."""
+    layer = model.get_submodule(name)
+    assert isinstance(layer, Recurrent)
+    inputs = [torch.zeros(2, *map(int, shape[1:])) for shape in steps]
+    inputs += [torch.zeros(2, width) for width in layer.widths]
+    traced = _trace(Step(layer, len(steps)), tuple(inputs))
+    within = builder.inside()
+    return within.graph(_Lowering(within, traced, inside=name).run())
+
+
+def _trace(model: nn.Module, examples: tuple[Tensor, ...], time: int | None = None) -> Any:
+    shapes = dynamic_batch(model, examples, time)
     with watched() as watch, appear("opaque"), torch.no_grad():
         try:
             traced = torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)

@@ -16,8 +16,19 @@ import numpy as np
 from dovetail.errors import ProgramError
 from dovetail.program import functions as f
 from dovetail.program import shapes
-from dovetail.program.attributes import REQUIRED, Attribute, boolean, dims, integer, integers, lengths, number, pairs
-from dovetail.program.program import Activation, Attributes, Node, Shape, format_shape
+from dovetail.program.attributes import (
+    REQUIRED,
+    Attribute,
+    boolean,
+    dims,
+    integer,
+    integers,
+    label,
+    lengths,
+    number,
+    pairs,
+)
+from dovetail.program.program import SCAN, Activation, Attributes, Graph, Node, Shape, format_shape
 
 FULL: Final = frozenset({"scale", "bias", "residual", "activation"})
 POINTWISE: Final = frozenset({"activation"})
@@ -71,6 +82,7 @@ _SLICE: Final = {"axis": integer(0), "start": integer(0), "stop": integer(1), "s
 _PAD: Final = {"pads": pairs(0), "value": number(0.0)}
 _MEAN: Final = {"axes": integers(0), "keepdims": boolean(False)}
 _NORM: Final = {"axes": integer(1), "eps": number(1e-5, positive=True)}
+_SCAN: Final = {"body": label(), "sequences": integer(1, 1), "last": boolean(False)}
 
 OPS: Final = _table(
     OpDef("conv2d", (1, 1), _CONV, shapes.conv2d, f.conv2d, weight=(4,), epilogue=FULL, channel=1),
@@ -95,6 +107,7 @@ OPS: Final = _table(
     OpDef("quantize", (1, 1), {}, shapes.same, f.identity),
     OpDef("dequantize", (1, 1), {}, shapes.same, f.identity),
     OpDef("upsample_nearest", (1, 1), {"scale": _KERNEL}, shapes.upsample_nearest, f.upsample_nearest),
+    OpDef(SCAN, (1, 1 << 16), _SCAN, shapes.scan, f.scan),
 )
 
 ACTIVATIONS: Final = {
@@ -134,13 +147,16 @@ def channel_axis(node: Node, dimensions: int) -> int:
     return int(axis) % dimensions
 
 
-def check_node(node: Node, known: Mapping[str, Shape], weight: Shape | None = None) -> Shape:
+def check_node(
+    node: Node, known: Mapping[str, Shape], weight: Shape | None = None, graphs: Mapping[str, Graph] | None = None
+) -> Shape:
     """The shape of the node's output, after checking everything the table says about it.
 
     Args:
         node: any node; it may lack attributes that have a default.
         known: shapes of the tensors computed before this node and of the program's arrays.
         weight: dense shape of the packed weight that the node names.
+        graphs: of the program, among which a scan finds its body.
 
     Raises:
         ProgramError: names the node and what does not fit.
@@ -149,6 +165,8 @@ def check_node(node: Node, known: Mapping[str, Shape], weight: Shape | None = No
         op = op_named(node.op)
         attributes = _checked_attributes(op, node.attributes)
         operands = _checked_operands(op, node, known, weight)
+        if op.name == SCAN:
+            attributes["body"] = _body(attributes["body"], graphs or {})
         shape = op.shape(*operands, **attributes)
         _check_epilogue(op, node, known, shape)
     except ProgramError as error:
@@ -196,6 +214,17 @@ def _checked_operands(op: OpDef, node: Node, known: Mapping[str, Shape], weight:
     if weight is not None and len(weight) not in op.weight:
         raise ProgramError(f"cannot use a weight of shape {format_shape(weight)}")
     return [known[name] for name in node.inputs] + ([weight] if weight is not None else [])
+
+
+def _body(name: str, graphs: Mapping[str, Graph]) -> Graph:
+    if name not in graphs:
+        raise ProgramError(f"its body {name!r} is no graph of this program; it has {', '.join(graphs) or 'none'}")
+    body = graphs[name]
+    if any(node.op == SCAN for node in body.nodes):
+        raise ProgramError(f"its body {name!r} has a scan of its own, and so might never end; only whole networks may")
+    if lacking := [end for end in (*body.inputs, *body.outputs) if end not in body.tensors]:
+        raise ProgramError(f"its body {name!r} names {lacking[0]!r}, which is not in its tensor table")
+    return body
 
 
 def _check_epilogue(op: OpDef, node: Node, known: Mapping[str, Shape], shape: Shape) -> None:

@@ -2,6 +2,8 @@
 
 Shapes are tuples of `int` and, for a dimension that is known only when the network runs, a name such as `"batch"`, or a
 multiple of it such as `"8*batch"` (between ops only: attention folds its heads into the batch).
+A sequence is `(batch, time, ...)`; its `time` may be such a name, too. A `scan` node walks along it with another graph
+of the same program, its body.
 Memory layout is the business of each target and never appears here.
 """
 
@@ -21,6 +23,8 @@ Dim = int | str
 Shape = tuple[Dim, ...]
 Attributes = Mapping[str, Any]
 BATCH = "batch"
+TIME = "time"
+SCAN = "scan"
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,15 @@ class Program:
     def graph(self) -> Graph:
         """The main graph."""
         return self.graphs["main"]
+
+    def bodies(self, graph: Graph) -> dict[str, Graph]:
+        """The graphs that scans of `graph` run at every time step, by name, in order of first use."""
+        names = dict.fromkeys(str(node.attributes["body"]) for node in graph.nodes if node.op == SCAN)
+        return {name: self.graphs[name] for name in names}
+
+    def run_by(self, graph: Graph) -> list[Graph]:
+        """`graph` and the bodies of its scans: all whose nodes run when it does. No two of them share a name."""
+        return [graph, *self.bodies(graph).values()]
 
     def shapes(self, graph: Graph, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """Concrete shape of every tensor of a graph and of every array, by name."""

@@ -86,6 +86,10 @@ def check_quantizable(program: Program, keep: Collection[str]) -> None:
     """`ProgramError` for what `quantize` refuses whatever the ranges are."""
     if any(is_quantized(tensor) for tensor in program.graph.tensors.values()):
         raise ProgramError("this program computes with whole numbers already; quantize the float one")
+    if program.bodies(program.graph):
+        raise ProgramError(
+            "a network with a recurrent layer (a scan) stays in floating point; pack it without quantizing"
+        )
     if set(program.graphs) != {"main"}:
         raise ProgramError(f"only programs of one graph can be quantized; this one has {', '.join(program.graphs)}")
     if isinstance(keep, str):

@@ -10,7 +10,7 @@ import numpy as np
 from dovetail.errors import InputError, ProgramError
 from dovetail.program.integer import evaluate, touches_codes
 from dovetail.program.ops import ACTIVATIONS, channel_axis, complete, op_named
-from dovetail.program.program import Graph, Node, Program, bind_shape, format_shape
+from dovetail.program.program import SCAN, Graph, Node, Program, bind_shape, format_shape
 
 Array = np.ndarray
 
@@ -29,7 +29,7 @@ def run(program: Program, *inputs: Any, dtype: Any = np.float32, graph: str = "m
         inputs: one array per input of the graph; the symbolic dimensions follow from their shapes.
         dtype: in which to compute, `float32` or (as an oracle) `float64`.
         graph: its name.
-        every: return all tensors by name instead of the outputs.
+        every: return all tensors by name instead of the outputs; those of a scan's body with the time as second axis.
 
     Returns:
         The output, a tuple if there are several, or a dict of every tensor.
@@ -42,9 +42,10 @@ def run(program: Program, *inputs: Any, dtype: Any = np.float32, graph: str = "m
     main = program.graphs[graph]
     values = check_inputs(main, inputs, dtype)
     dims = main.dims_of({name: array.shape for name, array in values.items()})
-    _evaluate(program, main, values, dims, dtype)
-    if every:
-        return values
+    steps: dict[str, list[Array]] | None = {} if every else None
+    _evaluate(program, main, values, dims, dtype, steps)
+    if steps is not None:
+        return values | {name: np.stack(arrays, axis=1) for name, arrays in steps.items()}
     outputs = tuple(values[name] for name in main.outputs)
     return outputs[0] if len(outputs) == 1 else outputs
 
@@ -64,10 +65,21 @@ def check_inputs(graph: Graph, inputs: tuple[Any, ...], dtype: Any = np.float32)
     return {name: array.astype(dtype, copy=False) for name, array in arrays.items()}
 
 
-def _evaluate(program: Program, graph: Graph, values: dict[str, Array], dims: Mapping[str, int], dtype: Any) -> None:
-    """Fill `values` with every tensor, in order."""
-    dense: dict[str, Array] = {}
+def _evaluate(
+    program: Program,
+    graph: Graph,
+    values: dict[str, Array],
+    dims: Mapping[str, int],
+    dtype: Any,
+    steps: dict[str, list[Array]] | None = None,
+    dense: dict[str, Array] | None = None,
+) -> None:
+    """Fill `values` with every tensor, in order, and `steps` with those of bodies; `dense` keeps weights."""
+    dense = {} if dense is None else dense
     for node in graph.nodes:
+        if node.op == SCAN:
+            values[node.output] = _scan(program, complete(node), values, dims, dtype, steps)
+            continue
         if touches_codes(node, graph):
             values[node.output] = evaluate(program, graph, node, values, dims)
             continue
@@ -78,6 +90,32 @@ def _evaluate(program: Program, graph: Graph, values: dict[str, Array], dims: Ma
             name: program.arrays[name].astype(dtype) for name in (node.epilogue.scale, node.epilogue.bias) if name
         }
         values[node.output] = apply(node, {**read, **arrays}, dense.get(node.weight or ""), dims)
+
+
+def _scan(
+    program: Program,
+    node: Node,
+    values: Mapping[str, Array],
+    dims: Mapping[str, int],
+    dtype: Any,
+    steps: dict[str, list[Array]] | None,
+) -> Array:
+    """The output of a scan: the graph that it names runs at every time step."""
+    graph, dense = program.graphs[node.attributes["body"]], dict[str, Array]()
+
+    def body(*inputs: Array) -> tuple[Array, ...]:
+        made = dict(zip(graph.inputs, inputs))
+        _evaluate(program, graph, made, dims, dtype, dense=dense)
+        if steps is not None:
+            for name, array in made.items():
+                steps.setdefault(name, []).append(array)
+        return tuple(made[name] for name in graph.outputs)
+
+    operands = [values[name] if name in values else program.arrays[name].astype(dtype) for name in node.inputs]
+    if len(operands) == node.attributes["sequences"]:
+        shapes = graph.bind(**dims)
+        operands += [np.zeros(shapes[name], dtype) for name in graph.inputs[len(operands) :]]
+    return op_named(SCAN).reference(*operands, **{**node.attributes, "body": body})
 
 
 def apply(node: Node, arrays: Mapping[str, Array], weight: Array | None, dims: Mapping[str, int]) -> Array:

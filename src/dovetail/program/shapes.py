@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dovetail.errors import ProgramError
-from dovetail.program.program import Dim, Shape, format_shape, split_dim
+from dovetail.program.program import Dim, Graph, Shape, format_shape, split_dim
 
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]
@@ -163,6 +163,40 @@ def upsample_nearest(x: Shape, *, scale: Pair) -> Shape:
     """`(N, C, H * scale[0], W * scale[1])`."""
     n, c, h, w = image(x)
     return (n, c, h * scale[0], w * scale[1])
+
+
+def scan(*operands: Shape, body: Graph, sequences: int, last: bool) -> Shape:
+    """`(N, T, ...)` of the body's first state, or that state alone.
+
+    The body's inputs are a step of each sequence and the states, its outputs the new states. Initial states are there
+    all or not at all, and then they are zero.
+    """
+    if len(operands) < sequences:
+        raise ProgramError(f"{len(operands)} operands, of which {sequences} should be sequences")
+    steps, states = body.inputs[:sequences], body.inputs[sequences:]
+    if not states or len(body.outputs) != len(states):
+        raise ProgramError(
+            f"its body takes {sequences} steps and {len(states)} states, and gives {len(body.outputs)}; it must have a "
+            "state, and give a new one for each"
+        )
+    for before, after in zip(states, body.outputs):
+        if body.tensors[before].shape != body.tensors[after].shape:
+            was, now = (format_shape(body.tensors[name].shape) for name in (before, after))
+            raise ProgramError(f"its body takes the state {before!r} as {was} and gives it as {now}")
+    lead = operands[0][:2]
+    for name, x in zip(steps, operands):
+        if len(x) < 2 or x[:2] != lead or (x[0], *x[2:]) != body.tensors[name].shape:
+            takes = format_shape(body.tensors[name].shape)
+            raise ProgramError(f"a sequence of shape {format_shape(x)} has no steps {name!r} of shape {takes}")
+    given = operands[sequences:]
+    if given and tuple(given) != tuple(body.tensors[name].shape for name in states):
+        takes = ", ".join(format_shape(body.tensors[name].shape) for name in states)
+        raise ProgramError(f"initial states {', '.join(map(format_shape, given))}; its body takes {takes}")
+    named = {split_dim(d)[1] for x in operands for d in (x[0], *x[2:])}
+    if unknown := {split_dim(d)[1] for name in states for d in body.tensors[name].shape} - named:
+        raise ProgramError(f"the size {unknown.pop()!r} of a state that starts at zero is not one of the sequences")
+    first = body.tensors[states[0]].shape
+    return first if last else (first[0], lead[1], *first[1:])
 
 
 def image(x: Shape) -> Shape:

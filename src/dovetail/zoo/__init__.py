@@ -6,6 +6,7 @@ The library itself never needs this room: only the command line, tests, examples
 from dovetail.zoo import (  # noqa: F401 - they enter the registry
     densenet,
     lenet,
+    lstm,
     mlp,
     mobilenet,
     resnet,

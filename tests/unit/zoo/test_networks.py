@@ -59,12 +59,17 @@ def test_parameters_of_the_mlps_by_hand():
     assert parameters("mlp_digits") == 64 * 32 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
 
 
+def test_parameters_of_the_lstm_by_hand():
+    assert parameters("lstm_digits") == 4 * (32 * 128 + 128 * 128 + 128) + 128 * 10 + 10
+
+
 SMALL = {
     "mlp": {"size": 32, "hidden": [7]},
     "lenet300100": {"size": 32},
     "mlp512": {"size": [32, 32]},
     "mlp_digits": {"size": (32, 32)},
     "lenet5": {"size": 32},
+    "lstm_digits": {"size": 32, "hidden": 8},
     "resnet18": {"width": 0.125},
     "resnet34": {"width": 0.125},
     "resnet50": {"width": 0.125},
@@ -97,6 +102,7 @@ def test_every_network_maps_images_to_class_scores(name, channels):
         ("resnet56", {"width": 1.5}),
         ("mlp_digits", {"in_channels": 3, "size": [32, 32]}),
         ("lenet5", {"in_channels": 3, "size": 32}),
+        ("lstm_digits", {"in_channels": 3, "size": 32, "hidden": 6}),
     ],
 )
 def test_variants_run_and_train(name, options):
@@ -119,6 +125,7 @@ KEYS = {
     ],
     "squeezenet10": ["features.0.bias", "features.3.squeeze.weight", "features.12.expand3x3.bias", "classifier.1.bias"],
     "lenet300100": ["0.weight", "2.bias", "4.weight"],
+    "lstm_digits": ["lstm.x_i.bias", "lstm.h_o.weight", "linear.weight"],
     "lenet5": ["conv1.weight", "conv2.bias", "fc1.weight", "fc2.bias"],
     "densenet121": [
         "features.conv0.weight",
@@ -230,6 +237,7 @@ def test_width_scales_every_stage():
         ("mlp512", {"size": [28, 28, 1]}),
         ("mlp_digits", {"size": "64x32"}),
         ("lenet5", {"size": 15}),
+        ("lstm_digits", {"hidden": 0}),
     ],
 )
 def test_bad_option_values_are_named(name, options):

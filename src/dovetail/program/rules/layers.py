@@ -48,6 +48,13 @@ def format_layer(b: Builder, x: Var, *, layer: str, tail: Any, stride: Any, padd
     return b.emit("conv2d", x, weight=name, **step)
 
 
+@rule("recurrent_layer")
+def recurrent_layer(b: Builder, *, sequences: list[Var], states: list[Var], layer: str, width: int, last: bool) -> Var:
+    """A layer that walks along time, opaque to the trace; what it does at one step is a graph of its own."""
+    body = b.body(layer, [(x.shape[0], *x.shape[2:]) for x in sequences])
+    return b.emit("scan", *sequences, *states, body=body, sequences=len(sequences), last=last)
+
+
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
 def batch_norm(
     b: Builder, x: Var, *, weight: Const | None, bias: Const | None, running_mean: Const | None,
