@@ -84,10 +84,14 @@ class Sketch:
 
 
 def recurrence(sketch: Sketch, hidden: int, prefix: str = "cell.", format_name: str = "dense", **fields: Any) -> str:
-    """A body for scans: a gate g = sigmoid(step + W h), then h' = g tanh(U h + b) and m' = m + h'; states h and m."""
+    """A body for scans: a gate g = sigmoid(step + W h), then h' = g tanh(U h + b) and m' = m + h'; states h and m.
+
+    W and U are drawn so small that rounding errors do not grow from step to step.
+    """
     inside = Sketch(4, prefix)
     step, h, m = inside.input("batch", hidden), inside.input("batch", hidden), inside.input("batch", hidden)
-    gate, change = (random_packed(format_name, (hidden, hidden), inside.random, **fields) for _ in range(2))
+    drawn = [random_packed(format_name, (hidden, hidden), inside.random, **fields) for _ in range(2)]
+    gate, change = (type(packed).from_dense(packed.dense() * hidden**-0.5, packed.spec) for packed in drawn)
     g = inside.add("linear", h, packed=gate, residual=step, activation=Activation("sigmoid"))
     u = inside.add("linear", h, packed=change, biased=True, activation=Activation("tanh"))
     h = inside.add("mul", g, u)

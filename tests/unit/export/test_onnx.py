@@ -11,8 +11,11 @@ from torch import nn
 
 from dovetail.errors import DovetailError, UnsupportedOp
 from dovetail.export.onnx import export_onnx
+from dovetail.export.torch_module import to_torch
 from dovetail.formats import KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
 from dovetail.formats.layer import from_dense, swap
+from dovetail.formats.recurrent import Lstm
+from dovetail.program.lower import lower
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -47,6 +50,34 @@ def test_every_format_equals_torch_in_standard_ops(tmp_path):
         want = model(x).detach().numpy()
         assert np.abs(got - want).max() <= 1e-4 * np.ptp(want)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.parametrize("time", [None, 1])
+def test_recurrent_layers_are_scans(tmp_path, time):
+    model, file = nn.Sequential(Lstm(3, 5), Lstm(5, 4, last=True), nn.Linear(4, 2)).eval(), tmp_path / "net.onnx"
+    swap(model, "0.h_f", from_dense(model[0].h_f, SvdSpec(rank=2)))
+    export_onnx(model, torch.randn(1, 6, 3), file, time=time)
+    proto = onnx.load(file)
+    onnx.checker.check_model(proto)
+    assert [node.op_type for node in proto.graph.node].count("Scan") == 2
+    session = onnxruntime.InferenceSession(file)
+    for batch, steps in ((1, 6), (3, 6), *(((2, 1), (1, 30)) if time else ())):
+        x = torch.randn(batch, steps, 3)
+        (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        with torch.no_grad():
+            assert np.abs(got - model(x).numpy()).max() < 1e-6
+
+
+def test_a_packed_scan_is_a_scan_in_onnx_too(tmp_path):
+    model, x = nn.Sequential(Lstm(3, 5), nn.Linear(5, 2)).eval(), torch.randn(2, 6, 3)
+    module = to_torch(lower(model, x, time=1))
+    export_onnx(module, x, tmp_path / "net.onnx", time=1)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    assert [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node].count("Scan") == 1
+    x = torch.randn(3, 11, 3)
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        assert np.abs(got - model(x).numpy()).max() < 1e-6
 
 
 def test_the_folder_must_exist(tmp_path):

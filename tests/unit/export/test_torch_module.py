@@ -12,10 +12,12 @@ from dovetail.errors import InputError
 from dovetail.export.torch_module import ACTIVATION_FUNCTIONS, FUNCTIONS, to_torch
 from dovetail.formats import KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
 from dovetail.formats.layer import FormatLayer, from_dense, swap
+from dovetail.formats.recurrent import Lstm
 from dovetail.program.lower import lower
 from dovetail.program.ops import ACTIVATIONS, OPS
 from dovetail.program.reference import run
 from dovetail.program.store import load
+from programs import Sketch, recurrence
 
 SPECS = {
     "tucker": TuckerSpec(rank_in=2, rank_out=3),
@@ -45,8 +47,30 @@ class Every(nn.Module):
 
 
 def test_every_op_has_its_function():
-    assert set(FUNCTIONS) == {name for name, op in OPS.items() if not op.weight}
+    assert set(FUNCTIONS) == {name for name, op in OPS.items() if not op.weight} - {"scan"}
     assert set(ACTIVATION_FUNCTIONS) == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("time", [None, 1])
+def test_scans_agree_with_the_reference_and_train(time):
+    model = nn.Sequential(Lstm(3, 5), Lstm(5, 4, last=True), nn.Linear(4, 2)).eval()
+    swap(model, "0.h_f", from_dense(model[0].h_f, SvdSpec(rank=2)))
+    x = torch.randn(3, 6, 3)
+    program = lower(model, x, time=time)
+    module = to_torch(program)
+    assert np.abs(module(x).detach().numpy() - run(program, x.numpy())).max() < 1e-6
+    module(x).sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+def test_scans_begin_with_the_states_that_are_given():
+    sketch = Sketch(1)
+    cell = recurrence(sketch, 4)
+    x, h, m = sketch.input("batch", "time", 4), sketch.input("batch", 4), sketch.input("batch", 4)
+    program = sketch.program(sketch.add("scan", x, h, m, body=cell))
+    inputs = [torch.randn(2, 5, 4), torch.randn(2, 4), torch.randn(2, 4)]
+    got = to_torch(program)(*inputs).detach().numpy()
+    assert np.abs(got - run(program, *(x.numpy() for x in inputs))).max() < 1e-6
 
 
 def test_it_agrees_with_the_reference_and_the_model():
@@ -55,6 +79,7 @@ def test_it_agrees_with_the_reference_and_the_model():
     assert {node.op for node in program.graph.nodes} >= set(OPS) - {
         "affine",
         "activation",
+        "scan",
         "concat",
         "quantize",
         "dequantize",
