@@ -184,7 +184,7 @@ def test_the_demo_prints_its_table_and_writes_its_page(here, capsys):
     begun = time.monotonic()
     assert main(["demo"]) == 0
     out = capsys.readouterr().out
-    assert [name for name in ("penni", "tucker", "magnitude") if name not in out] == []
+    assert [name for name in ("penni", "permdnn", "tucker", "magnitude") if name not in out] == []
     assert "<svg" in (here / "report.html").read_text()
     assert time.monotonic() - begun < 180
 
@@ -193,5 +193,5 @@ def test_the_demo_in_a_hurry(here, capsys):
     assert main(["demo", "--epochs", "0.1", "--no-race", "--out", "demo.html"]) == 0
     assert "runs/demo/penni.dovetail" in capsys.readouterr().out
     assert (here / "demo.html").is_file()
-    for name in ("dense", "penni", "tucker", "magnitude"):
+    for name in ("dense", "penni", "permdnn", "tucker", "magnitude"):
         assert load(f"runs/demo/{name}.dovetail").graph.nodes
