@@ -180,11 +180,11 @@ class Structured(SinglePhase):
         if name in named:
             check(name, layer, spec)
             return spec
+        outputs, inputs = layer.weight.shape[:2]
         try:
             spec.check(tuple(layer.weight.shape), name)
-        except SpecError as error:
-            return Kept(str(error))
-        outputs, inputs = layer.weight.shape[:2]
+        except SpecError:
+            return Kept(f"{inputs} inputs and {outputs} outputs are too few for blocks of {size}")
         if not self.everything and isinstance(layer, nn.Conv2d) and inputs <= FEW_CHANNELS:
             return Kept(f"{inputs} input channels (everything=True takes it)")
         if not self.everything and name == order[-1] and outputs < FEW_CLASSES:

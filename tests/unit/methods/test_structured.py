@@ -31,10 +31,10 @@ ONE = [(torch.zeros(1, 400), torch.zeros(1, dtype=torch.long))]
 def test_small_layers_stay_dense_and_say_why() -> None:
     plan = PermDnn(size=4).plan(build(), X)
     assert plan.layers == {
-        "stem": Kept("layer 'stem': permuted diagonals of size 4 in a 16 x 1 weight; at most 1"),
+        "stem": Kept("1 inputs and 16 outputs are too few for blocks of 4"),
         "same": PermutedDiagonalSpec(size=4),
         "down": PermutedDiagonalSpec(size=4),
-        "fc": Kept("layer 'fc': permuted diagonals of size 4 in a 3 x 24 weight; at most 3"),
+        "fc": Kept("24 inputs and 3 outputs are too few for blocks of 4"),
     }
     plan = CirCnn(size=2, sizes={"same": 8, "down": 1}).plan(build(), X)
     assert plan.layers == {
@@ -79,7 +79,7 @@ def test_bad_plans_are_refused() -> None:
             Plan({"same": TuckerSpec(rank_in=4, rank_out=4)}),
             "trains the format permuted_diagonal, not tucker",
         ),
-        (CirCnn(size=32), None, "finds no layer for blocks of 32 .*at most 16"),
+        (CirCnn(size=32), None, "finds no layer for blocks of 32 .*16 inputs and 16 outputs are too few"),
     ):
         with pytest.raises(SpecError, match=message):
             method.plan(model, X, given)
