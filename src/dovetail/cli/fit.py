@@ -39,7 +39,8 @@ def fit(
         float | None, Parameter(help="Points of accuracy that it may lose; needed with a latency.")
     ] = None,
     method: Annotated[
-        str | None, Parameter(help="Whose formats: block, tucker, tdc, magnitude or escalate; auto: a mixture.")
+        str | None,
+        Parameter(help="Whose formats: block, tucker, tdc, magnitude, escalate, permdnn or circnn; auto: a mixture."),
     ] = None,
     on: On | None = None,
     weights: Weights = None,

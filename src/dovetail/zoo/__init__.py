@@ -13,6 +13,7 @@ from dovetail.zoo import (  # noqa: F401 - they enter the registry
     resnet_cifar,
     squeezenet,
     vgg,
+    wide_resnet,
 )
 from dovetail.zoo.normalisation import Normalisation
 from dovetail.zoo.registry import NETWORKS, Network, Weights, build, find, network

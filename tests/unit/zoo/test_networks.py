@@ -39,6 +39,7 @@ def parameters(name, **options):
         ("densenet201", {}, 20_013_928),
         ("lenet300100", {}, 266_610),
         ("lenet5", {}, 431_080),
+        ("wrn164", {}, 2_748_890),
     ],
     ids=str,
 )
@@ -75,6 +76,7 @@ SMALL = {
     "resnet50": {"width": 0.125},
     "vgg16_bn": {"width": 0.125, "classifier": "cifar"},
     "mobilenetv2": {"width": 0.35},
+    "wrn164": {"width": 0.25},
     "densenet121": {"width": 0.25},
     "densenet201": {"width": 0.25},
 }
