@@ -22,7 +22,7 @@ Change = Callable[[Stored], Any]
 
 @cache
 def everything() -> Program:
-    """A convolution in every format, every op without weights, rows, and a sequence of unknown length."""
+    """A convolution in every format, every op without weights, rows, and a sequence of unknown length, scanned."""
     sketch = Sketch(1)
     x, s = sketch.input("batch", 4, 9, 7), sketch.input("batch", "time", 6)
     formats: list[tuple[str, dict[str, Any]]] = [
@@ -59,7 +59,12 @@ def everything() -> Program:
     rows = sketch.add("softmax", sketch.add("matmul", rows, sketch.array(6, 6)), axis=2)
     out = sketch.add("linear", rows, packed=random_packed("dense", (5, 6), sketch.random), biased=True)
     tokens = sketch.add("linear", s, packed=random_packed("svd", (7, 6), sketch.random, rank=2))
-    return sketch.program(out, tokens)
+    inside = Sketch(2, "cell.")
+    step, state, count = inside.input("batch", 7), inside.input("batch", 7), inside.input("batch", 7)
+    packed = random_packed("sparse", (7, 7), inside.random, density=0.4)
+    made = inside.add("linear", state, packed=packed, residual=step, activation=Activation("tanh"))
+    cell = sketch.body(inside, made, inside.add("add", count, inside.array(7)))
+    return sketch.program(out, tokens, sketch.add("scan", tokens, body=cell))
 
 
 def cut_short(file: Stored) -> None:
@@ -152,6 +157,16 @@ def join_above_one_another(file: Stored) -> None:
     """Parts of different channels."""
     node = file.node("concat")
     node["inputs"][1], node["attributes"]["axis"] = "x0", 2
+
+
+def body(file: Stored) -> Data:
+    return file.header["graphs"]["cell."]
+
+
+def state_of_others(file: Stored) -> None:
+    """A state that nothing computes with the sequence."""
+    for name in (body(file)["inputs"][2], body(file)["outputs"][1]):
+        body(file)["tensors"][name]["shape"] = ["others", 7]
 
 
 def quantize_nothing(file: Stored) -> None:
@@ -259,4 +274,13 @@ AIMED: dict[str, Change] = {
     "window": attributes("avg_pool2d", kernel=[9, 9]),
     "offsets beyond 32 bits": attributes("conv2d", padding=[30000] * 4, dilation=[30000] * 2),
     "broadcast": operand("add", 1, "x1"),
+    "missing body": attributes("scan", body="loop"),
+    "body that scans": attributes("scan", body="main"),
+    "too few sequences": attributes("scan", sequences=2),
+    "states of a body": lambda file: body(file)["outputs"].pop(),
+    "state of another size": lambda file: body(file)["tensors"]["cell.x2"].update(shape=["batch", 1]),
+    "steps of a sequence": operand("scan", 0, "x0"),
+    "initial states": lambda file: file.node("scan")["inputs"].append("x1"),
+    "size of a state": state_of_others,
+    "name inside and outside": lambda file: body(file)["nodes"][0].update(name=file.nodes()[0]["name"]),
 }

@@ -128,6 +128,16 @@ ERRORS = {
     "symbolic axis": "known only when the network runs",
     "window": "a window of .* does not fit",
     "broadcast": "do not fit together",
+    # scans
+    "missing body": "is no graph of this program",
+    "body that scans": "has a scan of its own",
+    "too few sequences": "of which .* should be sequences",
+    "states of a body": "it must have a state, and give a new one for each",
+    "state of another size": "takes the state .* and gives it as",
+    "steps of a sequence": "has no steps",
+    "initial states": "initial states .*; its body takes",
+    "size of a state": "of a state that starts at zero",
+    "name inside and outside": "is a name both in the body",
     # codes
     "no whole numbers": "is no product of whole numbers",
     "sums beyond 32 bits": "beyond 32 bits",

@@ -195,7 +195,7 @@ def mend(file: Stored) -> None:
     for i, node in enumerate(program.graph.nodes):
         weight = program.weights[node.weight].shape if node.weight is not None else None
         try:
-            known[node.output] = check_node(node, known, weight)
+            known[node.output] = check_node(node, known, weight, program.graphs)
         except DovetailError:
             end_before(file, i)
             return

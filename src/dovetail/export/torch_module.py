@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -44,11 +45,11 @@ class ProgramModule(nn.Module):
 
     def __init__(self, program: Program, *, rounded: bool = True) -> None:
         super().__init__()
-        self.graph, self.rounded = program.graph, rounded
-        self.bodies = program.bodies(self.graph)
+        self.graph, self.rounded = _plain(program.graph), rounded
+        self.bodies = {name: _plain(body) for name, body in program.bodies(self.graph).items()}
         self.layers = nn.ModuleDict()
         self.arrays = nn.ParameterDict({_key(name): torch.tensor(array) for name, array in program.arrays.items()})
-        for graph in program.run_by(self.graph):
+        for graph in (self.graph, *self.bodies.values()):
             for node in graph.nodes:
                 if node.weight is not None:
                     self._add_layer(node, program.weights[node.weight])
@@ -138,6 +139,11 @@ def as_codes(x: Tensor, tensor: ProgramTensor) -> Tensor:
         codes = torch.clamp(torch.round(x * (1 / tensor.scale)) + tensor.zero, 0, CODES)
         return (codes - tensor.zero) * tensor.scale
     return torch.fake_quantize_per_tensor_affine(x, tensor.scale, tensor.zero, 0, CODES)
+
+
+def _plain(graph: Graph) -> Graph:
+    """The graph with attributes in plain dicts: torch's compiler, which exporters bring to scans, reads no others."""
+    return replace(graph, nodes=tuple(replace(node, attributes=dict(node.attributes)) for node in graph.nodes))
 
 
 def _key(name: str) -> str:

@@ -162,8 +162,13 @@ def walk(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *
 
 
 def _scanned(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *, last: bool) -> Tensor:
-    """As torch's own scan, which exporters do not unroll. Torch has it under this private name only."""
+    """As torch's own scan, which exporters do not unroll. Torch has it under this private name only.
+
+    What torch has compiled before is forgotten: a scan of a fixed length would be taken for one of any length again.
+    """
     from torch._higher_order_ops.scan import scan
+
+    torch.compiler.reset()
 
     def combine(carried: tuple[Tensor, ...], steps: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
         after = step(steps, carried)

@@ -12,7 +12,7 @@ from dovetail.formats.base import Packed, format_named
 from dovetail.program.attributes import is_dim
 from dovetail.program.integer import check_codes, is_quantized, touches_codes
 from dovetail.program.ops import check_node
-from dovetail.program.program import Graph, Node, Program, Shape, Tensor, format_shape, split_dim
+from dovetail.program.program import SCAN, Graph, Node, Program, Shape, Tensor, format_shape, split_dim
 
 LARGEST_TENSOR = 1 << 40  # numbers per image
 MOST_DIMENSIONS = 16
@@ -31,11 +31,16 @@ def check(program: Program) -> None:
         _check_weight(name, packed)
     for name, array in program.arrays.items():
         check_array(name, array)
-    for name, graph in program.graphs.items():
+    for name, graph in sorted(program.graphs.items(), key=_scans):
         try:
             check_graph(graph, program)
         except ProgramError as error:
             raise ProgramError(f"graph {name!r}: {error}") from None
+
+
+def _scans(named: tuple[str, Graph]) -> bool:
+    """Whether a graph scans; its bodies, which do not, are checked before it."""
+    return any(node.op == SCAN for node in named[1].nodes)
 
 
 def check_graph(graph: Graph, program: Program) -> None:

@@ -133,15 +133,15 @@ CONTRADICTIONS = {
     "a sequence without time": (lambda p: shaped(p, "main", "x0", "batch"), r"a sequence of shape \(batch\) has no"),
     "steps of another size": (lambda p: shaped(p, "main", "x0", "batch", "time", 4), "has no steps 'cell.x0'"),
     "another batch": (lambda p: shaped(p, "main", "x0", "people", "time", 5), "has no steps 'cell.x0'"),
-    "no state": (lambda p: changed(p, "cell.", inputs=("cell.x0",)), "0 states, and gives 2"),
+    "initial states as sequences": (lambda p: scanning(p, sequences=3), "3 steps and 0 states, and gives 2"),
     "a new state too few": (lambda p: changed(p, "cell.", outputs=("cell.mul2",)), "2 states, and gives 1"),
     "a state that changes its size": (
-        lambda p: shaped(p, "cell.", "cell.x2", "batch", 6),
-        r"takes the state 'cell.x2' as \(batch, 6\) and gives it as \(batch, 5\)",
+        lambda p: shaped(p, "cell.", "cell.x2", "batch", 1),
+        r"takes the state 'cell.x2' as \(batch, 1\) and gives it as \(batch, 5\)",
     ),
     "an output that nobody declares": (
         lambda p: changed(p, "cell.", outputs=("cell.mul2", "cell.lost")),
-        "names 'cell.lost', which is not in its tensor table",
+        "graph 'cell.': output 'cell.lost' is computed nowhere",
     ),
     "an initial state too few": (lambda p: of_states(p, "x1"), "initial states"),
     "an initial state of another size": (
