@@ -50,6 +50,7 @@ THEN = {
     "gpu.md": "assert kernels.taken == ['0']\nassert y.shape == (1, 64, 56, 56)",
     "quick-start.md": "session = compress(build('resnet8', in_channels=1), loader, torch.from_numpy(x))\n"
     "assert session(x).shape == (1, 10)",
+    "recurrent.md": "assert session(torch.zeros(2, 9, 32)).shape == (2, 9, 10)",
     "search.md": "assert done.program is not None and done.found.predicted['bytes'] <= done.found.limits['bytes']",
     "simulate.md": "assert done.total == both['sparten'].total\n"
     "assert {'costs.sram_factor', 'dram_bytes_per_cycle', 'fill'} <= {effect.field for effect in effects}",

@@ -17,6 +17,7 @@ from dovetail.errors import SpecError
 from dovetail.formats.base import Spec
 from dovetail.formats.dense import DenseSpec
 from dovetail.formats.layer import FormatLayer, from_packed, pack, swap
+from dovetail.formats.recurrent import Recurrent
 from dovetail.formats.values import F32, INT8
 from dovetail.methods.base import (
     Batch,
@@ -83,9 +84,12 @@ class Int8(SinglePhase):
         """Every layer keeps its format, with int8 values; a given plan keeps layers in floating point.
 
         Raises:
-            SpecError: a name that matches nothing, another format than the layer has, nothing to bring to int8.
+            SpecError: a name that matches nothing, another format than the layer has, nothing to bring to int8, a
+                recurrent layer.
         """
         self._reset()
+        if walking := [name for name, module in model.named_modules() if isinstance(module, Recurrent)]:
+            raise SpecError(f"layer {walking[0]!r} is recurrent; networks with such layers stay in floating point")
         fixed = {} if given is None else given.resolve(model, KINDS)
         found = {name: layer for name, layer in model.named_modules() if isinstance(layer, KINDS)}
         trained = self.epochs > 0

@@ -14,6 +14,7 @@ from dovetail.api import compress, quantize
 from dovetail.errors import SpecError
 from dovetail.formats import DenseSpec, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
 from dovetail.formats.layer import FormatLayer, from_dense, pack, swap
+from dovetail.formats.recurrent import Lstm
 from dovetail.formats.values import INT8, TERNARY
 from dovetail.methods import Distill, Int8, Kept, Plan
 from dovetail.methods.base import Quantization
@@ -100,6 +101,12 @@ def test_impossible_plans(build, example, plan, message):
 def test_impossible_options(options, message):
     with pytest.raises(SpecError, match=message):
         Int8(**options)
+
+
+def test_a_recurrent_network_is_refused_before_it_is_trained():
+    model = nn.Sequential(Lstm(4, 3, last=True), nn.Linear(3, 2))
+    with pytest.raises(SpecError, match="layer '0' is recurrent"):
+        Int8(epochs=1).plan(model, torch.randn(1, 5, 4))
 
 
 def test_without_epochs_the_model_is_left_as_it_is(build, data):
