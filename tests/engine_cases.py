@@ -170,6 +170,7 @@ EXPANDED = (
 LINEARS = (
     Case("linear", (10, 33), (), epilogue=FULL),
     Case("wide linear", (130, 17), (), batch=7, epilogue={"biased": True}),
+    Case("linear of one row", (331, 57), (), batch=1, epilogue=FULL),
     Case("linear on a sequence", (65, 12), (5,), epilogue={"activation": Activation("gelu")}),
 )
 

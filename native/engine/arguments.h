@@ -30,10 +30,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_RUNS(P, I, A, F) P(const int32_t, runs) I(run_count) P(const uint32_t, masks)
 
 // Dense convolution. Weights: per output block [C/groups][taps][block]. `taps` offsets reach from an output pixel's
-// x offset to its taps. `blocks` = block_count records of (group, first output, outputs, weight offset), int32 each.
+// x offset to its taps. `blocks` = block_count records of (group, first output, outputs, weight offset), int32 each. `planes`: x
+// offset of each of the `channels` inputs of each group; `places`: which channel each output is, group by group.
 #define DOVETAIL_CONV_DENSE(P, I, A, F)                                                            \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
   P(const float, weight) P(const int32_t, taps) I(tap_count) I(channels) I(out_channels)           \
+  P(const int64_t, planes) P(const int32_t, places)                                                \
   P(const int32_t, blocks) I(block_count) I(blocks_outer)
 
 // Dense convolution of small maps, one group. Weights: per block of vectors of outputs [channels][taps][lanes of the
@@ -118,6 +120,33 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 #define DOVETAIL_LINEAR_SPARSE(P, I, A, F)                                                              \
   P(const float, x) P(float, y) I(rows) I(columns) I(x_row) I(y_row) P(const void, entries)             \
   P(const int64_t, starts) P(const float, bias) P(const float, residual) I(r_row) I(activation) F(act_a) F(act_b)
+
+// Several dense products, one a class, between two orders of channels: y[m, place] = activation(scale * sum_c w[c] x[m, c] +
+// bias + residual[m, place]). Outputs lie in vectors, class by class; `places` has for every lane the output that it is, -1
+// where it is none, and scale (null: 1) and bias lie in the same order. `blocks`: block_count records of (class, first vector,
+// vectors), int32 each; a block's weights are [inner][vectors][lanes], from first vector * inner * lanes on. `inputs`: x offset
+// of each of the `inner` inputs of each class, -1 where there is none; null where x already lies class by class.
+#define DOVETAIL_LINEAR_CLASSES(P, I, A, F)                                                              \
+  P(const float, x) P(float, y) I(rows) I(x_row) I(y_row) P(const int32_t, inputs) I(inner)              \
+  P(const void, w) P(const int32_t, blocks) I(block_count) P(const int32_t, places) P(const float, book) \
+  P(const float, scale) P(const float, bias) P(const float, residual) I(r_row) I(activation) F(act_a) F(act_b)
+
+// Blocks of `size` by `size`, in `columns` columns, that keep a diagonal each. `blocks`: block_count records of (first vector,
+// vectors of sums, first output within a block, place in `shifts`), int32 each; weights of a block are [columns][vectors][lanes].
+// `shifts`: with rows_in_lanes a byte for each lane in every column, else c + k in 16 bits for each vector. `inputs`: real ones.
+#define DOVETAIL_LINEAR_DIAGONALS(P, I, A, F)                                                           \
+  P(const float, x) P(float, y) I(rows) I(x_row) I(y_row) I(inputs) I(columns) I(size)                  \
+  P(const float, w) P(const int32_t, blocks) I(block_count) P(const void, shifts) I(rows_in_lanes)      \
+  P(const int32_t, places) P(const float, bias) P(const float, residual) I(r_row) I(activation) F(act_a) F(act_b)
+
+// Products of spectra (circulant.inl), `vectors` of frequencies each: x [batch][columns][vectors][3][lanes], w per four of
+// the `rows` block rows, filled up, [vectors][columns][4][2][lanes], y [batch][rows][vectors][2][lanes].
+#define DOVETAIL_CIRCULANT(P, I, A, F) \
+  P(const float, x) P(const float, w) P(float, y) I(batch) I(rows) I(columns) I(vectors)
+
+// y[m, i] = x[m, from[i]], zero where that is -1.
+#define DOVETAIL_TAKE(P, I, A, F) \
+  P(const float, x) P(float, y) P(const int32_t, from) I(rows) I(columns) I(x_row) I(y_row)
 
 // y = activation(scale * x + bias + r) (multiply = 0) or activation(x * r) (multiply = 1), over six nested dimensions
 // with any strides; a null operand is left out.
@@ -233,6 +262,13 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const int32_t, x) P(const int32_t, w) P(void, y) I(rows) I(inner) I(columns) I(x_row) I(y_row)   \
   DOVETAIL_ROUNDING(P, I, A, F)
 
+// As DOVETAIL_LINEAR_CLASSES over codes, in blocks of 4 vectors: weights [inner][4][lanes] of words, `inner` words of a class;
+// `inputs`: which code of a row each of its codes is, -1 where there is none. Bias and multiplier lie in the order of `places`.
+#define DOVETAIL_LINEAR_CLASSES_CODES(P, I, A, F)                                                    \
+  P(const int32_t, x) P(void, y) I(rows) I(x_row) I(y_row) P(const int32_t, inputs) I(inner)         \
+  P(const int32_t, w) P(const int32_t, blocks) I(block_count) P(const int32_t, places)               \
+  DOVETAIL_ROUNDING(P, I, A, F)
+
 // Codes of float32 images with any strides, and back; `channels` counts single channels.
 #define DOVETAIL_QUANTIZE(P, I, A, F)                                                              \
   P(const float, x) P(int32_t, y) I(images) I(channels) I(height) I(width) I(x_image) I(x_channel) \
@@ -274,6 +310,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvBasisArgs, conv2d_kernel_basis_f32, DOVETAIL_CONV_BASIS)       \
   K(GemmArgs, linear_dense_f32, DOVETAIL_GEMM)                         \
   K(LinearSparseArgs, linear_sparse_f32, DOVETAIL_LINEAR_SPARSE)       \
+  K(LinearClassesArgs, linear_classes_f32, DOVETAIL_LINEAR_CLASSES)    \
+  K(LinearClassesBytesArgs, linear_classes_bytes_f32, DOVETAIL_LINEAR_CLASSES) \
+  K(LinearClassesBookArgs, linear_classes_book_f32, DOVETAIL_LINEAR_CLASSES) \
+  K(LinearDiagonalsArgs, linear_diagonals_f32, DOVETAIL_LINEAR_DIAGONALS) \
+  K(CirculantArgs, linear_circulant_f32, DOVETAIL_CIRCULANT)           \
+  K(TakeArgs, take_f32, DOVETAIL_TAKE)                                 \
   K(PointwiseArgs, pointwise_f32, DOVETAIL_POINTWISE)                  \
   K(CopyArgs, copy_f32, DOVETAIL_COPY)                                 \
   K(FillArgs, fill_f32, DOVETAIL_FILL)                                 \
@@ -294,6 +336,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvBlockCoefficientsArgs, conv2d_block_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
+  K(LinearClassesCodesArgs, linear_classes_int8, DOVETAIL_LINEAR_CLASSES_CODES) \
   K(QuantizeArgs, quantize_int8, DOVETAIL_QUANTIZE)                    \
   K(DequantizeArgs, dequantize_int8, DOVETAIL_DEQUANTIZE)              \
   K(AddCodesArgs, add_int8, DOVETAIL_ADD_CODES)                        \

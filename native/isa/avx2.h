@@ -136,6 +136,11 @@ inline Ints greater_bytes(Ints a, Ints b) { return _mm256_max_epu8(a, b); }
 // Lane i is lane from[i] of a.
 inline Vec pick_lanes(Vec a, Ints from) { return _mm256_permutevar8x32_ps(a, from); }
 inline Ints pick_lanes(Ints a, Ints from) { return _mm256_permutevar8x32_epi32(a, from); }
+// Lane i is lane from[i] of a, then of b: from 0 to twice the lanes.
+inline Vec pick_of_two(Vec a, Vec b, Ints from) {
+  const Vec second = _mm256_castsi256_ps(_mm256_slli_epi32(from, 28));
+  return _mm256_blendv_ps(pick_lanes(a, from), pick_lanes(b, from), second);
+}
 inline Vec to_real(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm256_cvtps_epi32(a); }
 inline int32_t sum(Ints a) {
@@ -146,6 +151,7 @@ inline int32_t sum(Ints a) {
   return total;
 }
 inline Ints expand_bytes(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+inline Vec widen(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))); }
 inline void pack_bytes(uint8_t* p, Ints a) {
   alignas(32) int32_t lanes[kLanes];
   _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), a);
@@ -190,6 +196,42 @@ inline Ints dot(Ints acc, Ints codes, Ints weights) {
   const Ints even = _mm256_madd_epi16(_mm256_and_si256(codes, low), _mm256_srai_epi16(_mm256_slli_epi16(weights, 8), 8));
   const Ints odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(weights, 8));
   return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+
+// Sixteen numbers of float16, which in float32 have a lowest byte of zero: tables of the other three.
+struct Book {
+  Ints bytes[3];
+};
+inline Book book_of(const float* p) {
+  Book book;
+  for (int b = 0; b < 3; ++b) {
+    alignas(16) uint8_t table[16];
+    for (int i = 0; i < 16; ++i) {
+      uint32_t word;
+      std::memcpy(&word, p + i, sizeof word);
+      table[i] = static_cast<uint8_t>(word >> 8 * (b + 1));
+    }
+    book.bytes[b] = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  }
+  return book;
+}
+// Codes of 4 bits for eight vectors of numbers, or in half the bytes for four (see portable.h).
+inline Ints load_codes(const uint8_t* p) { return load_words(p); }
+inline Ints load_half_codes(const uint8_t* p) {
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_set_m128i(_mm_srli_epi16(codes, 4), codes);
+}
+template <int Half>
+inline void decode(const Book& book, Ints codes, Vec (&v)[4]) {
+  codes = _mm256_and_si256(Half ? _mm256_srli_epi16(codes, 4) : codes, _mm256_set1_epi8(15));
+  const Ints b = _mm256_shuffle_epi8(book.bytes[0], codes), c = _mm256_shuffle_epi8(book.bytes[1], codes);
+  const Ints d = _mm256_shuffle_epi8(book.bytes[2], codes), zero = _mm256_setzero_si256();
+  const Ints low = _mm256_unpacklo_epi8(zero, b), high = _mm256_unpacklo_epi8(c, d);
+  const Ints low2 = _mm256_unpackhi_epi8(zero, b), high2 = _mm256_unpackhi_epi8(c, d);
+  v[0] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low, high));
+  v[1] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(low, high));
+  v[2] = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low2, high2));
+  v[3] = _mm256_castsi256_ps(_mm256_unpackhi_epi16(low2, high2));
 }
 
 }  // namespace dovetail::avx2

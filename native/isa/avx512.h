@@ -111,10 +111,13 @@ inline Ints greater_bytes(Ints a, Ints b) { return _mm512_max_epu8(a, b); }
 // Lane i is lane from[i] of a.
 inline Vec pick_lanes(Vec a, Ints from) { return _mm512_permutexvar_ps(from, a); }
 inline Ints pick_lanes(Ints a, Ints from) { return _mm512_permutexvar_epi32(from, a); }
+// Lane i is lane from[i] of a, then of b: from 0 to twice the lanes.
+inline Vec pick_of_two(Vec a, Vec b, Ints from) { return _mm512_permutex2var_ps(a, from, b); }
 inline Vec to_real(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm512_cvtps_epi32(a); }
 inline int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a); }
 inline Ints expand_bytes(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline Vec widen(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 inline void pack_bytes(uint8_t* p, Ints a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
 // Words of four codes, lane by lane: the nearest whole numbers plus `zeros` (each word two of 16 bits), bounded to bytes. NaN
 // is taken for a small number.
@@ -166,6 +169,25 @@ inline Ints dot(Ints acc, Ints codes, Ints weights) {
   const Ints odd = _mm512_madd_epi16(_mm512_srli_epi16(codes, 8), _mm512_srai_epi16(weights, 8));
   return _mm512_add_epi32(acc, _mm512_add_epi32(even, odd));
 #endif
+}
+
+// Sixteen numbers of float16.
+struct Book {
+  Vec numbers;
+};
+inline Book book_of(const float* p) { return {load(p)}; }
+// Codes of 4 bits for eight vectors of numbers, or in half the bytes for four (see portable.h).
+inline Ints load_codes(const uint8_t* p) { return load_words(p); }
+inline Ints load_half_codes(const uint8_t* p) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+template <int Half>
+inline void decode(const Book& book, Ints codes, Vec (&v)[4]) {  // the permutation takes the lowest four bits
+  constexpr int from = 16 * Half;
+  v[0] = _mm512_permutexvar_ps(from ? _mm512_srli_epi32(codes, from) : codes, book.numbers);
+  v[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, from + 4), book.numbers);
+  v[2] = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, from + 8), book.numbers);
+  v[3] = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, from + 12), book.numbers);
 }
 
 }  // namespace dovetail::DOVETAIL_ISA

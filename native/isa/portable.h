@@ -137,10 +137,17 @@ inline Ints greater_bytes(Ints a, Ints b) {
 // Lane i is lane from[i] of a.
 inline Vec pick_lanes(Vec a, Ints from) { Vec r; DOVETAIL_EACH r.v[i] = a.v[from.v[i]]; return r; }
 inline Ints pick_lanes(Ints a, Ints from) { Ints r; DOVETAIL_EACH r.v[i] = a.v[from.v[i]]; return r; }
+// Lane i is lane from[i] of a, then of b: from 0 to twice the lanes.
+inline Vec pick_of_two(Vec a, Vec b, Ints from) {
+  Vec r;
+  DOVETAIL_EACH r.v[i] = from.v[i] < kLanes ? a.v[from.v[i]] : b.v[from.v[i] - kLanes];
+  return r;
+}
 inline Vec to_real(Ints a) { Vec r; DOVETAIL_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
 inline Ints to_whole(Vec a) { Ints r; DOVETAIL_EACH r.v[i] = static_cast<int32_t>(std::nearbyint(a.v[i])); return r; }
 inline int32_t sum(Ints a) { int32_t total = 0; for (int32_t word : a.v) total += word; return total; }
 inline Ints expand_bytes(const uint8_t* p) { Ints a; DOVETAIL_EACH a.v[i] = p[i]; return a; }
+inline Vec widen(const int8_t* p) { Vec a; DOVETAIL_EACH a.v[i] = p[i]; return a; }
 inline void pack_bytes(uint8_t* p, Ints a) { DOVETAIL_EACH p[i] = static_cast<uint8_t>(a.v[i]); }
 // Words of four codes, lane by lane: the nearest whole numbers plus `zeros` (each word two of 16 bits), bounded to bytes. NaN
 // is taken for a small number.
@@ -196,6 +203,24 @@ inline Ints dot(Ints acc, Ints codes, Ints weights) {
     for (int b = 0; b < 4; ++b)
       acc.v[i] += byte_of_word(codes.v[i], b) * static_cast<int8_t>(byte_of_word(weights.v[i], b));
   return acc;
+}
+// Sixteen numbers of float16, and codes of 4 bits into them. With eight lanes the code of vector q + 4 n, lane 4 h + i, is half
+// n (the lower one first) of byte 16 h + 4 q + i; of four vectors in half the bytes that of vector q, lane 4 h + i, is half h of
+// byte 4 q + i. With sixteen lanes the code of vector k, lane l, is the k-th of word l, or of half word l.
+struct Book {
+  float numbers[16];
+};
+inline Book book_of(const float* p) { Book book; std::memcpy(book.numbers, p, sizeof book.numbers); return book; }
+inline Ints load_codes(const uint8_t* p) { return load_words(p); }
+inline Ints load_half_codes(const uint8_t* p) {
+  uint8_t bytes[32];
+  for (int i = 0; i < 16; ++i) bytes[i] = p[i], bytes[16 + i] = static_cast<uint8_t>(p[i] >> 4);
+  return load_words(bytes);
+}
+template <int Half>
+inline void decode(const Book& book, Ints codes, Vec (&v)[4]) {
+  for (int q = 0; q < 4; ++q)
+    DOVETAIL_EACH v[q].v[i] = book.numbers[byte_of_word(codes.v[4 * (i / 4) + q], i % 4) >> 4 * Half & 15];
 }
 #undef DOVETAIL_EACH
 

@@ -4,7 +4,7 @@
 // pixels goes straight on across row ends. Loops: unit (image, run, output block) > piece of P vectors > channel > tap
 // > output > vector. One tap: P loads and K broadcasts feed K * P multiply-adds. The x of a run (channels * taps' rows)
 // stays in L1/L2 over the output blocks; the weights of a block are read in order.
-// Groups: a block belongs to one group and reads its channels only; depthwise is K = 1.
+// Groups: a block belongs to one group and reads its channels only, wherever they lie; depthwise is K = 1.
 
 struct Block {
   int32_t group, first, outputs, weight;
@@ -13,9 +13,10 @@ struct Block {
 struct Tile {
   const float *x, *weight, *bias, *residual;
   float* y;
-  const int32_t* taps;
+  const int64_t* planes;
+  const int32_t *places, *taps;
   const uint32_t* masks;
-  int64_t taps_count, channels, x_channel, y_channel, r_channel;
+  int64_t taps_count, channels, y_channel, r_channel;
   int first, pixels;
 };
 
@@ -27,8 +28,9 @@ void conv_tile(const Tile& t, const Clamp& clamp) {
     each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = start; });
   });
   const float* w = t.weight;
-  const float* x = t.x + t.first * kLanes;
-  for (int64_t c = 0; c < t.channels; ++c, x += t.x_channel) {
+  const float* const start = t.x + t.first * kLanes;
+  for (const int64_t *plane = t.planes, *last = plane + t.channels; plane != last; ++plane) {
+    const float* x = start + *plane;
     for (int64_t i = 0; i < t.taps_count; ++i, w += K) {
       __builtin_prefetch(w + kAhead, 0, 2);
       const float* p = x + t.taps[i];
@@ -41,7 +43,8 @@ void conv_tile(const Tile& t, const Clamp& clamp) {
     }
   }
   each<K>(DOVETAIL_LAMBDA(int k) {
-    finish<P>(acc[k], clamp, t.residual ? t.residual + k * t.r_channel : nullptr, t.y + k * t.y_channel, t.masks, t.first, t.pixels);
+    const int64_t place = t.places[k];
+    finish<P>(acc[k], clamp, t.residual ? t.residual + place * t.r_channel : nullptr, t.y + place * t.y_channel, t.masks, t.first, t.pixels);
   });
 }
 
@@ -88,13 +91,14 @@ inline int most_vectors(int outputs) {
 
 inline void conv_block(const ConvDenseArgs& a, const Block& block, const Run& run, int64_t image, const Clamp& clamp) {
   Tile t;
-  t.x = a.x + image * a.x_image + block.group * a.channels * a.x_channel + run.x;
-  t.y = a.y + image * a.y_image + block.first * a.y_channel + run.y;
-  t.residual = a.residual ? a.residual + image * a.r_image + block.first * a.r_channel + run.y : nullptr;
+  t.x = a.x + image * a.x_image + run.x;
+  t.y = a.y + image * a.y_image + run.y;
+  t.residual = a.residual ? a.residual + image * a.r_image + run.y : nullptr;
+  t.planes = a.planes + block.group * a.channels, t.places = a.places + block.first;
   t.weight = a.weight + block.weight;
   t.bias = a.bias ? a.bias + block.first : nullptr;
   t.taps = a.taps, t.taps_count = a.tap_count, t.channels = a.channels;
-  t.x_channel = a.x_channel, t.y_channel = a.y_channel, t.r_channel = a.r_channel;
+  t.y_channel = a.y_channel, t.r_channel = a.r_channel;
   t.masks = a.masks + run.mask, t.pixels = run.pixels;
   even_pieces(vectors_of(run), most_vectors(block.outputs), [&](int first, int count) {
     t.first = first;
@@ -102,7 +106,7 @@ inline void conv_block(const ConvDenseArgs& a, const Block& block, const Run& ru
   });
   if (!clamp.exact)
     for (int k = 0; k < block.outputs; ++k)
-      activate_run(t.y + k * a.y_channel, run, t.masks, static_cast<Activation>(a.activation), a.act_a, a.act_b);
+      activate_run(t.y + t.places[k] * a.y_channel, run, t.masks, static_cast<Activation>(a.activation), a.act_a, a.act_b);
 }
 
 void conv2d_dense_f32(const void* arguments, Worker& worker) {
@@ -120,7 +124,7 @@ void conv2d_dense_f32(const void* arguments, Worker& worker) {
       conv_block(a, block, runs[r], image, clamp);
       if (r == 0 && a.lead)
         for (int64_t k = block.first; k < block.first + block.outputs; ++k)
-          zero_lead(a.y + image * a.y_image + k * a.y_channel, a.y_channel, a.lead, k + 1 == a.out_channels);
+          zero_lead(a.y + image * a.y_image + a.places[k] * a.y_channel, a.y_channel, a.lead, a.places[k] + 1 == a.out_channels);
     }
   });
 }

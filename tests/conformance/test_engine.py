@@ -12,6 +12,7 @@ from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.kernels import CANDIDATES, candidates
 from dovetail.engine.native import cores, require_native
 from dovetail.formats import FORMATS
+from dovetail.formats.values import CODEBOOK4, INT8
 from dovetail.program import reference
 from dovetail.program.ops import OPS
 from dovetail.program.program import Activation
@@ -35,12 +36,20 @@ PRODUCTS = {
     "conv2d_kernel_basis": {"conv2d_kernel_basis_f32": 1},
     "conv2d_tucker": {"conv2d_dense_f32": 3},
     "conv2d_svd": {"conv2d_dense_f32": 2},
+    "conv2d_classes": {"conv2d_dense_f32": 1},
     "linear_dense": {"linear_dense_f32": 1},
     "linear_sparse": {"linear_sparse_f32": 1},
+    "linear_classes": {"linear_classes_f32": 1},
+    "linear_classes_bytes": {"linear_classes_bytes_f32": 1},
+    "linear_classes_book": {"linear_classes_book_f32": 1},
+    "linear_diagonals": {"linear_diagonals_f32": 1},
+    "linear_circulant": {"linear_dense_f32": 2, "linear_circulant_f32": 1, "pointwise_f32": 1},
     "linear_svd": {"linear_dense_f32": 2},
 }
-MOVES = {"copy_f32", "halo_f32", "fill_f32", "deal_f32"}
+MOVES = {"copy_f32", "halo_f32", "fill_f32", "deal_f32", "take_f32"}
 WITHOUT_WEIGHTS = {"pointwise_f32", "pool2d_f32", "adaptive_pool2d_f32", "mean_f32", "softmax_f32", "layer_norm_f32"}
+# Specs of a format that has kernels for their index or values.
+VARIANTS = ("permuted_diagonal, searched", "permuted_diagonal, int8", "permuted_diagonal, codebook4")
 MEASURES = {"peak_f32", "stream_f32"}  # of the machine, for no network: tests/unit/engine/test_peaks.py
 
 
@@ -61,7 +70,17 @@ def one_pixel(kernel: str, case: Case) -> list[bool]:
     """Which of the dense convolutions of a candidate, in turn, are 1x1 and of one pixel."""
     before, after, point = case.size == (1, 1), case.place.size == (1, 1), case.weight[2:] == (1, 1)
     core = before and after and point
-    return {"conv2d_dense": [core], "conv2d_svd": [core, after], "conv2d_tucker": [before, core, after]}[kernel]
+    return {
+        "conv2d_dense": [core],
+        "conv2d_classes": [False],
+        "conv2d_svd": [core, after],
+        "conv2d_tucker": [before, core, after],
+    }[kernel]
+
+
+def held(name: str) -> str:
+    """The format of a variant."""
+    return name.partition(",")[0]
 
 
 def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
@@ -83,6 +102,12 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
             return {"density": 0.3}
         case "permuted_diagonal":
             return {"size": max(1, min(k, c, 3))} if case.attributes.get("groups", 1) == 1 else None
+        case "permuted_diagonal, searched":
+            return {"size": 10, "index": "searched"} if not kernel and min(k, c) >= 10 else None
+        case "permuted_diagonal, int8":
+            return {"size": 4, "values": INT8} if not kernel else None
+        case "permuted_diagonal, codebook4":
+            return {"size": 3, "values": CODEBOOK4} if not kernel else None
         case "block_circulant":
             return {"size": min(max(k, c), 4)} if case.attributes.get("groups", 1) == 1 else None
     return {}
@@ -91,12 +116,12 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
 def forced() -> list[Any]:
     """Every (format, case, kernel) that the registries allow; where there is an expansion, those that take it in."""
     found = []
-    for format_name in FORMATS:
+    for format_name in (*FORMATS, *VARIANTS):
         for case in (*CONVS, *EXPANDED, *LINEARS):
             fields = spec_fields(format_name, case)
             if fields is None:
                 continue
-            packed = random_packed(format_name, case.weight, np.random.default_rng(1), **fields)
+            packed = random_packed(held(format_name), case.weight, np.random.default_rng(1), **fields)
             op = "conv2d" if len(case.weight) == 4 else "linear"
             found += [
                 pytest.param(format_name, case, c.name, id=f"{format_name}-{case}-{c.name}")
@@ -109,7 +134,7 @@ def forced() -> list[Any]:
 def sketch_of(format_name: str, case: Case) -> Sketch:
     sketch = Sketch(3)
     fields = spec_fields(format_name, case) or {}
-    packed = random_packed(format_name, case.weight, sketch.random, **fields)
+    packed = random_packed(held(format_name), case.weight, sketch.random, **fields)
     if case.expansion:
         x = sketch.input("batch", case.expansion, *case.size)
         before = random_packed("dense", (case.weight[0], case.expansion, 1, 1), sketch.random)
@@ -246,7 +271,9 @@ def test_ops_without_weights(isa: str, threads: int):
     for op, got, want in zip(made, session(*inputs), reference.run(program, *inputs)):
         assert close(got, want, 1e-5), op
     ran = set().union(*(native_calls(session, node) for node in session.kernels()))
-    assert ran == {f"{name}__{isa}" for name in (*MOVES - {"deal_f32"}, *WITHOUT_WEIGHTS, "linear_dense_f32")}
+    assert ran == {
+        f"{name}__{isa}" for name in (*MOVES - {"deal_f32", "take_f32"}, *WITHOUT_WEIGHTS, "linear_dense_f32")
+    }
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -32,6 +32,7 @@ FORMATS = {
     "dense": "dense",
     "sparse": "sparse",
     "block_sparse": "block_sparse",
+    "permuted_diagonal": "permuted_diagonal",
     "kernel_basis": "kernel_basis",
     "depthwise_basis": "kernel_basis",
     "ternary": "sparse",
@@ -47,6 +48,8 @@ def spec_fields(name: str, case: Case) -> dict[str, Any] | None:
     match name:
         case "sparse" | "block_sparse":
             return {"density": 0.2}
+        case "permuted_diagonal":
+            return {"size": min(3, *case.weight[:2])} if case.attributes.get("groups", 1) == 1 else None
         case "ternary":
             return {"density": 0.2, "values": TERNARY}
         case "shared_ternary_basis" | "block_ternary_basis":

@@ -7,6 +7,7 @@ import numpy as np
 from dovetail.engine import kernels
 from dovetail.engine.codes import CodeCandidate
 from dovetail.engine.codes_basis import conv_kernel_basis
+from dovetail.engine.codes_classes import linear_classes
 from dovetail.engine.codes_coefficients import (
     MOST_REACH,
     adds_up,
@@ -18,7 +19,7 @@ from dovetail.engine.codes_coefficients import (
 from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse, conv_sparse_columns
 from dovetail.engine.codes_emit import linear_dense
 from dovetail.engine.columns import reach
-from dovetail.engine.kernels import Candidate, Place, candidates, is_narrow, is_small
+from dovetail.engine.kernels import Candidate, Place, candidates, in_classes, is_narrow, is_small
 from dovetail.errors import EngineError
 from dovetail.formats.base import Packed
 from dovetail.program.integer import is_quantized
@@ -115,4 +116,5 @@ CANDIDATES = (
     CodeCandidate("conv2d_shared_coefficients", "conv2d", _shared_ternary, conv_shared_coefficients, reads="lying"),
     CodeCandidate("conv2d_block_coefficients", "conv2d", _ternary, conv_block_coefficients, reads="lying"),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),
+    CodeCandidate("linear_classes", "linear", in_classes(), linear_classes),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -91,21 +91,41 @@ class Taps:
 
 def conv_dense(b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue) -> None:
     """Writes activation(conv(x, weight) + bias + residual) to `y`; the weight is `(K, C/groups, R, S)`."""
-    taps = prepare(b, x, weight.shape, y, at)
-    outputs = weight.shape[0] // at.groups
-    sizes = evenly(outputs, 8 if b.lanes == 16 else 6)
-    blocks, packed = pack_blocks(weight.astype(np.float32), at.groups, sizes)
-    most = _vectors_for(b.lanes, sizes[0])
-    work = weight.shape[1] * weight[0, 0].size * sizes[0] * most
-    runs = runs_over(b, y, taps, most * max(1, -(-2000 // work)), len(blocks))
+    weights = weight.reshape(at.groups, -1, *weight.shape[1:])
+    inputs = np.arange(at.groups * weight.shape[1]).reshape(at.groups, -1)
+    outputs = np.arange(len(weight)).reshape(at.groups, -1)
+    conv_groups(b, x, [Group(*group) for group in zip(weights, inputs, outputs)], y, at, epilogue)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A part of a convolution: `(K, C, R, S)`, over the channels `inputs` (C,), for the channels `outputs` (K,)."""
+
+    weight: np.ndarray
+    inputs: np.ndarray
+    outputs: np.ndarray
+
+
+def conv_groups(b: Builder, x: View, groups: Sequence[Group], y: View, at: Geometry, epilogue: Epilogue) -> None:
+    """The same by groups of as many inputs each; every channel of `y` is an output of one of them."""
+    kernel = groups[0].weight.shape[1:]
+    taps = prepare(b, x, (len(groups[0].weight), *kernel), y, at)
+    cut = [evenly(len(group.weight), 8 if b.lanes == 16 else 6) for group in groups]
+    blocks, packed = pack_groups([group.weight.astype(np.float32) for group in groups], cut)
+    most = _vectors_for(b.lanes, cut[0][0])
+    runs = runs_over(b, y, taps, most * max(1, -(-2000 // (math.prod(kernel) * cut[0][0] * most))), len(blocks))
+    places = np.concatenate([group.outputs for group in groups]).astype(np.int32)
+    in_order = replace(epilogue, bias=None if epilogue.bias is None else epilogue.bias[places])
+    planes = np.stack([group.inputs for group in groups]).astype(np.int64) * taps.channel
     b.emit(
         "conv2d_dense_f32",
-        {"x": taps.x, **_constants(b, epilogue, runs), "weight": b.constant(packed), "blocks": b.constant(blocks),
-         "taps": b.constant(taps.offsets.astype(np.int32).ravel())},
+        {"x": taps.x, **_constants(b, in_order, runs), "weight": b.constant(packed), "blocks": b.constant(blocks),
+         "taps": b.constant(taps.offsets.astype(np.int32).ravel()), "planes": b.constant(planes),
+         "places": b.constant(places)},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **epilogue_fields(epilogue),
-        tap_count=taps.offsets.size, channels=weight.shape[1], out_channels=weight.shape[0],
-        block_count=len(blocks), blocks_outer=int(weight.size > math.prod(x.shape[1:])),
-        work=weight[0].size * math.prod(y.shape),
+        tap_count=taps.offsets.size, channels=kernel[0], out_channels=len(places),
+        block_count=len(blocks), blocks_outer=int(packed.size > math.prod(x.shape[1:])),
+        work=math.prod(kernel) * math.prod(y.shape),
     )  # fmt: skip
 
 
@@ -198,16 +218,20 @@ def _with_halo(b: Builder, x: View, halo: tuple[int, int]) -> tuple[View, Planes
 
 def pack_blocks(weight: np.ndarray, groups: int, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Records (group, first output, outputs, weight offset) and weights, per block `[C/groups][taps][outputs]`."""
-    outputs = weight.shape[0] // groups
-    flat = weight.reshape(groups, outputs, weight.shape[1], -1)
-    records, pieces, offset = [], [], 0
-    for group in range(groups):
+    return pack_groups(list(weight.reshape(groups, -1, *weight.shape[1:])), [sizes] * groups)
+
+
+def pack_groups(weights: Sequence[np.ndarray], cut: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The same of groups that are each cut in their own way."""
+    records, pieces, output, offset = [], [], 0, 0
+    for group, (weight, sizes) in enumerate(zip(weights, cut)):
         first = 0
         for size in sizes:
-            piece = flat[group, first : first + size].transpose(1, 2, 0)
-            records.append((group, group * outputs + first, size, offset))
+            piece = weight[first : first + size].reshape(size, weight.shape[1], -1).transpose(1, 2, 0)
+            records.append((group, output + first, size, offset))
             pieces.append(piece.ravel())
             first, offset = first + size, offset + piece.size
+        output += first
     return np.array(records, dtype=np.int32), np.concatenate(pieces)
 
 

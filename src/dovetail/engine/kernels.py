@@ -15,9 +15,12 @@ import numpy as np
 
 from dovetail.engine import winograd_rows
 from dovetail.engine.builder import Builder
+from dovetail.engine.circulant import linear_circulant
+from dovetail.engine.classes import conv_classes, linear_classes, linear_classes_book, linear_classes_bytes
 from dovetail.engine.columns import MOST_REACH, conv_sparse_columns, reach
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
 from dovetail.engine.depthwise import conv_depthwise, fits
+from dovetail.engine.diagonals import linear_diagonals
 from dovetail.engine.expanded import Expansion, conv_expanded
 from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
@@ -28,8 +31,10 @@ from dovetail.formats.base import Geometry as Positions
 from dovetail.formats.base import Packed
 from dovetail.formats.dense import DenseSpec, PackedDense
 from dovetail.formats.kernel_basis import PackedKernelBasis
+from dovetail.formats.permuted_diagonal import PermutedDiagonalSpec
 from dovetail.formats.svd import PackedSvd
 from dovetail.formats.tucker import PackedTucker
+from dovetail.formats.values import CODEBOOK4, INT8, Values
 from dovetail.program.counts import geometry
 from dovetail.program.program import Node
 
@@ -224,6 +229,16 @@ def _is(*formats: str) -> Callable[[Packed, Place], bool]:
     return lambda packed, at: packed.spec.format in formats
 
 
+def in_classes(*values: Values) -> Callable[[Packed, Place], bool]:
+    """Permuted diagonals under a natural index, of these types of values or of any."""
+
+    def runs(packed: Packed, at: Place) -> bool:
+        natural = isinstance(packed.spec, PermutedDiagonalSpec) and packed.spec.index == "natural"
+        return natural and at.groups == 1 and (not values or packed.spec.values in values)
+
+    return runs
+
+
 def _any(packed: Packed, at: Place) -> bool:
     return True
 
@@ -292,7 +307,13 @@ CANDIDATES = (
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=True),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=True),
+    Candidate("conv2d_classes", "conv2d", in_classes(), conv_classes),
     Candidate("linear_dense", "linear", _any, _linear_dense),
     Candidate("linear_sparse", "linear", _is("sparse", "block_sparse", "permuted_diagonal"), _linear_sparse),
+    Candidate("linear_classes", "linear", in_classes(), linear_classes),
+    Candidate("linear_classes_bytes", "linear", in_classes(INT8), linear_classes_bytes),
+    Candidate("linear_classes_book", "linear", in_classes(CODEBOOK4), linear_classes_book),
+    Candidate("linear_diagonals", "linear", _is("permuted_diagonal"), linear_diagonals),
+    Candidate("linear_circulant", "linear", _is("block_circulant"), linear_circulant),
     Candidate("linear_svd", "linear", _is("svd"), _linear_svd),
 )

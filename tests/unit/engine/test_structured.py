@@ -1,0 +1,166 @@
+"""Linear layers of permuted diagonals and circulant blocks: any size of block, zeros among inputs, several rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dovetail.engine import Schedule, Session, native_status
+from dovetail.engine.circulant import inverse, transform
+from dovetail.engine.classes import NONE, classes_of, halves
+from dovetail.formats import FORMATS
+from dovetail.formats.values import CODEBOOK4, F32, INT8, Values
+from dovetail.program import reference
+from dovetail.program.calibrate import calibrate
+from dovetail.program.program import Activation, Program
+from dovetail.program.quantize import quantize
+from programs import Sketch, close, poisoned, random_packed
+
+needs_native = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
+ISAS = native_status().isas
+KERNEL_OF = {F32: "linear_classes", INT8: "linear_classes_bytes", CODEBOOK4: "linear_classes_book"}
+
+
+def program_of(format_name: str, shape: tuple[int, int], **fields: Any) -> tuple[Program, str]:
+    """One linear layer with everything that can follow it."""
+    sketch = Sketch(1)
+    x = sketch.input("batch", shape[1])
+    other = sketch.input("batch", shape[0])
+    packed = random_packed(format_name, shape, sketch.random, **fields)
+    act = Activation("leaky_relu", (0.1,))
+    y = sketch.add("linear", x, packed=packed, scaled=True, biased=True, residual=other, activation=act)
+    return sketch.program(y), y
+
+
+def inputs_of(program: Program, rows: int, zeros: float = 0.0) -> list[np.ndarray]:
+    random = np.random.default_rng(2)
+    made = []
+    for name in program.graph.inputs:
+        shape = (rows, program.graph.tensors[name].shape[1])
+        kept = random.random(shape) >= zeros
+        made.append((random.standard_normal(shape) * kept).astype(np.float32))
+    return made
+
+
+def assert_agrees(program: Program, node: str, kernel: str, *inputs: np.ndarray) -> None:
+    want = reference.run(program, *inputs)
+    for isa in ISAS:
+        results = [
+            poisoned(Session(program, isa=isa, threads=threads, schedule=Schedule({node: kernel})), *inputs)
+            for threads in (1, 2)
+        ]
+        assert close(results[0], want, 1e-5), f"{isa}: {np.abs(results[0] - want).max()}"
+        assert np.array_equal(results[0], results[1])
+
+
+@needs_native
+@pytest.mark.parametrize("rows", [1, 2, 13])
+@pytest.mark.parametrize("values", KERNEL_OF, ids=lambda v: v.name)
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+@pytest.mark.parametrize("shape", [(131, 57), (10, 10), (433, 12), (24, 240)], ids=str)
+def test_classes(shape: tuple[int, int], size: int, values: Values, rows: int) -> None:
+    program, node = program_of("permuted_diagonal", shape, size=size, values=values)
+    assert_agrees(program, node, KERNEL_OF[values], *inputs_of(program, rows))
+
+
+@needs_native
+@pytest.mark.parametrize("zeros", [0.65, 0.95, 1.0])
+@pytest.mark.parametrize("values", KERNEL_OF, ids=lambda v: v.name)
+def test_zero_inputs_are_left_out_and_change_nothing(values: Values, zeros: float) -> None:
+    program, node = program_of("permuted_diagonal", (130, 101), size=3, values=values)
+    assert_agrees(program, node, KERNEL_OF[values], *inputs_of(program, 1, zeros))
+
+
+@needs_native
+def test_an_input_that_is_nan_reaches_its_class_alone() -> None:
+    program, node = program_of("permuted_diagonal", (60, 45), size=3)
+    x, other = inputs_of(program, 1, 0.5)
+    x[0, 7] = np.nan
+    packed = next(iter(program.weights.values()))
+    reads = packed.dense()[:, 7] != 0
+    for isa in ISAS:
+        y = Session(program, isa=isa, schedule=Schedule({node: "linear_classes"}))(x, other)
+        assert np.array_equal(np.isnan(y[0]), reads)
+
+
+@needs_native
+@pytest.mark.parametrize("size", [1, 2, 5, 8, 9, 11, 16, 17, 24, 31, 32, 33, 50])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_diagonals_anywhere(size: int, rows: int) -> None:
+    program, node = program_of("permuted_diagonal", (131, 117), size=size, index="searched")
+    assert_agrees(program, node, "linear_diagonals", *inputs_of(program, rows))
+
+
+@needs_native
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 16, 31, 32, 33, 64, 100])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_circulant_blocks(size: int, rows: int) -> None:
+    program, node = program_of("block_circulant", (131, 117), size=size)
+    assert_agrees(program, node, "linear_circulant", *inputs_of(program, rows))
+
+
+@needs_native
+@pytest.mark.parametrize("size", [1, 3, 8, 10])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_classes_over_codes_are_exact(size: int, rows: int) -> None:
+    sketch = Sketch(3)
+    x = sketch.input("batch", 83)
+    kept = {"size": size}
+    first = sketch.add("linear", x, packed=random_packed("permuted_diagonal", (150, 83), sketch.random, **kept),
+                       biased=True, activation=Activation("relu"))  # fmt: skip
+    last = sketch.add("linear", first, packed=random_packed("permuted_diagonal", (83, 150), sketch.random, **kept))
+    images = sketch.random.standard_normal((rows, 83)).astype(np.float32)
+    plain = sketch.program(last)
+    ranges = {name: found.range("minmax") for name, found in calibrate(plain, [images]).items()}
+    program = quantize(plain, ranges)
+    assert [node.op for node in program.graph.nodes].count("quantize") == 1
+    want = reference.run(program, images)
+    for isa in ISAS:
+        session = Session(program, isa=isa, schedule=Schedule(dict.fromkeys((first, last), "linear_classes")))
+        assert np.array_equal(poisoned(session, images), want)
+
+
+def test_classes_are_the_weight() -> None:
+    row = FORMATS["permuted_diagonal"]
+    packed = row.packed.random((23, 31), row.spec(size=4), np.random.default_rng(0))
+    found = classes_of(packed, packed.diagonals())
+    weight = np.zeros((23, 31), np.float32)
+    for part, inputs, outputs in zip(found.weights, found.inputs, found.outputs):
+        inside = np.ix_(outputs != NONE, inputs != NONE)
+        weight[np.ix_(outputs[outputs != NONE], inputs[inputs != NONE])] = part[inside]
+    assert np.array_equal(weight, packed.dense())
+
+
+@pytest.mark.parametrize("vectors", [4, 8])
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_codes_lie_where_the_vector_headers_look_for_them(lanes: int, vectors: int) -> None:
+    codes = np.random.default_rng(0).integers(0, 16, (5, vectors, lanes)).astype(np.uint8)
+    stored = halves(codes).reshape(5, -1)
+    assert stored.shape[1] == vectors * lanes // 2
+    for vector, lane in np.ndindex(vectors, lanes):
+        if lanes == 16:  # the `vector`-th of a word, or half word, of its lane
+            byte, half = lane * vectors // 2 + vector // 2, vector % 2
+        elif vectors == 8:
+            byte, half = 16 * (lane // 4) + 4 * (vector % 4) + lane % 4, vector // 4
+        else:
+            byte, half = 4 * vector + lane % 4, lane // 4
+        assert np.array_equal(stored[:, byte] >> 4 * half & 15, codes[:, vector, lane])
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 7, 16, 31, 40])
+def test_transforms_are_those_of_numpy(size: int, lanes: int) -> None:
+    x = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    found = np.fft.rfft(x)
+    vectors = (transform(size, lanes) @ x).reshape(-1, 3, lanes)
+    real, imaginary, again = (vectors[:, i].ravel()[: len(found)] for i in range(3))
+    places = max(1, (size + 1) // 2)
+    assert close(real[:places], found.real[:places], 1e-5)
+    assert close(imaginary[:places], found.imag[:places], 1e-5)
+    middle = found.real[-1:] if size % 2 == 0 else np.zeros(1)
+    assert close(again[:places], np.concatenate([middle, found.real[1:places]]), 1e-5)
+    back = vectors[:, :2].copy()
+    back[0, 1, 0] = again[0]
+    assert close(inverse(size, lanes) @ back.ravel(), x, 1e-5)
