@@ -68,8 +68,12 @@ def make(case: Case) -> Made:
 
 
 def random_images(case: Case) -> np.ndarray:
-    """Normal numbers, `(IMAGES, …)` float32."""
-    return np.random.default_rng(case.sheet.seed).standard_normal((IMAGES, *case.sheet.input), dtype=np.float32)
+    """Normal numbers, or zeros where the variant wants them, `(IMAGES, …)` float32."""
+    random = np.random.default_rng(case.sheet.seed)
+    images = random.standard_normal((IMAGES, *case.sheet.input), dtype=np.float32)
+    if case.what.zeros:
+        images *= random.random(images.shape, dtype=np.float32) >= case.what.zeros
+    return images
 
 
 def _network(case: Case) -> nn.Module:

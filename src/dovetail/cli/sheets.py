@@ -22,11 +22,13 @@ class Variant(Part):
         layers: as in a recipe's plan; of random weights the largest are at random places.
         values: "int8" computes in whole numbers.
         part: a module of the network that races alone.
+        zeros: the part of the inputs that is zero, at random places: a layer after a ReLU.
     """
 
     layers: Layers = Field(default_factory=dict)
     values: Literal["f32", "int8"] = "f32"
     part: str | None = None
+    zeros: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Sheet(Part):

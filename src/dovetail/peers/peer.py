@@ -88,6 +88,7 @@ class Peer:
         orientation: shown beside the others but never a baseline (eager torch: beating it is worth nothing).
         same: also runs our own network for `vs_same`; not torch.compile, which takes longest to build and, at twice
             the time of the others on decomposed networks, would never be the best.
+        asked: takes part where it is named alone: peers for networks of linear layers.
         extra: of Dovetail, that installs what it needs.
         options: further arguments for `load`, JSON data: two rows may be one runtime in two settings.
     """
@@ -98,6 +99,7 @@ class Peer:
     needs: tuple[str, ...]
     orientation: bool = False
     same: bool = True
+    asked: bool = False
     extra: str = "peers"
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -117,16 +119,19 @@ class Peer:
         return importlib.import_module(self.module)
 
 
+_ONNX = ("onnxruntime", "onnx", "onnxscript")
 _OPENVINO = ("openvino",)
 _MNN = ("dovetail.peers.mnn_net", ("MNN", "onnx", "onnxscript"))
 
 PEERS: Final[dict[str, Peer]] = {
     peer.name: peer
     for peer in (
-        Peer("onnxruntime", "f32", "dovetail.peers.onnx_runtime", ("onnxruntime", "onnx", "onnxscript")),
+        Peer("onnxruntime", "f32", "dovetail.peers.onnx_runtime", _ONNX),
         Peer("openvino-f32", "f32", "dovetail.peers.open_vino", _OPENVINO),
         Peer("openvino-bf16", "bf16", "dovetail.peers.open_vino", _OPENVINO),
         Peer("openvino-int8", "int8", "dovetail.peers.open_vino", (*_OPENVINO, "nncf")),
+        Peer("onnxruntime-int4", "int4", "dovetail.peers.onnx_runtime", (*_ONNX, "onnx_ir"), same=False, asked=True),
+        Peer("openvino-int4", "int4", "dovetail.peers.open_vino", (*_OPENVINO, "nncf"), same=False, asked=True),
         Peer("torch-compile", "f32", "dovetail.peers.torch_compile", ("torch",), same=False),
         Peer("torch-eager", "f32", "dovetail.peers.torch_eager", ("torch",), orientation=True, same=False),
     )
@@ -146,7 +151,7 @@ MNN takes part twice: left alone, it uses tiles of up to 6x6 outputs, whose erro
 layers exceed it; in tiles of 2x2 it keeps the digits of float32 everywhere, and is slower.
 """
 
-DEFAULT: Final[Sequence[str]] = tuple(name for name, peer in PEERS.items() if not peer.orientation)
+DEFAULT: Final[Sequence[str]] = tuple(name for name, peer in PEERS.items() if not (peer.orientation or peer.asked))
 
 
 def peer_named(name: str) -> Peer:

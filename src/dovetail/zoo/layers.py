@@ -36,6 +36,12 @@ def positive(**counts: int) -> None:
             raise RecipeError(f"option {option}={count!r} must be a positive integer")
 
 
+def single_linear(inputs: int, outputs: int) -> nn.Sequential:
+    """One linear layer, called "0", with a bias: what a race about one layer runs."""
+    positive(inputs=inputs, outputs=outputs)
+    return nn.Sequential(nn.Linear(inputs, outputs))
+
+
 def initialise(model: nn.Module, *, classifier_std: float | None = None) -> None:
     """He's normal initialisation of the convolutions (fan out); norms start as the identity, biases at zero.
 

@@ -118,6 +118,13 @@ def test_the_same_sheet_makes_the_same_network_and_another_seed_another(sheet):
     assert not np.array_equal(weights[0], weights[2])
 
 
+def test_zeros_are_a_part_of_the_inputs_and_leave_the_others(sheet):
+    path = sheet(variants={"all": {}, "some": {"zeros": 0.75}})
+    full, some = (random_networks.random_images(case_of(path, variant)) for variant in ("all", "some"))
+    assert np.array_equal(some[some != 0], full[some != 0])
+    assert (some == 0).mean() == pytest.approx(0.75, abs=0.02)
+
+
 def test_our_torch_network_is_the_program_and_the_original_is_dense(sheet):
     made = random_networks.make(case_of(sheet(), "sparse90"))
     x = torch.from_numpy(made.images[:2])
@@ -159,7 +166,7 @@ def test_a_layer_that_does_not_exist_is_refused(sheet):
 def test_the_committed_sheets_are_the_networks_of_the_plan():
     assert {path.stem for path in SHEETS} == {
         "resnet18_224", "resnet18_cifar", "resnet50_224", "vgg16_224", "squeezenet_224", "mobilenetv2_224",
-        "resnet20_cifar", "resnet56_cifar",
+        "resnet20_cifar", "resnet56_cifar", "fc_4096x9216", "fc_4096x4096", "fc_2048x2048",
     }  # fmt: skip
 
 
@@ -172,7 +179,7 @@ def test_a_committed_case_fits_its_network(case):
     assert case.what.part is None or all(fnmatch.fnmatch(name, f"{case.what.part}.*") for name in plan)
     for name, spec in plan.items():
         layer = model.get_submodule(name)
-        assert tuple(layer.kernel_size) == (3, 3)
+        assert isinstance(layer, nn.Linear) or tuple(layer.kernel_size) == (3, 3)
         if not isinstance(spec, Kept):
             spec.check(tuple(layer.weight.shape), name)
 
