@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gpu_layers
-from dovetail.gpu import support, tucker_conv2d, tucker_core, use_kernels
+from dovetail.gpu import cache, support, tucker_conv2d, tucker_core, tuning, use_kernels
 from dovetail.gpu.tiles import CORE_SHAPES, CoreShape
 from dovetail.gpu.timing import Graph
 from dovetail.gpu.tucker import choice, launch, settings
@@ -75,7 +75,7 @@ def test_a_random_sample_of_tiles_agrees():
     z, core = core_of(shape)
     want = torch.nn.functional.conv2d(z.double(), core.double(), padding=1).cpu()
     problem = launch.problem_of(z, core, (1, 1), (1, 1), (1, 1), "ieee")
-    tiles = list(choice.candidates(problem, settings.card(CUDA)))
+    tiles = list(choice.candidates(problem, tuning.card(CUDA)))
     for each in random.Random(0).sample(tiles, 30):
         assert gpu_layers.error(tucker_core(z, core, padding=1, tiles=str(each)), want) <= EXACT, each
 
@@ -86,7 +86,7 @@ def test_plans_of_the_model_agree_in_half_precision(batch):
         case = Case(str(shape), (128, shape.inputs, shape.outputs, 128), batch, (shape.height, shape.width))
         layer = gpu_layers.make(replace(case, dtype="float16", residual=True, relu=True), "cuda")
         problem = launch.problem_of(layer.x, layer.weights[1], (1, 1), (1, 1), (1, 1), "ieee")
-        plans = choice.plans(problem, 128, 128, settings.card(CUDA), 40)
+        plans = choice.plans(problem, 128, 128, tuning.card(CUDA), 40)
         want = layer.truth()
         for plan in {plan.fused: plan for plan in reversed(plans)}.values():
             assert gpu_layers.error(run(layer, tiles=str(plan)), want) <= 5e-3, (shape, plan)
@@ -129,13 +129,13 @@ def test_gradients_are_those_of_torch():
 def test_the_oracle_finds_tiles_and_keeps_them(tmp_path, monkeypatch):
     monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
     monkeypatch.setattr(settings, "TRIED", 4)
-    settings.forget()
+    tuning.forget()
     layer = gpu_layers.make(Case("oracle", (64, 32, 32, 64), size=(14, 14), dtype="float16"), "cuda")
     y = run(layer, tiles="oracle")
     assert gpu_layers.error(y, layer.truth()) <= gpu_layers.allowed(layer)
-    assert TuckerTiles.parse(next(iter(settings.cache.load(settings._name(settings.card(CUDA))).values())))
+    assert TuckerTiles.parse(next(iter(cache.load(tuning.name_of(tuning.card(CUDA))).values())))
     assert torch.equal(run(layer, tiles="auto"), y)
-    settings.forget()
+    tuning.forget()
 
 
 def test_a_model_with_kernels_is_the_model():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +16,10 @@ from dovetail.errors import GpuError
 
 Timed = Callable[[int], np.ndarray]
 """Runs so many times; milliseconds of each."""
+
+REPEATS = 10
+Plan = TypeVar("Plan")
+_log = logging.getLogger(__name__)
 
 
 def require_device() -> torch.device:
@@ -94,6 +100,33 @@ def full_float32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def least(plans: Sequence[Plan], work: Callable[[Plan], Any]) -> Plan:
+    """The plan whose work takes the least time; those that the card or the compiler refuses are left out.
+
+    Raises:
+        GpuError: none runs.
+    """
+    times: dict[Plan, float] = {}
+    for plan in plans:
+        taken = _time(partial(work, plan))
+        if taken is not None:
+            times[plan] = taken
+    if not times:
+        raise GpuError(f"none of {len(plans)} plans runs here; say tiles='model', or give tiles")
+    return min(times, key=lambda plan: times[plan])
+
+
+def _time(work: Callable[[], Any]) -> float | None:
+    """The median of some replays, or None where the launch fails for want of shared memory or registers."""
+    try:
+        return float(np.median(Graph(work, REPEATS).time(10)))
+    except Exception as error:  # Triton's own exceptions differ between versions
+        if isinstance(error, torch.cuda.OutOfMemoryError) or "illegal" in str(error).lower():
+            raise
+        _log.info("a plan is left out: %s: %s", type(error).__name__, error)
+        return None
 
 
 def _event() -> Any:

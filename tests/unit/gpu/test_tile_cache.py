@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dovetail.errors import GpuError
-from dovetail.gpu import cache
+from dovetail.gpu import cache, timing, tuning
 from dovetail.gpu.cards import FALLBACK
 from dovetail.gpu.tucker import choice, oracle, settings
 from dovetail.gpu.tucker.choice import Problem, Tiles, TuckerTiles
@@ -22,17 +22,17 @@ PLAN = TuckerTiles.parse("1x16x16x16:1:4:3 4x4x32x16:1:4:3 1x16x16x16:1:4:3")
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
-    settings.forget()
+    tuning.forget()
     yield tmp_path
-    settings.forget()
+    tuning.forget()
 
 
 @pytest.fixture
 def a_card(monkeypatch):
     """As if device 0 were an A100 that has been timed before."""
-    monkeypatch.setattr(settings, "card", lambda device: FALLBACK)
-    monkeypatch.setattr(settings, "can_time", lambda device: True)
-    monkeypatch.setattr(settings, "_version", lambda: "3.6.0")
+    monkeypatch.setattr(tuning, "card", lambda device: FALLBACK)
+    monkeypatch.setattr(tuning, "can_time", lambda device: True)
+    monkeypatch.setattr(tuning, "_version", lambda: "3.6.0")
     timed = []
 
     def fastest(problem, inputs, outputs, device, plans):
@@ -81,7 +81,7 @@ def test_the_oracle_times_once_and_remembers(a_card):
     assert plan("oracle") == PLAN
     assert len(a_card[0]) == settings.TRIED
     assert a_card[0][0] == choice.choose(PROBLEM, 128, 128, FALLBACK)
-    settings.forget()  # as in a new process
+    tuning.forget()  # as in a new process
     assert plan("oracle") == plan("auto") == PLAN
     assert len(a_card) == 1
     kept = json.loads(cache.cache_file().read_text())["cards"]
@@ -112,20 +112,20 @@ def test_the_oracle_takes_the_fastest_that_runs(monkeypatch):
             raise RuntimeError("out of resource: shared memory")
         return float(each.columns)
 
-    monkeypatch.setattr(oracle, "Graph", Played)
+    monkeypatch.setattr(timing, "Graph", Played)
     tiles = [Tiles(*numbers) for numbers in ((4, 4, 16, 16), (2, 16, 16, 16), (2, 8, 16, 16))]
-    assert oracle._least(tiles, work) == tiles[2]
+    assert timing.least(tiles, work) == tiles[2]
     with pytest.raises(GpuError, match="none of 1 plans runs here"):
-        oracle._least(tiles[:1], work)
+        timing.least(tiles[:1], work)
 
 
 def test_a_broken_card_is_not_a_slow_plan(monkeypatch):
     def broken(work, repeats):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(oracle, "Graph", broken)
+    monkeypatch.setattr(timing, "Graph", broken)
     with pytest.raises(RuntimeError, match="illegal"):
-        oracle._least([PLAN], lambda plan: None)
+        timing.least([PLAN], lambda plan: None)
 
 
 def test_the_model_is_asked_where_nothing_was_timed(a_card):
@@ -139,7 +139,7 @@ def test_the_model_is_asked_where_nothing_was_timed(a_card):
 
 
 def test_nothing_is_timed_without_a_card_or_while_recording(a_card, monkeypatch):
-    monkeypatch.setattr(settings, "can_time", lambda device: False)
+    monkeypatch.setattr(tuning, "can_time", lambda device: False)
     assert plan("oracle") == choice.choose(PROBLEM, 128, 128, FALLBACK)
     assert a_card == []
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dovetail.gpu import support
+from dovetail.gpu.launching import on, options
 from dovetail.gpu.tucker import kernels
 from dovetail.gpu.tucker.choice import Problem, Tiles, TuckerTiles
 from dovetail.gpu.tucker.memory import laid_out
@@ -35,7 +34,7 @@ def layer(
     first, core, last = weights
     bias = None if bias is None else bias.contiguous()
     y = images(x, last.shape[0], problem)
-    with _on(x):
+    with on(x):
         z = pointwise(channels_last(x), first, tiles.first, problem, splits=1)
         if tiles.fused:
             fused(z, core, last, bias, residual, y, problem, tiles, relu)
@@ -48,7 +47,7 @@ def layer(
 
 def core_alone(x: Tensor, core: Tensor, problem: Problem, tiles: Tiles) -> Tensor:
     """The core convolution alone."""
-    with _on(x):
+    with on(x):
         sums = core_product(channels_last(x), core, problem, tiles)
     z = sums[0] if tiles.splits == 1 else sums.sum(0).to(x.dtype)
     height, width = problem.out
@@ -77,7 +76,7 @@ def core_product(x: Tensor, core: Tensor, problem: Problem, tiles: Tiles) -> Ten
     kernels.core[grid](
         x, core, y, problem.rows, problem.height, problem.width, *problem.out, problem.inputs, problem.outputs, chunks,
         *_strides(core), **_geometry(problem, tiles), PRECISION=problem.precision,
-        **_options(tiles),
+        **options(tiles),
     )  # fmt: skip
     return y
 
@@ -101,7 +100,7 @@ def fused(
         problem.chunks(tiles.core.inputs), *_strides(core), *last.stride()[:2],
         **_geometry(problem, tiles.core), TK=tiles.last.outputs, PRECISION=problem.precision,
         BIAS=bias is not None, RESIDUAL=residual is not None, RELU=relu,
-        **_options(tiles.core),
+        **options(tiles.core),
     )  # fmt: skip
 
 
@@ -128,7 +127,7 @@ def pointwise(
         pixels, inputs, outputs, *weight.stride(),
         SPLITS=splits, TM=tiles.pixels, TN=tiles.outputs, TC=tiles.inputs, PRECISION=problem.precision,
         BIAS=bias is not None, RESIDUAL=residual is not None, RELU=relu,
-        **_options(tiles),
+        **options(tiles),
     )  # fmt: skip
     return y
 
@@ -147,14 +146,3 @@ def _geometry(problem: Problem, tiles: Tiles) -> dict[str, int]:
     both = {f"{name}_{axis}": pair[i] for name, pair in pairs.items() for i, axis in enumerate("HW")}
     r, s = problem.kernel
     return {"R": r, "S": s, **both, "TH": tiles.rows, "TW": tiles.columns, "TN": tiles.outputs, "TC": tiles.inputs}
-
-
-def _options(tiles: Tiles) -> dict[str, Any]:
-    """Contraction of multiply and add is asked for by name, since its default depends on Triton's version."""
-    return {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True}
-
-
-def _on(x: Tensor) -> Any:
-    """Launches go to the current device: within, that is the tensor's; in the interpreter there is none."""
-    support.require()
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()

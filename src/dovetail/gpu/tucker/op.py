@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dovetail.errors import GpuError
-from dovetail.gpu import support
+from dovetail.gpu.launching import autocast, kernels_take, runs
 from dovetail.gpu.tucker.check import check_core, check_layer
 from dovetail.gpu.tucker.settings import plan_of
 
-KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 Pair = tuple[int, int]
 Size = int | Sequence[int]
 
@@ -73,11 +72,11 @@ def tucker_conv2d(
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):
-        x, input, core, output = (_autocast(tensor, device) for tensor in (x, input, core, output))
-        bias = None if bias is None else _autocast(bias, device)
-        residual = None if residual is None else _autocast(residual, device)
+        x, input, core, output = (autocast(tensor, device) for tensor in (x, input, core, output))
+        bias = None if bias is None else autocast(bias, device)
+        residual = None if residual is None else autocast(residual, device)
     geometry = (_pair(stride), _pair(padding), _pair(dilation))
-    if not _kernels_take(x):
+    if not kernels_take(x):
         check_layer(x, input, core, output, bias, residual, *geometry, precision)
         return plain(x, input, core, output, bias, residual, *geometry, relu)
     y: Tensor = torch.ops.dovetail.tucker(x, input, core, output, bias, residual, *geometry, relu, precision, tiles)
@@ -96,7 +95,7 @@ def tucker_core(
 ) -> Tensor:
     """The core convolution alone, of images (N, D1, H, W) with (D2, D1, R, S); arguments as of `tucker_conv2d`."""
     geometry = (_pair(stride), _pair(padding), _pair(dilation))
-    if not _kernels_take(x):
+    if not kernels_take(x):
         check_core(x, core, *geometry, precision)
         return convolved(x, core, *geometry)
     y: Tensor = torch.ops.dovetail.tucker_core(x, core, *geometry, precision, tiles)
@@ -133,28 +132,6 @@ def _pair(size: Size) -> Pair:
     return first, second
 
 
-def _autocast(tensor: Tensor, device: str) -> Tensor:
-    """As autocast treats a convolution's operands."""
-    return tensor.to(torch.get_autocast_dtype(device)) if tensor.dtype in KERNEL_TYPES else tensor
-
-
-def _kernels_take(x: Tensor) -> bool:
-    """Whether there are kernels for such a tensor, or the interpreter plays them (it cannot multiply bfloat16)."""
-    if x.dtype not in KERNEL_TYPES or not support.INSTALLED:
-        return False
-    if support.INTERPRETED:
-        return x.dtype != torch.bfloat16
-    return x.is_cuda and torch.version.hip is None
-
-
-def _runs(x: Tensor, *sizes: int) -> bool:
-    """Whether the kernels can run now: the card is new enough for the type, and 32 bits number every element."""
-    if not _kernels_take(x) or x.numel() == 0 or max(x.numel(), *sizes) >= 2**31:
-        return False
-    oldest = (8, 0) if x.dtype == torch.bfloat16 else (7, 0)
-    return not x.is_cuda or torch.cuda.get_device_capability(x.device) >= oldest
-
-
 def _run(
     x: Tensor,
     input: Tensor,
@@ -175,7 +152,7 @@ def _run(
     shape = check_layer(x, *weights, bias, residual, stride, padding, dilation, precision)
     problem = launch.problem_of(x, core, stride, padding, dilation, precision)
     maps = (x.numel() // max(1, x.shape[1]) * problem.inputs, problem.pixels * max(problem.outputs, shape[1]))
-    if not _runs(x, *maps):
+    if not runs(x, *maps):
         y = plain(x, *weights, bias, residual, stride, padding, dilation, relu)
         return y.contiguous(memory_format=torch.channels_last)
     plan = plan_of(problem, x.shape[1], output.shape[0], x.device, tiles)
@@ -192,7 +169,7 @@ def _run_core(
 
     check_core(x, core, stride, padding, dilation, precision)
     problem = launch.problem_of(x, core, stride, padding, dilation, precision)
-    if not _runs(x, problem.pixels * problem.outputs):
+    if not runs(x, problem.pixels * problem.outputs):
         return convolved(x, core, stride, padding, dilation).contiguous(memory_format=torch.channels_last)
     return launch.core_alone(x, core, problem, core_tiles_of(problem, x.device, tiles))
 

@@ -1,0 +1,64 @@
+"""What all choices of tiles share: which card it is, whether it can be timed, and what timing has found on it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+
+from dovetail.gpu import cache, support
+from dovetail.gpu.cards import FALLBACK, Gpu, described
+
+WORDS = ("auto", "model", "oracle")
+"""What may be said instead of tiles."""
+
+_known: dict[str, dict[str, str]] = {}  # card → what the file had, and what was timed since
+Chosen = TypeVar("Chosen")
+
+
+@lru_cache(maxsize=64)
+def card(device: torch.device) -> Gpu:
+    """The card of a device; without one, what the model is asked about."""
+    if device.type != "cuda":
+        return FALLBACK
+    return described(torch.cuda.get_device_properties(device))
+
+
+def can_time(device: torch.device) -> bool:
+    """Not without a card, and not while its work is being recorded."""
+    return device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+
+
+def forget() -> None:
+    """Read the cache anew."""
+    _known.clear()
+
+
+def keep(gpu: Gpu, device: torch.device, work: str, found: Chosen) -> Chosen:
+    """For later calls, and for later processes; `found` is kept as its `str`."""
+    kept(gpu, device)[work] = str(found)
+    cache.save(name_of(gpu), work, str(found))
+    return found
+
+
+def kept(gpu: Gpu, device: torch.device) -> dict[str, str]:
+    """What timing found on this card, by work; nothing where there is none."""
+    if device.type != "cuda":
+        return {}
+    name = name_of(gpu)
+    if name not in _known:
+        _known[name] = cache.load(name)
+    return _known[name]
+
+
+def name_of(gpu: Gpu) -> str:
+    """What the cache calls a card: times change with the compiler."""
+    return f"{gpu.name}, Triton {_version()}"
+
+
+def _version() -> str:
+    support.require()
+    import triton
+
+    return str(triton.__version__)
