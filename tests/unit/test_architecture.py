@@ -120,7 +120,7 @@ def room_of(module: str) -> str:
         return "formats.layer"
     if first == "program" and rest == ["lower"]:
         return "program.lower"
-    if first == "gpu" and rest in (["language"], ["tucker", "kernels"]):
+    if first == "gpu" and (rest == ["language"] or rest[-1:] == ["kernels"]):
         return "gpu.language"
     return first
 

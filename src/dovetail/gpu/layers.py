@@ -8,12 +8,20 @@ from typing import Self
 from torch import nn
 
 from dovetail.errors import GpuError
+from dovetail.formats.block_circulant.layer import BlockCirculantLinear
 from dovetail.formats.layer import FormatLayer
+from dovetail.formats.permuted_diagonal.layer import PermutedDiagonalLinear
 from dovetail.formats.tucker.layer import TuckerConv2d
+from dovetail.gpu.block_circulant.layer import BlockCirculantKernels
+from dovetail.gpu.permuted_diagonal.layer import PermutedDiagonalKernels
 from dovetail.gpu.tucker.choice import PRECISIONS
 from dovetail.gpu.tucker.layer import TuckerKernels
 
-KERNELS: dict[type[FormatLayer], type[TuckerKernels]] = {TuckerConv2d: TuckerKernels}
+KERNELS: dict[type[FormatLayer], type[FormatLayer]] = {
+    TuckerConv2d: TuckerKernels,
+    PermutedDiagonalLinear: PermutedDiagonalKernels,
+    BlockCirculantLinear: BlockCirculantKernels,
+}
 """Format layer → the same layer on kernels. A format with kernels is a row here."""
 
 
@@ -46,7 +54,7 @@ class Kernels:
         while self._changed:
             layer, kind = self._changed.pop()
             _become(layer, kind)
-            for name in ("kernel_precision", "kernel_tiles"):
+            for name in ("kernel_precision", "kernel_tiles", "kernel_spectra"):
                 layer.__dict__.pop(name, None)
 
     def __enter__(self) -> Self:
@@ -67,7 +75,7 @@ def use_kernels(model: nn.Module, *, precision: str = "ieee", tiles: str = "auto
     Args:
         model: any module; a single format layer too.
         precision: of products of float32: "ieee", "tf32x3" or "tf32".
-        tiles: "auto", "model", "oracle", or a plan; see `tucker_conv2d`.
+        tiles: "auto", "model" or "oracle", see `tucker_conv2d`; or a plan, where all layers are of one format.
 
     Raises:
         GpuError: a precision that does not exist.

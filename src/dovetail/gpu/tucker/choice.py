@@ -193,11 +193,11 @@ def candidates(problem: Problem, gpu: Gpu) -> Iterator[Tiles]:
     """Tiles that fit the card and waste less than half of themselves on this convolution, without splits and with."""
     full = problem.product == "f32"
     for rows, columns in _pixel_tiles(problem):
-        for outputs in (n for n in SIZES if n <= max(16, _above(problem.outputs))):
+        for outputs in (n for n in SIZES if n <= max(16, above(problem.outputs))):
             sums = rows * columns * outputs
             if outputs > 128 or sums > (4096 if full else 16384):
                 continue
-            for inputs in (n for n in ((16, 32) if full else (16, 32, 64)) if n <= max(16, _above(problem.inputs))):
+            for inputs in (n for n in ((16, 32) if full else (16, 32, 64)) if n <= max(16, above(problem.inputs))):
                 yield from _with_splits(problem, gpu, Tiles(rows, columns, outputs, inputs, 1, _warps(sums, full), 3))
 
 
@@ -296,12 +296,12 @@ def _size(problem: Problem, tiles: Tiles) -> Pair:
 
 def _last_of_fused(tiles: Tiles, outputs: int) -> Tiles:
     """Outputs that a fused block makes at a time: no more than it has sums already, nor than are wanted."""
-    return replace(tiles, outputs=min(tiles.outputs, AT_A_TIME, max(16, _above(outputs))), inputs=tiles.outputs)
+    return replace(tiles, outputs=min(tiles.outputs, AT_A_TIME, max(16, above(outputs))), inputs=tiles.outputs)
 
 
 def _fusable(core: Problem, gpu: Gpu) -> list[Tiles]:
     """Tiles whose blocks hold all channels of the core."""
-    whole = max(16, _above(core.outputs))
+    whole = max(16, above(core.outputs))
     full = core.product == "f32"
     found = []
     for rows, columns in _pixel_tiles(core):
@@ -310,10 +310,7 @@ def _fusable(core: Problem, gpu: Gpu) -> list[Tiles]:
             continue
         for inputs in (16, 32) if full else (16, 32, 64):
             tiles = Tiles(rows, columns, whole, inputs, 1, _warps(sums, full), 3)
-            if (
-                inputs <= max(16, _above(core.inputs))
-                and fused_shared(tiles, whole, core.dtype) <= gpu.shared_per_block
-            ):
+            if inputs <= max(16, above(core.inputs)) and fused_shared(tiles, whole, core.dtype) <= gpu.shared_per_block:
                 found.append(tiles)
     return found
 
@@ -326,7 +323,7 @@ def fused_shared(tiles: Tiles, made: int, dtype: str) -> int:
 
 def _pixel_tiles(problem: Problem) -> Iterator[Pair]:
     """Rows and columns: powers of two, 16 to 128 pixels, not twice as large as what there is."""
-    highest, widest = _above(problem.rows), _above(problem.out[1])
+    highest, widest = above(problem.rows), above(problem.out[1])
     for pixels in (16, 32, 64, 128):
         columns = 1
         while columns <= pixels:
@@ -346,9 +343,9 @@ def _with_splits(problem: Problem, gpu: Gpu, tiles: Tiles) -> Iterator[Tiles]:
 def _warps(sums: int, full: bool) -> int:
     """Without matrix units a thread holds its operands as well as its sums, so it gets fewer of these."""
     wanted = sums // (512 if full else 2048)
-    return min(8, max(2 if sums <= 1024 else 4, _above(wanted)))
+    return min(8, max(2 if sums <= 1024 else 4, above(wanted)))
 
 
-def _above(number: int) -> int:
+def above(number: int) -> int:
     """The least power of two that is not smaller."""
     return 1 << max(0, number - 1).bit_length()

@@ -1,0 +1,55 @@
+"""From what a caller says of tiles to the plan of a layer in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+
+from dovetail.gpu import tuning
+from dovetail.gpu.blocks.plan import Plan, Ways
+from dovetail.gpu.cards import Gpu
+from dovetail.gpu.timing import least
+
+TRIED = 16
+"""Plans that "oracle" times: the most promising by the model, and some of each way."""
+
+
+class Problem(Protocol):
+    """A linear layer at one batch size."""
+
+    def __hash__(self) -> int:
+        """Plans are ranked once."""
+
+    @property
+    def ways(self) -> Ways:
+        """In which it can run."""
+
+    @property
+    def work(self) -> str:
+        """What it does, in a line: under this name the cache keeps its plan."""
+
+    def plans(self, gpu: Gpu) -> Sequence[Plan]:
+        """The best first, by the model."""
+
+
+def plan_of(problem: Problem, device: torch.device, tiles: str, trial: Callable[[], Callable[[Plan], Any]]) -> Plan:
+    """The plan of a layer; `trial` makes what runs a plan on random numbers, and is asked where plans are timed."""
+    if tiles not in tuning.WORDS:
+        return Plan.parse(tiles, problem.ways)
+    gpu = tuning.card(device)
+    if tiles != "model":
+        if (kept := tuning.kept(gpu, device).get(problem.work)) is not None:
+            return Plan.parse(kept, problem.ways)
+        if tiles == "oracle" and tuning.can_time(device):
+            with torch.no_grad(), torch.random.fork_rng([device]):
+                found = least(_ranked(problem, gpu)[:TRIED], trial())
+            return tuning.keep(gpu, device, problem.work, found)
+    return _ranked(problem, gpu)[0]
+
+
+@lru_cache(maxsize=4096)
+def _ranked(problem: Problem, gpu: Gpu) -> tuple[Plan, ...]:
+    return tuple(problem.plans(gpu))
