@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dovetail.gpu.block_circulant import kernels as circulant
+from dovetail.gpu.blocks import kernels as blocks
+from dovetail.gpu.blocks.plan import Strip
+from dovetail.gpu.permuted_diagonal import kernels as diagonal
 from dovetail.gpu.tucker import kernels
 from dovetail.gpu.tucker.choice import Tiles, TuckerTiles
 
@@ -64,12 +68,43 @@ def pointwise(tiles: Tiles, dtype: str, precision: str, capability: int, splits:
     return _compile(kernels.pointwise, pointers, constants, tiles, capability)
 
 
+def direct(strip: Strip, size: int, natural: bool, dtype: str, capability: int) -> Compiled:
+    """Shifts, where they are stored, of 64 bits, as layers hold them."""
+    constants = {
+        "P": size, "NATURAL": natural, "BIAS": strip.splits == 1, "TB": strip.batch, "TR": strip.rows,
+        "TG": strip.columns, "TP": 1 << (size - 1).bit_length(),
+    }  # fmt: skip
+    pointers = {
+        **dict.fromkeys(("x", "q", "bias"), dtype), "shifts": dtype if natural else "i64",
+        "y": "fp32" if strip.splits > 1 else dtype,
+    }  # fmt: skip
+    return _compile(diagonal.direct, pointers, constants, strip, capability)
+
+
+def products(name: str, tiles: Tiles, size: int, dtype: str, precision: str, capability: int) -> Compiled:
+    """Permuted diagonals by classes ("grouped"), or circulant blocks in their rotations ("rotated")."""
+    grouped = name == "grouped"
+    constants = {
+        "P" if grouped else "K": size, "BIAS": tiles.splits == 1, "TM": tiles.pixels, "TN": tiles.outputs,
+        "TC": tiles.inputs, "PRECISION": precision,
+    }  # fmt: skip
+    out = "fp32" if tiles.splits > 1 else dtype
+    pointers = {**dict.fromkeys(("x", "q" if grouped else "w", "bias"), dtype), "y": out}
+    return _compile(diagonal.grouped if grouped else circulant.rotated, pointers, constants, tiles, capability)
+
+
+def added(splits: int, dtype: str, capability: int) -> Compiled:
+    constants = {"SPLITS": splits, "BIAS": True, "T": 256}
+    pointers = {"parts": "fp32", "bias": dtype, "y": dtype}
+    return _compile(blocks.added, pointers, constants, Strip(1, 1, 1), capability)
+
+
 def _tile(tiles: Tiles) -> dict[str, int]:
     return {"TH": tiles.rows, "TW": tiles.columns, "TN": tiles.outputs, "TC": tiles.inputs}
 
 
 def _compile(
-    kernel: Any, pointers: Mapping[str, str], constants: Mapping[str, Any], tiles: Tiles, capability: int
+    kernel: Any, pointers: Mapping[str, str], constants: Mapping[str, Any], tiles: Tiles | Strip, capability: int
 ) -> Compiled:
     """Whole numbers and pointers are multiples of 16, as for all shapes of the paper."""
     import triton
@@ -79,7 +114,7 @@ def _compile(
     names = kernel.arg_names
     types = {name: f"*{TYPES.get(kind, kind)}" for name, kind in pointers.items()}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
-    free = ("rows", "height", "width", "out_height", "out_width", "pixels", "chunks")
+    free = ("rows", "height", "width", "out_height", "out_width", "pixels", "chunks", "batch")
     attributes = {
         (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name not in constants and name not in free
     }

@@ -1,4 +1,4 @@
-"""Runs all cases of `gpu_layers.py` in Triton's interpreter and prints a line of JSON for each.
+"""Runs all cases of `gpu_layers.py` and `gpu_blocks.py` in Triton's interpreter and prints a line of JSON for each.
 
 The interpreter is chosen as Triton is imported, for a whole process: hence this one.
 """
@@ -14,6 +14,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 
+import gpu_blocks
 import gpu_layers
 from dovetail.gpu import tucker_conv2d, tucker_core
 from dovetail.gpu.tucker import kernels
@@ -39,6 +40,18 @@ def tell(case: Case) -> None:
         "allowed": gpu_layers.allowed(layer),
         "dtype": str(y.dtype),
         "last": y.is_contiguous(memory_format=torch.channels_last),
+    }), flush=True)  # fmt: skip
+
+
+def tell_block(case: gpu_blocks.Case) -> None:
+    layer = gpu_blocks.make(case)
+    y = layer.run()
+    print(json.dumps({
+        "name": str(case),
+        "error": gpu_layers.error(y, layer.truth()),
+        "allowed": gpu_blocks.allowed(layer),
+        "dtype": str(y.dtype),
+        "again": torch.equal(layer.run(), y),
     }), flush=True)  # fmt: skip
 
 
@@ -102,6 +115,8 @@ if __name__ == "__main__":
     quick = sys.argv[1] == "quick"
     for each in gpu_layers.interpreted(quick=quick):
         tell(each)
+    for each in gpu_blocks.interpreted(quick=quick):
+        tell_block(each)
     if not quick:
         tell_core("core", "4x4x16x16:1:4:3")
         tell_core("core in splits", "4x4x16x16:2:4:3")

@@ -11,7 +11,9 @@ import pytest
 
 import gpu_compiling
 from dovetail.gpu import support
+from dovetail.gpu.block_circulant.choice import CirculantProblem
 from dovetail.gpu.cards import GPUS
+from dovetail.gpu.permuted_diagonal.choice import DiagonalProblem, class_tiles, strips
 from dovetail.gpu.tiles import CORE_SHAPES, CoreShape
 from dovetail.gpu.tucker import choice
 from dovetail.gpu.tucker.choice import Problem, Tiles, TuckerTiles
@@ -120,3 +122,50 @@ def test_the_plans_of_layers(shape, capability):
             require(made, plan.core, "f16", capability, room)
         made = gpu_compiling.pointwise(plan.first, "float16", "ieee", capability)
         require(made, plan.first, "f16", capability, plan.first.shared("float16"))
+
+
+@each_card
+@pytest.mark.parametrize("natural", [True, False])
+@pytest.mark.parametrize("size", [8, 10])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_diagonals_read_in_the_order_of_memory(dtype, size, natural, capability):
+    """No shared memory but for the sum at the end, nothing spilled, and no multiplication on matrix units."""
+    problem = DiagonalProblem(1, 4096, 4096, size, natural, dtype)
+    for strip in strips(problem, CARDS[capability])[:2]:
+        made = gpu_compiling.direct(strip, size, natural, dtype, capability)
+        assert made.count("fma.rn.f32")
+        assert not made.count("mma.sync")
+        assert made.local is None or made.local <= A_FEW_REGISTERS
+
+
+@each_card
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_classes_of_diagonals_are_products(dtype, capability):
+    problem = DiagonalProblem(64, 4096, 4096, 8, dtype=dtype)
+    tiles = class_tiles(problem, CARDS[capability])[0]
+    require_products(gpu_compiling.products("grouped", tiles, 8, dtype, "ieee", capability), tiles, dtype, capability)
+
+
+@each_card
+@pytest.mark.parametrize("size", [8, 64, 100])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rotations_are_one_product(dtype, size, capability):
+    problem = CirculantProblem(1, 4096, 4096, size, dtype)
+    tiles = next(plan.tiles for plan in problem.plans(CARDS[capability]) if plan.way == "direct")
+    require_products(
+        gpu_compiling.products("rotated", tiles, size, dtype, "ieee", capability), tiles, dtype, capability
+    )
+
+
+def require_products(made: Compiled, tiles: Tiles, dtype: str, capability: int) -> None:
+    """Matrix units for 16 bits; no more memory than the card has, and nothing spilled."""
+    matrix = made.count("mma.sync") + made.count("wgmma.mma_async")
+    assert bool(matrix) == (dtype != "float32")
+    assert made.shared <= CARDS[capability].shared_per_block
+    assert made.local is None or made.local <= A_FEW_REGISTERS
+
+
+@each_card
+def test_splits_are_added_in_wide_loads(capability):
+    made = gpu_compiling.added(4, "float16", capability)
+    assert made.count("ld.global") >= 5

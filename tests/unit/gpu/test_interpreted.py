@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import gpu_blocks
 import gpu_layers
 from dovetail.gpu import support
 from gpu_layers import Case
@@ -62,6 +63,23 @@ def test_a_layer_is_as_exact_as_torch_in_the_same_type(everything, case):
     require_close(everything[case.name], case)
 
 
+def require_block(told: dict[str, Any], case: gpu_blocks.Case) -> None:
+    assert told["error"] <= told["allowed"]
+    assert told["dtype"] == f"torch.{case.dtype}"
+    assert told["again"]
+
+
+@pytest.mark.parametrize("case", gpu_blocks.interpreted(quick=True), ids=str)
+def test_one_of_each_kernel_of_blocks(quick, case):
+    require_block(quick[str(case)], case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", gpu_blocks.interpreted(quick=False), ids=str)
+def test_a_layer_in_blocks_is_as_exact_as_torch_in_the_same_type(everything, case):
+    require_block(everything[str(case)], case)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["core", "core in splits"])
 def test_the_core_alone(everything, name):
@@ -97,3 +115,6 @@ def test_what_the_cases_may_lose_is_little():
     for case in gpu_layers.CASES:
         bound = gpu_layers.allowed(gpu_layers.make(case))
         assert bound < {"float32": 1e-6, "float16": 5e-3, "bfloat16": 4e-2}[case.dtype]
+    for case in gpu_blocks.CASES:
+        bound = gpu_blocks.allowed(gpu_blocks.make(case))
+        assert bound < {"float32": 3e-6, "float16": 5e-3, "bfloat16": 4e-2}[case.dtype]
