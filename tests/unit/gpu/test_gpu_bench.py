@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import gpu_networks
+import gpu_race
 import gpu_tucker
 from dovetail import zoo
 from dovetail.cli.speed import read_races
@@ -19,7 +20,7 @@ from dovetail.formats import spec_from_json
 from dovetail.gpu.tiles import CORE_SHAPES
 from dovetail.gpu.timing import Pace
 from dovetail.methods.base import Plan
-from gpu_tucker import AGAIN, Case, Found, Target
+from gpu_race import AGAIN, Case, Found, Target
 
 
 @dataclass
@@ -105,7 +106,7 @@ def times(**milliseconds: float) -> dict[str, list[np.ndarray]]:
 
 def test_ratios_are_against_the_hardest_peer_of_each_role():
     roles = {"dovetail": "ours", "dovetail-compile": "ours", AGAIN: "ours", "a": "dense", "b": "dense", "c": "same"}
-    judged, noise = gpu_tucker.judge(
+    judged, noise = gpu_race.judge(
         "gpu/x", times(dovetail=2, dovetail_compile=1, dovetail_again=0.5, a=4, b=3, c=5), roles
     )
     assert [(r.case, r.ours, r.peer, r.value) for r in judged] == [
@@ -117,9 +118,9 @@ def test_ratios_are_against_the_hardest_peer_of_each_role():
 
 def test_errors_are_relative_and_what_is_no_number_is_wrong():
     want = torch.tensor([[2.0, -4.0]])
-    assert gpu_tucker.max_error(torch.tensor([[2.0, -3.0]]), want) == 0.25
-    assert gpu_tucker.max_error(torch.tensor([[2.0, torch.nan]]), want) == float("inf")
-    assert gpu_tucker.max_error(torch.tensor([[2.0]]), want) == float("inf")
+    assert gpu_race.max_error(torch.tensor([[2.0, -3.0]]), want) == 0.25
+    assert gpu_race.max_error(torch.tensor([[2.0, torch.nan]]), want) == float("inf")
+    assert gpu_race.max_error(torch.tensor([[2.0]]), want) == float("inf")
 
 
 def test_who_fails_or_is_wrong_leaves_with_the_reason():
@@ -141,7 +142,7 @@ def test_who_fails_or_is_wrong_leaves_with_the_reason():
     )
     found, said = Found(), []
     clock = played({"dovetail": 1.0, "wrong": 9.0, "peer": 3.0})
-    gpu_tucker.race(case, "f16", Pace(2, 3, 1), clock, found, said.append)
+    gpu_race.race(case, "f16", Pace(2, 3, 1), clock, found, said.append)
     assert found.absent == {
         "gpu/x wrong": "DovetailError: its output is off by 1 of the range",
         "gpu/x broken": "ValueError: no such luck",
@@ -155,7 +156,7 @@ def test_who_fails_or_is_wrong_leaves_with_the_reason():
 def test_without_us_there_is_no_race():
     case = Case("gpu/x", (Target("peer", "same", lambda: lambda: torch.ones(1)),), lambda role: torch.ones(1), 0.1)
     found = Found()
-    gpu_tucker.race(case, "f16", Pace(1, 1, 0), played({"peer": 1.0}), found, lambda line: None)
+    gpu_race.race(case, "f16", Pace(1, 1, 0), played({"peer": 1.0}), found, lambda line: None)
     assert found.rows == []
 
 
@@ -165,12 +166,12 @@ def test_a_broken_card_ends_everything():
 
     case = Case("gpu/x", (Target("dovetail", "ours", broken),), lambda role: torch.ones(1), 0.1)
     with pytest.raises(RuntimeError, match="illegal"):
-        gpu_tucker.race(case, "f16", Pace(), played({}), Found(), lambda line: None)
+        gpu_race.race(case, "f16", Pace(), played({}), Found(), lambda line: None)
 
 
 def test_the_whole_benchmark_on_the_cpu(tmp_path, monkeypatch, network):
     """Everything but the clock and the card: cases are built, checked and judged, and the files can be read."""
-    monkeypatch.setattr(gpu_tucker, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_race, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_networks, "build", lambda name: network)
     monkeypatch.setattr(gpu_networks, "NETWORKS", {"resnet18": ("", "")})
     monkeypatch.setattr(gpu_tucker, "CORE_SHAPES", CORE_SHAPES[-4:-3])
@@ -178,7 +179,9 @@ def test_the_whole_benchmark_on_the_cpu(tmp_path, monkeypatch, network):
     options = gpu_tucker.parse(["--out", str(out), "--dtype", "f32", "--no-compile", "--blocks", "2", "--runs", "3"])
     options.batches = [1, 2]
     clock = iter([1, 1.1, 1.5, 3, 2, *[1, 1.1, 1.5, 6, 4, 3, 2]] * 2)
-    gpu_tucker.run(options, "command", lambda work, repeats: Played(work(), next(clock)), {"gpu": "a card"})
+    gpu_race.run(
+        options, "command", lambda work, repeats: Played(work(), next(clock)), {"gpu": "a card"}, gpu_tucker.cases
+    )
     races = read_races(tmp_path)
     assert set(races) == {"gpu/core_32_32_7_f32", "gpu/core_32_32_7_f32_b2"}
     for path, batch, end in ((out, 1, "_f32"), (tmp_path / "gpu_tucker_b2.json", 2, "_f32_b2")):
@@ -199,13 +202,11 @@ def test_the_whole_benchmark_on_the_cpu(tmp_path, monkeypatch, network):
 
 
 def test_what_is_not_begun_in_time_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        gpu_tucker, "cases", lambda options, batch: iter([Case("gpu/late", (), lambda role: None, 0.1)])
-    )
     options = gpu_tucker.parse(["--minutes", "-1", "--batches", "1"])
     found = []
-    monkeypatch.setattr(gpu_tucker, "Found", lambda: found.append(Found()) or found[-1])
-    gpu_tucker.run(options, "", lambda work, repeats: None, {})
+    monkeypatch.setattr(gpu_race, "Found", lambda: found.append(Found()) or found[-1])
+    late = Case("gpu/late", (), lambda role: None, 0.1)
+    gpu_race.run(options, "", lambda work, repeats: None, {}, lambda options, batch: iter([late]))
     assert found[0].absent == {"gpu/late": "not begun within -1 minutes"}
 
 
@@ -213,13 +214,13 @@ def test_what_is_not_begun_in_time_is_named(tmp_path, monkeypatch):
     ("batch", "dtype", "end"), [(1, "f16", ""), (16, "f16", "_b16"), (1, "tf32", "_tf32"), (16, "f32", "_f32_b16")]
 )
 def test_conditions_join_the_case(batch, dtype, end):
-    assert gpu_tucker.suffix(batch, dtype) == end
+    assert gpu_race.suffix(batch, dtype) == end
 
 
 def test_only_what_is_asked_for():
     options = gpu_tucker.parse(["--only", "core_*_7", "resnet18"])
     names = [*(f"core_{shape}" for shape in CORE_SHAPES), *gpu_networks.NETWORKS]
-    assert [name for name in names if gpu_tucker.wanted(options, name)] == [
+    assert [name for name in names if gpu_race.wanted(options, name)] == [
         "core_32_32_7", "core_64_32_7", "core_96_64_7", "core_192_160_7", "resnet18",
     ]  # fmt: skip
 
