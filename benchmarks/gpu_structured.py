@@ -5,11 +5,12 @@
 One case a layer of `LAYERS` (`gpu/diagonal10_4096x9216`) and batch size, with seeded random numbers; cases of another
 batch than 1 end in `_b16` and go into a file of their own. How they race is told in `gpu_race.py`.
 
-Peers of `vs_best` run the dense layer of the same sizes: cuBLAS, and torch.compile in max-autotune. Peers of `vs_same` run
-ours in torch's ops: a batched product of the classes between two permutations, or transforms with spectra made before.
+Peers of `vs_best` run the dense layer of the same sizes: cuBLAS, and torch.compile in max-autotune. Peers of `vs_same`
+run ours in torch's ops: a batched product of the classes between two permutations, or transforms whose spectra are
+made before.
 
-Every repetition in a graph has a copy of the weight to itself, so that weights come from memory unless all copies fit the
-cache; `--warm` gives all of them one.
+Every repetition in a graph has a copy of the weight to itself, so that weights come from memory unless all copies fit
+the cache; `--warm` gives all of them one.
 """
 
 from __future__ import annotations

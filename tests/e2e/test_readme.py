@@ -47,7 +47,7 @@ THEN = {
     "engine.md": "assert y.shape == (1, 10)",
     "file-format.md": "assert describe('net.dovetail', x).shape == (1, 10)",
     "formats.md": "assert len(plan.resolve(build('resnet20'))) == 3 + 1",
-    "gpu.md": "assert kernels.taken == ['0']\nassert y.shape == (1, 64, 56, 56)",
+    "gpu.md": "assert kernels.taken == ['0']\nassert y.shape == (1, 64, 56, 56)\nassert a.shape == (3, 1000)",
     "quick-start.md": "session = compress(build('resnet8', in_channels=1), loader, torch.from_numpy(x))\n"
     "assert session(x).shape == (1, 10)",
     "recurrent.md": "assert session(torch.zeros(2, 9, 32)).shape == (2, 9, 10)",
