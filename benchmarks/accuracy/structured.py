@@ -1,10 +1,10 @@
 """Accuracy of permuted diagonals and circulant blocks over their sizes, beside dense networks and thin ones.
 
-    OMP_NUM_THREADS=1 python benchmarks/structured_accuracy.py [--only TEXT] [--seeds 0 1 2]
+    OMP_NUM_THREADS=1 python benchmarks/accuracy/structured.py [--only TEXT] [--seeds 0 1 2]
 
 Trains what the recipes `permdnn-*` and `circnn-*` of LeNet-300-100 (MNIST) and of the linear network on the spoken
 digits say, at other block sizes, from scratch and from the nearest weights, with three seeds each; and dense networks
-as thin as those are small. Rows go to `results/structured_accuracy.json` one by one, so that a stopped run goes on
+as thin as those are small. Rows go to `structured.json` beside this file one by one, so that a stopped run goes on
 where it was. The test part is looked at once, after the last epoch; nothing is chosen by it.
 """
 
@@ -21,7 +21,7 @@ from dovetail import files
 from dovetail.cli import pipeline, recipes, schema, score
 from dovetail.formats import layer as layers
 
-RESULTS = Path(__file__).parent / "results" / "structured_accuracy.json"
+RESULTS = Path(__file__).with_suffix(".json")
 NETWORKS = {"lenet300100": "lenet300100-mnist", "mlp_digits": "mlp-digits"}
 HIDDEN = {"lenet300100": (300, 100), "mlp_digits": (512, 512)}
 INPUTS = {"lenet300100": 784, "mlp_digits": 2048}
@@ -95,7 +95,7 @@ def _numbers(inputs: int, first: int, second: int) -> int:
 def trained(row: Row) -> Row:
     """Trains it and looks at the test part."""
     recipe = recipe_of(row)
-    done = pipeline.train(recipe, "structured_accuracy", row.seed, None, keep=False)
+    done = pipeline.train(recipe, "structured", row.seed, None, keep=False)
     weights = [m for m in done.model.modules() if isinstance(m, layers.FormatLayer | layers.nn.Linear)]
     params = sum(layers.pack(layer).params() for layer in weights)
     parts = {part: score.through_torch(done.model, getattr(done.sets, part)) for part in ("held_out", "test")}
@@ -116,7 +116,7 @@ def main() -> None:
             continue
         rows.append(trained(row))
         print(rows[-1], flush=True)
-        data = {"command": "python benchmarks/structured_accuracy.py", "rows": [asdict(each) for each in rows]}
+        data = {"command": "python benchmarks/accuracy/structured.py", "rows": [asdict(each) for each in rows]}
         files.write(RESULTS, json.dumps(data, indent=1) + "\n")
 
 
