@@ -31,7 +31,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 
 // Dense convolution. Weights: per output block [C/groups][taps][block]. `taps` offsets reach from an output pixel's
 // x offset to its taps. `blocks` = block_count records of (group, first output, outputs, weight offset), int32 each. `planes`: x
-// offset of each of the `channels` inputs of each group; `places`: which channel each output is, group by group.
+// offset of each of the `channels` inputs of each group, null where they lie in order; `places`: which channel each output is.
 #define DOVETAIL_CONV_DENSE(P, I, A, F)                                                            \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F)              \
   P(const float, weight) P(const int32_t, taps) I(tap_count) I(channels) I(out_channels)           \

@@ -16,7 +16,7 @@ struct Tile {
   const int64_t* planes;
   const int32_t *places, *taps;
   const uint32_t* masks;
-  int64_t taps_count, channels, y_channel, r_channel;
+  int64_t taps_count, channels, x_channel, y_channel, r_channel;
   int first, pixels;
 };
 
@@ -29,8 +29,9 @@ void conv_tile(const Tile& t, const Clamp& clamp) {
   });
   const float* w = t.weight;
   const float* const start = t.x + t.first * kLanes;
-  for (const int64_t *plane = t.planes, *last = plane + t.channels; plane != last; ++plane) {
-    const float* x = start + *plane;
+  const float* next = start;
+  for (int64_t c = 0; c < t.channels; ++c, next += t.x_channel) {
+    const float* x = t.planes ? start + t.planes[c] : next;
     for (int64_t i = 0; i < t.taps_count; ++i, w += K) {
       __builtin_prefetch(w + kAhead, 0, 2);
       const float* p = x + t.taps[i];
@@ -91,14 +92,14 @@ inline int most_vectors(int outputs) {
 
 inline void conv_block(const ConvDenseArgs& a, const Block& block, const Run& run, int64_t image, const Clamp& clamp) {
   Tile t;
-  t.x = a.x + image * a.x_image + run.x;
+  t.x = a.x + image * a.x_image + (a.planes ? 0 : block.group * a.channels * a.x_channel) + run.x;
   t.y = a.y + image * a.y_image + run.y;
   t.residual = a.residual ? a.residual + image * a.r_image + run.y : nullptr;
-  t.planes = a.planes + block.group * a.channels, t.places = a.places + block.first;
+  t.planes = a.planes ? a.planes + block.group * a.channels : nullptr, t.places = a.places + block.first;
   t.weight = a.weight + block.weight;
   t.bias = a.bias ? a.bias + block.first : nullptr;
   t.taps = a.taps, t.taps_count = a.tap_count, t.channels = a.channels;
-  t.y_channel = a.y_channel, t.r_channel = a.r_channel;
+  t.x_channel = a.x_channel, t.y_channel = a.y_channel, t.r_channel = a.r_channel;
   t.masks = a.masks + run.mask, t.pixels = run.pixels;
   even_pieces(vectors_of(run), most_vectors(block.outputs), [&](int first, int count) {
     t.first = first;

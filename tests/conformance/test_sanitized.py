@@ -78,7 +78,13 @@ def test_unsound_steps_are_seen(step: str, isa: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["conformance/test_engine.py", "conformance/test_engine_codes.py", "unit/engine/test_compile.py"]
+    "file",
+    [
+        "conformance/test_engine.py",
+        "conformance/test_engine_codes.py",
+        "unit/engine/test_compile.py",
+        "unit/engine/test_structured.py",
+    ],
 )
 def test_every_kernel_on_every_isa(file: str) -> None:
     done = sanitized.run(*PYTEST, f"tests/{file}", timeout=3600)

@@ -116,11 +116,12 @@ def conv_groups(b: Builder, x: View, groups: Sequence[Group], y: View, at: Geome
     runs = runs_over(b, y, taps, most * max(1, -(-2000 // (math.prod(kernel) * cut[0][0] * most))), len(blocks))
     places = np.concatenate([group.outputs for group in groups]).astype(np.int32)
     in_order = replace(epilogue, bias=None if epilogue.bias is None else epilogue.bias[places])
-    planes = np.stack([group.inputs for group in groups]).astype(np.int64) * taps.channel
+    inputs = np.stack([group.inputs for group in groups]).astype(np.int64)
+    planes = None if np.array_equal(inputs.ravel(), np.arange(inputs.size)) else b.constant(inputs * taps.channel)
     b.emit(
         "conv2d_dense_f32",
         {"x": taps.x, **_constants(b, in_order, runs), "weight": b.constant(packed), "blocks": b.constant(blocks),
-         "taps": b.constant(taps.offsets.astype(np.int32).ravel()), "planes": b.constant(planes),
+         "taps": b.constant(taps.offsets.astype(np.int32).ravel()), "planes": planes,
          "places": b.constant(places)},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **epilogue_fields(epilogue),
         tap_count=taps.offsets.size, channels=kernel[0], out_channels=len(places),
