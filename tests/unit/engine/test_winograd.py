@@ -120,7 +120,8 @@ def test_nobody_pays_for_what_is_not_asked(monkeypatch):
 
 
 @pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
-def test_sessions_filter_unless_exact_is_asked(monkeypatch):
+def test_sessions_filter_unless_exact_is_asked(monkeypatch, tmp_path):
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
     sketch = Sketch(0)
     packed = random_packed("dense", (32, 32, 3, 3), sketch.random)
     y = sketch.add("conv2d", sketch.input("batch", 32, 16, 16), packed=packed, padding=(1, 1, 1, 1), biased=True)
