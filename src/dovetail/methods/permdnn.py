@@ -45,12 +45,12 @@ class PermDnn(Structured):
     def _spec(self, size: int, layer: Any) -> Spec:
         if self.index != "natural":
             return PermutedDiagonalSpec(size=size, index=self.index, seed=self.seed if self.index == "random" else None)
-        natural = PermutedDiagonalSpec(size=size)
-        if natural.mixes(tuple(layer.weight.shape)):
-            return natural
-        log.warning(
-            "a layer of %d inputs takes a random index: with the natural one of size %d, stacked layers never mix them",
-            layer.weight.shape[1],
-            size,
-        )
-        return PermutedDiagonalSpec(size=size, index="random", seed=self.seed)
+        spec = PermutedDiagonalSpec(size=size).mixing(tuple(layer.weight.shape), self.seed)
+        if spec.index == "random":
+            log.warning(
+                "a layer of %d inputs takes a random index: "
+                "with the natural one of size %d, stacked layers never mix them",
+                layer.weight.shape[1],
+                size,
+            )
+        return spec

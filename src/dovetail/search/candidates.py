@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -123,8 +123,8 @@ def permdnn(shape: LayerShape, target: Target) -> list[Spec]:
     """Permuted diagonals under the natural index, or a random one where stacked layers would never mix."""
     if shape.groups > 1:
         return []
-    natural = [PermutedDiagonalSpec(size=size) for size in SIZES if size <= min(shape.weight[:2])]
-    return [spec if spec.mixes(shape.weight) else replace(spec, index="random", seed=0) for spec in natural]
+    sizes = [size for size in SIZES if size <= min(shape.weight[:2])]
+    return [PermutedDiagonalSpec(size=size).mixing(shape.weight, seed=0) for size in sizes]
 
 
 def circnn(shape: LayerShape, target: Target) -> list[Spec]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal, get_args
 
 import numpy as np
@@ -84,6 +84,10 @@ class PermutedDiagonalSpec(Spec):
         layers one after another never leave it.
         """
         return self.size == 1 or self.index != "natural" or self.grid(shape)[1] % self.size != self.size - 1
+
+    def mixing(self, shape: Shape, seed: int) -> PermutedDiagonalSpec:
+        """This one, or where its like would never mix the inputs of `shape`, one with a random index from `seed`."""
+        return self if self.mixes(shape) else replace(self, index="random", seed=seed)
 
 
 def _seed(seed: object) -> int:

@@ -48,7 +48,7 @@ class BlockCirculantKernels(BlockCirculantLinear):
             return None
         if not kernels_take(x) or x.numel() == 0 or self.values.is_inference():
             return None
-        plan = chosen(flattened(x), self.spec.size, self.out_features, self.kernel_precision, self.kernel_tiles)
+        _, plan = chosen(flattened(x), self.spec.size, self.out_features, self.kernel_precision, self.kernel_tiles)
         if plan.way != "fft":
             return None
         now = (self.values.data_ptr(), self.values._version, self.values.dtype, self.values.device)

@@ -67,13 +67,13 @@ def block_circulant_linear(
     return y.view(*x.shape[:-1], outputs)
 
 
-def chosen(x: Tensor, size: int, outputs: int, precision: str, tiles: str) -> Plan:
-    """The plan of a layer for inputs (N, C)."""
+def chosen(x: Tensor, size: int, outputs: int, precision: str, tiles: str) -> tuple[CirculantProblem, Plan]:
+    """What a layer has to do for inputs (N, C), and how."""
     from dovetail.gpu.block_circulant import launch
 
     dtype = str(x.dtype).removeprefix("torch.")
     problem = CirculantProblem(len(x), outputs, x.shape[1], size, dtype, precision)
-    return plan_of(problem, x.device, tiles, partial(launch.trial, problem, x.device))
+    return problem, plan_of(problem, x.device, tiles, partial(launch.trial, problem, x.device))
 
 
 def _check(
@@ -97,8 +97,7 @@ def _run(
     _check(x, values, bias, spectra, size, outputs, precision)
     if not runs(x, values.numel(), len(x) * outputs * 8):
         return plain(x, values, bias, size, outputs)
-    plan = chosen(x, size, outputs, precision, tiles)
-    problem = CirculantProblem(len(x), outputs, x.shape[1], size, str(x.dtype).removeprefix("torch."), precision)
+    problem, plan = chosen(x, size, outputs, precision, tiles)
     return launch.layer(x, values, bias, spectra, problem, plan)
 
 

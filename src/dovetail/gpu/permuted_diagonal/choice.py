@@ -51,9 +51,8 @@ class DiagonalProblem:
     @property
     def ways(self) -> Ways:
         """Matrix products need a natural index, and lanes a diagonal that fits them."""
-        left_out = {"grouped"} - ({"grouped"} if self.natural else set())
-        left_out |= {"direct"} if self.size > LARGEST_BLOCK else set()
-        return {way: read for way, read in WAYS.items() if way not in left_out}
+        possible = {"direct": self.size <= LARGEST_BLOCK, "grouped": self.natural, "dense": True}
+        return {way: read for way, read in WAYS.items() if possible[way]}
 
     @property
     def work(self) -> str:
