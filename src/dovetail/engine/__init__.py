@@ -2,6 +2,6 @@
 
 from dovetail.engine.native import NativeStatus, native_status
 from dovetail.engine.schedule import Schedule
-from dovetail.engine.session import LayerTime, Session
+from dovetail.engine.session import Bound, LayerTime, Session
 
-__all__ = ["LayerTime", "NativeStatus", "Schedule", "Session", "native_status"]
+__all__ = ["Bound", "LayerTime", "NativeStatus", "Schedule", "Session", "native_status"]

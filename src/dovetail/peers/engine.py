@@ -57,10 +57,10 @@ class _Runner:
         self.session = session
 
     def bind(self, x: Images) -> None:
-        self.x = x
+        self.bound = self.session.bind(x)
 
     def run(self) -> None:
-        self.y = self.session(self.x)
+        self.bound.run()
 
     def outputs(self) -> tuple[np.ndarray, ...]:
-        return self.y if isinstance(self.y, tuple) else (self.y,)
+        return self.bound.outputs

@@ -57,6 +57,38 @@ def test_inputs_are_read_and_results_written_where_they_lie(program, image):
     assert recorder.slots[-1][0] != image.ctypes.data
 
 
+def test_bound_arrays_are_read_and_written_at_every_run(program, image):
+    session = Session(program)
+    x = image.copy()
+    bound = session.bind(x)
+    (y,) = bound.outputs
+    for scale in (1, -2):
+        x[...] = scale * image
+        bound.run()
+        assert np.array_equal(y, session(x))
+        assert bound.outputs == (y,)
+    assert bound.inputs[0] is x
+
+
+def test_a_bound_network_outlives_its_plan_in_the_session(program, image):
+    session = Session(program)
+    bound = session.bind(image)
+    for batch in range(2, 11):
+        session.compile((batch, *image.shape[1:]))
+    assert image.shape not in {shape for (shape,) in session._compiled}
+    bound.run()
+    assert np.array_equal(bound.outputs[0], session(image))
+
+
+def test_what_would_be_copied_is_not_bound(program, image):
+    session = Session(program)
+    for x in (torch.from_numpy(image), image.astype(np.float64), np.repeat(image, 2, axis=3)[..., ::2]):
+        with pytest.raises(InputError, match=r"input 'x'.*cannot be bound; give a contiguous numpy array of float32"):
+            session.bind(x)
+    with pytest.raises(InputError, match="this network takes"):
+        session.bind(image[:, :1].copy())
+
+
 @pytest.mark.parametrize("threads", sorted({1, min(2, cores())}))
 def test_a_plan_may_be_run_from_two_threads(program, image, threads):
     session = Session(program, threads=threads)
