@@ -7,6 +7,7 @@ at one time step becomes a graph of the Program by itself, and the length of the
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -126,6 +127,26 @@ class Lstm(Recurrent):
             made.get_submodule(f"h_{gate}").load_state_dict({"weight": h})
         return made
 
+    def fused(self) -> FusedLstm:
+        """The same function with the matrices of all gates in one, as other runtimes have kernels for it.
+
+        Raises:
+            SpecError: a matrix is of another format than dense.
+        """
+        gates = [[self.get_submodule(f"{side}_{gate}") for gate in self.GATES] for side in ("x", "h")]
+        if not all(isinstance(layer, nn.Linear) for side in gates for layer in side):
+            raise SpecError(f"layer {self.name!r} has no form as one matrix: not all of its eight are dense")
+        (reads, remembers), first = gates, gates[0][0].get_parameter("weight")
+        made = FusedLstm(nn.LSTM(first.shape[1], self.widths[0], batch_first=True).to(first), last=self.last)
+        parts = {
+            "weight_ih_l0": [layer.get_parameter("weight") for layer in reads],
+            "weight_hh_l0": [layer.get_parameter("weight") for layer in remembers],
+            "bias_ih_l0": [layer.get_parameter("bias") for layer in reads],
+        }
+        whole = {name: torch.cat([part.detach() for part in each]) for name, each in parts.items()}
+        made.lstm.load_state_dict(whole | {"bias_hh_l0": torch.zeros_like(whole["bias_ih_l0"])})
+        return made.train(self.training)
+
     def sequences(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the input adds to each gate, `(N, T, hidden)` each."""
         return self.x_i(x), self.x_f(x), self.x_g(x), self.x_o(x)
@@ -141,6 +162,33 @@ class Lstm(Recurrent):
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f"last={self.last}"
+
+
+class FusedLstm(nn.Module):
+    """A `torch.nn.LSTM` that is called as an `Lstm` is."""
+
+    def __init__(self, lstm: nn.LSTM, *, last: bool) -> None:
+        super().__init__()
+        self.lstm, self.last = lstm, last
+
+    def forward(self, x: Tensor, states: Sequence[Tensor] = ()) -> Tensor:
+        """See `Recurrent.forward`."""
+        y, (h, _) = self.lstm(x, tuple(state.unsqueeze(0) for state in states) or None)
+        out: Tensor = h[0] if self.last else y
+        return out
+
+
+def with_fused(model: nn.Module) -> nn.Module:
+    """`model` itself, or a copy of it in which every `Lstm` of dense matrices is fused."""
+    if not any(isinstance(module, Lstm) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Lstm) and all(isinstance(part, nn.Linear) for part in module.children()):
+            if not name:
+                return module.fused()
+            model.set_submodule(name, module.fused())
+    return model
 
 
 def walk(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *, last: bool) -> Tensor:

@@ -143,11 +143,13 @@ class Entry:
         return torch.from_numpy(self.example)
 
     def _source(self) -> Source:
+        from dovetail.formats.recurrent import with_fused
+
         images = None
         if self.calibration is not None:
             whole = len(self.calibration) // self.batch * self.batch or self.batch
             images = padded(self.calibration.images, self.batch)[:whole]
-        return Source(self.original, self._tensor(), images)
+        return Source(with_fused(self.original), self._tensor(), images)
 
     def _own_dense(self, folder: Path) -> Target:
         """The original on our engine, in whole numbers where ours computes in them."""

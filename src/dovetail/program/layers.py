@@ -74,13 +74,16 @@ class LayerShape:
 
 
 def layer_shapes(program: Program) -> list[LayerShape]:
-    """The distinct layers of a Program, in order of execution; a linear layer over several rows is left out."""
-    graph = program.graph
-    sizes = graph.bind(**{BATCH: 1})
+    """The distinct layers of a Program, in order of execution, those within scans among them.
+
+    A linear layer over several rows is left out.
+    """
     found: dict[LayerShape, list[str]] = {}
-    for node in map(complete, graph.nodes):
-        if node.weight is not None and len(sizes[node.output]) in (2, 4):
-            found.setdefault(_shape(node, sizes, program), []).append(node.name)
+    for graph in program.run_by(program.graph):
+        sizes = graph.bind(**{BATCH: 1})
+        for node in map(complete, graph.nodes):
+            if node.weight is not None and len(sizes[node.output]) in (2, 4):
+                found.setdefault(_shape(node, sizes, program), []).append(node.name)
     return [replace(shape, layers=tuple(names)) for shape, names in found.items()]
 
 

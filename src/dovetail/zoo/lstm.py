@@ -1,4 +1,4 @@
-"""A recurrent network for spoken digits: one LSTM over time, and a linear layer on its last state."""
+"""Recurrent networks: one for spoken digits, an LSTM over time with a linear layer on its last state; and one LSTM."""
 
 from __future__ import annotations
 
@@ -32,3 +32,21 @@ def lstm_digits(
     """For spoken digits as pictures, 64 frames of 32 mel bands; of `size` only the width matters."""
     positive(hidden=hidden, in_channels=in_channels, classes=classes)
     return LstmClassifier(in_channels * height_and_width(size)[1], hidden, classes)
+
+
+class LstmWithState(nn.Module):
+    """One LSTM that goes on from a state: the last two rows of its input are h and c, those before it time steps."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.lstm = Lstm(hidden, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, T + 2, hidden)` to `(N, T, hidden)`."""
+        return self.lstm(x[:, :-2], (x[:, -2], x[:, -1]))
+
+
+def lstm_with_state(hidden: int) -> LstmWithState:
+    """What a race about LSTMs runs: in the first step of one that begins at zero, half of the matrices do nothing."""
+    positive(hidden=hidden)
+    return LstmWithState(hidden)

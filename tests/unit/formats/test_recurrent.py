@@ -9,7 +9,7 @@ from torch import nn
 from dovetail.errors import DovetailError, InputError, SpecError
 from dovetail.formats import FORMATS, SvdSpec
 from dovetail.formats.layer import appear, from_dense, pack, swap
-from dovetail.formats.recurrent import Lstm, Recurrent, walk
+from dovetail.formats.recurrent import FusedLstm, Lstm, Recurrent, walk, with_fused
 from dovetail.methods.base import weight_layers
 from samples import SAMPLES
 
@@ -25,6 +25,27 @@ def test_it_is_torchs_lstm(inputs, hidden, steps, bias):
         want, (last, _) = theirs(x, given)
         assert torch.allclose(ours(x, states), want, rtol=0, atol=1e-12)
         assert torch.allclose(short(x, states), last[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_in_one_matrix_it_is_the_same_function(last):
+    layer = Lstm(5, 7, last=last).double()
+    x, states = torch.randn(4, 9, 5, dtype=torch.float64), [torch.randn(4, 7, dtype=torch.float64) for _ in range(2)]
+    for begin in ((), states):
+        assert torch.allclose(layer.fused()(x, begin), layer(x, begin), rtol=0, atol=1e-12)
+
+
+def test_lstms_of_dense_matrices_alone_are_fused():
+    model = nn.Sequential(nn.Sequential(Lstm(5, 7)), Lstm(7, 7), nn.Linear(7, 2)).eval()
+    model[1].x_f = from_dense(model[1].x_f, SvdSpec(rank=7))
+    fused, x = with_fused(model), torch.randn(2, 3, 5)
+    assert [type(layer) for layer in (fused[0][0], *fused[1:])] == [FusedLstm, Lstm, nn.Linear]
+    assert isinstance(model[0][0], Lstm)
+    assert torch.allclose(fused(x), model(x), atol=1e-6)
+    assert isinstance(with_fused(model[0][0]), FusedLstm)
+    assert with_fused(model[2]) is model[2]
+    with pytest.raises(SpecError, match="not all of its eight are dense"):
+        model[1].fused()
 
 
 def test_in_float32_it_agrees_to_a_millionth():

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from dovetail.engine.quantize import quantize
+from dovetail.formats.recurrent import FusedLstm, Lstm
 from dovetail.peers import Peer, Source
 from dovetail.peers.entry import Entry
 from dovetail.program.lower import lower
+from dovetail.zoo.lstm import lstm_with_state
 
 IMAGES = np.random.default_rng(0).standard_normal((5, 3, 6, 6), dtype=np.float32)
 
@@ -32,3 +34,18 @@ def test_int8_peers_calibrate_our_network_on_the_same_images_as_the_original(tmp
     assert [target.name for target in targets] == ["dovetail", "dovetail-dense", "whole", "whole-same"]
     assert np.array_equal(sources["original"].calibration, IMAGES[:4])
     assert np.array_equal(sources["compressed"].calibration, IMAGES[:4])
+
+
+def test_peers_run_an_lstm_as_they_know_it_and_ours_beside_it_as_it_is(tmp_path, monkeypatch):
+    sources: dict[str, Source] = {}
+    monkeypatch.setattr(
+        fake_targets, "export", lambda source, *_: sources.setdefault(source.name, source) and {}, raising=False
+    )
+    network, sequences = lstm_with_state(8).eval(), np.ones((1, 5, 8), np.float32)
+    entry = Entry.open(
+        lower(network, torch.from_numpy(sequences)), network, network, data=None, test=None, example=sequences, batch=1
+    )
+    _, absent = entry.targets([Peer("whole", "f32", "fake_targets", ("json",))], tmp_path, lambda _: None)
+    assert absent == {}
+    assert isinstance(sources["original"].model.lstm, FusedLstm)
+    assert isinstance(sources["compressed"].model.lstm, Lstm)

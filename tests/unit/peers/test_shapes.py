@@ -97,3 +97,8 @@ def test_every_sheet_has_its_shapes():
 def test_linear_layers_over_several_rows_are_left_out():
     program = lower(nn.Linear(6, 4), torch.from_numpy(np.zeros((1, 5, 6), np.float32)))
     assert layer_shapes(program) == []
+
+
+def test_layers_of_a_recurrent_network_are_those_of_one_step():
+    program = lower(build("lstm_digits", hidden=8).eval(), torch.zeros(1, 1, 5, 32))
+    assert [(str(shape), shape.count) for shape in layer_shapes(program)] == [("8→10", 1), ("8→8", 4)]
