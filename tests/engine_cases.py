@@ -70,6 +70,7 @@ CONVS = (
     ),
     Case("1x3 stride 3x1", (4, 2, 1, 3), (10, 8), attributes={"stride": (3, 1), "padding": (0, 0, 1, 1)}),
     Case("groups", (6, 4, 3, 3), (7, 5), attributes={"padding": (1, 1, 1, 1), "groups": 2}, epilogue=FULL),
+    Case("groups of many", (22, 5, 3, 3), (9, 13), attributes={"padding": (1, 1, 1, 1), "groups": 2}, epilogue=FULL),
     Case("depthwise", (10, 1, 3, 3), (9, 9), attributes={"padding": (1, 1, 1, 1), "groups": 10}, epilogue=FULL),
     Case(
         "depthwise, stride 2",

@@ -69,14 +69,15 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   I(height) I(width) I(y_row) I(room) P(const int32_t, pixels) P(const int32_t, places)              \
   I(ring_rows) I(ring_row) P(const int32_t, units) I(unit_count) I(band) I(results)
 
-// Dense 3x3 convolution of unit stride, one group, by tiles of `tile` x `tile` outputs. Weights, transformed, per block
-// [places][channels][outputs of the block]; blocks of 4, 8, 12 or 16 outputs, the last one filled up with zeros. `groups`: group_count
-// records of nine int32 (conv_winograd.inl), four to a vector, `vectors` vectors to a unit. `narrow`: rows shorter than a group.
-// With `lines` the tiles are four outputs of a row, and the channels are x offsets of that many lines.
+// Dense 3x3 convolution of unit stride by tiles of `tile` x `tile` outputs, or, with `tile` 0, of rows by four outputs. `lines`: x
+// offsets of the channels (of rows, their lines), `channels` of them for each group of channels. Weights, transformed, per block
+// [places][channels][outputs of the block]; blocks of 4, 8, 12 or 16 outputs, the last one of a group filled up with zeros;
+// `places`: the output channel of each, -1 for none. `groups`: group_count records of nine int32 (conv_winograd.inl), four to a
+// vector, `vectors` vectors to a unit. `narrow`: rows shorter than a group.
 #define DOVETAIL_CONV_WINOGRAD(P, I, A, F)                                                      \
   DOVETAIL_PLANES(P, I, A, F) DOVETAIL_EPILOGUE(P, I, A, F) P(const float, weight) I(tile)      \
   I(x_row) I(y_row) I(channels) I(out_channels) P(const int32_t, groups) I(group_count) I(vectors) \
-  I(narrow) P(const int32_t, blocks) I(block_count) P(const int32_t, lines)
+  I(narrow) P(const int32_t, blocks) I(block_count) P(const int32_t, lines) P(const int32_t, places)
 
 // Unstructured sparse convolution. `entries`: (x offset, weight) pairs of 4 + 4 bytes, output by output; `starts`:
 // out_channels + 1 positions in them. `chains`: 1, 2 or 4 sums into which the entries of an output go in turn.

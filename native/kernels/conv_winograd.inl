@@ -3,8 +3,8 @@
 //
 // A tile is M x M outputs of one channel; a vector holds as many tiles as it has lanes, in four groups of neighbours
 // (4 groups x kLanes / 4 tiles), so that tiles are cut out of rows and put back by transposing 4x4 blocks in registers.
-// Loops: unit (image, vectors of tiles, block of outputs) > transform all channels (once per vectors of tiles, kept in
-// the thread's scratch) > one small matrix product per place of the tile > transform back. Scratch:
+// Loops: unit (image, vectors of tiles, block of outputs) > transform the channels that its group reads (once per vectors of
+// tiles and group, kept in the thread's scratch) > one small matrix product per place of the tile > transform back. Scratch:
 // places x channels x vectors, and places x outputs of a block x vectors; places lie an odd number of lines apart.
 // Points: 0, 1, -1, infinity for M = 2; 0, 3/4, -3/4, 3/2, -3/2, infinity for M = 4, and 1/4 after them in rows
 // (engine/winograd.py has the matrices).
@@ -279,11 +279,10 @@ inline ProductFunction winograd_product_of(int64_t outputs, int64_t vectors) {
   }
 }
 
-// A kind of tiles: how many places they have, where an input channel lies, and how it is transformed, and an output back.
+// A kind of tiles: how many places they have, and how an input channel is transformed, and an output back.
 template <int M>
 struct SquareTiles {
   static constexpr int64_t places = (M + 2) * (M + 2);
-  static int64_t channel(const ConvWinogradArgs& a, int64_t c) { return c * a.x_channel; }
   static void in(const ConvWinogradArgs& a, const float* x, const TileGroup* g, float* v, int64_t stride) {
     (a.narrow ? transform_in<M, true> : transform_in<M, false>)(x, a.x_row, g, v, stride);
   }
@@ -294,7 +293,6 @@ struct SquareTiles {
 
 struct RowTiles {
   static constexpr int64_t places = 7;
-  static int64_t channel(const ConvWinogradArgs& a, int64_t c) { return a.lines[c]; }
   static void in(const ConvWinogradArgs&, const float* x, const TileGroup* g, float* v, int64_t stride) { transform_row_in(x, g, v, stride); }
   static void out(const float* m, int64_t stride, const TileGroup* g, const TileOut& o) {
     (o.clamp.exact && is_whole<4>(g, 1) ? transform_row_out<true> : transform_row_out<false>)(m, stride, g, o);
@@ -312,24 +310,26 @@ void winograd(const ConvWinogradArgs& a, Worker& worker) {
   TileOut out;
   out.clamp = clamp_of(a.activation, a.act_a, a.act_b);
   out.kind = static_cast<Activation>(a.activation), out.a = a.act_a, out.b = a.act_b, out.y_row = a.y_row;
-  int64_t have = -1;
+  int64_t have = -1, group = -1;
   for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / per_image, span = unit % per_image / a.block_count;
       const TileGroup* g = groups + span * 4 * vectors;
-      if (unit / a.block_count != have) {
-        have = unit / a.block_count;
+      const Block& block = blocks[unit % a.block_count];
+      if (unit / a.block_count != have || block.group != group) {
+        have = unit / a.block_count, group = block.group;
+        const int32_t* lines = a.lines + group * a.channels;
         for (int64_t c = 0; c < a.channels; ++c)
           for (int64_t t = 0; t < vectors; ++t)
-            Tiles::in(a, a.x + image * a.x_image + Tiles::channel(a, c), g + 4 * t, made + (c * vectors + t) * kLanes, in_place);
+            Tiles::in(a, a.x + image * a.x_image + lines[c], g + 4 * t, made + (c * vectors + t) * kLanes, in_place);
       }
-      const Block& block = blocks[unit % a.block_count];
       const int64_t out_place = block.outputs * vectors * kLanes + kLanes;
       const ProductFunction product = winograd_product_of(block.outputs, vectors);
       for (int64_t place = 0; place < Tiles::places; ++place)
         product(made + place * in_place, a.weight + block.weight + place * a.channels * block.outputs, a.channels, products + place * out_place);
-      for (int64_t k = 0; k < block.outputs && block.first + k < a.out_channels; ++k) {
-        const int64_t channel = block.first + k;
+      for (int64_t k = 0; k < block.outputs; ++k) {
+        const int64_t channel = a.places[block.first + k];
+        if (channel < 0) continue;
         out.y = a.y + image * a.y_image + channel * a.y_channel;
         out.residual = a.residual ? a.residual + image * a.r_image + channel * a.r_channel : nullptr;
         out.bias = splat(a.bias ? a.bias[channel] : 0.0f);
@@ -345,7 +345,7 @@ void winograd(const ConvWinogradArgs& a, Worker& worker) {
 
 void conv2d_winograd_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvWinogradArgs*>(arguments);
-  if (a.lines) {
+  if (a.tile == 0) {
     winograd<RowTiles>(a, worker);
   } else if (a.tile == 2) {
     winograd<SquareTiles<2>>(a, worker);

@@ -37,6 +37,8 @@ PRODUCTS = {
     "conv2d_tucker": {"conv2d_dense_f32": 3},
     "conv2d_svd": {"conv2d_dense_f32": 2},
     "conv2d_classes": {"conv2d_dense_f32": 1},
+    "conv2d_classes_winograd2": {"conv2d_winograd_f32": 1},
+    "conv2d_classes_winograd4": {"conv2d_winograd_f32": 1},
     "linear_dense": {"linear_dense_f32": 1},
     "linear_sparse": {"linear_sparse_f32": 1},
     "linear_classes": {"linear_classes_f32": 1},

@@ -12,6 +12,7 @@ import numpy as np
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Epilogue, Geometry, Group, conv_groups, evenly
 from dovetail.engine.layout import View, round_up
+from dovetail.engine.winograd import conv_winograd_groups
 from dovetail.formats.permuted_diagonal import PackedPermutedDiagonal
 from dovetail.formats.values import CODEBOOK4, INT8
 
@@ -55,13 +56,25 @@ def conv_classes(
     epilogue: Epilogue,
 ) -> None:  # fmt: skip
     """A convolution of each class; its channels are read and written where they lie."""
+    conv_groups(b, x, _groups(packed, scale), y, at, epilogue)
+
+
+def conv_classes_winograd(
+    b: Builder, x: View, packed: PackedPermutedDiagonal, scale: np.ndarray | None, y: View, at: Geometry,
+    epilogue: Epilogue, tile: int,
+) -> None:  # fmt: skip
+    """The same by Winograd's filtering in tiles of `tile` x `tile` outputs."""
+    conv_winograd_groups(b, x, _groups(packed, scale), y, at, epilogue, tile)
+
+
+def _groups(packed: PackedPermutedDiagonal, scale: np.ndarray | None) -> list[Group]:
     found, groups = classes_of(packed, packed.diagonals()), []
     for weight, inputs, outputs in zip(found.weights, found.inputs, found.outputs):
         kept = outputs[outputs != NONE]
         weight = np.where((inputs != NONE)[:, None, None], weight[outputs != NONE], np.float32(0))
         weight = weight if scale is None else weight * scale[kept].reshape(-1, 1, 1, 1)
         groups.append(Group(weight, np.maximum(inputs, 0), kept))
-    conv_groups(b, x, groups, y, at, epilogue)
+    return groups
 
 
 def linear_classes(

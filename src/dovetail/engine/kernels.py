@@ -16,7 +16,13 @@ import numpy as np
 from dovetail.engine import winograd_rows
 from dovetail.engine.builder import Builder
 from dovetail.engine.circulant import linear_circulant
-from dovetail.engine.classes import conv_classes, linear_classes, linear_classes_book, linear_classes_bytes
+from dovetail.engine.classes import (
+    conv_classes,
+    conv_classes_winograd,
+    linear_classes,
+    linear_classes_book,
+    linear_classes_bytes,
+)
 from dovetail.engine.columns import MOST_REACH, conv_sparse_columns, reach
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
 from dovetail.engine.depthwise import conv_depthwise, fits
@@ -39,6 +45,7 @@ from dovetail.program.counts import geometry
 from dovetail.program.program import Node
 
 Scale = np.ndarray | None
+LEAST_OF_GROUP = 4
 Reads = Literal["phases", "lying", "pixels"]
 
 
@@ -282,13 +289,22 @@ def _expanded(packed: Packed, at: Place) -> bool:
 
 
 def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
-    """Dense 3x3 products of unit stride over maps of a tile at least, exact enough on the layer's own weights."""
+    """Dense 3x3 products of unit stride over maps of a tile at least, exact enough on the layer's own weights.
+
+    Groups of fewer channels than that are left out: blocks of four outputs would be mostly empty.
+    """
 
     def runs(packed: Packed, at: Place) -> bool:
-        plain = at.groups == 1 and at.stride == at.dilation == (1, 1) and packed.shape[2:] == (3, 3)
-        return plain and min(at.size) >= tile and exact_enough(packed, tile)
+        plain = at.stride == at.dilation == (1, 1) and packed.shape[2:] == (3, 3)
+        wide = at.groups == 1 or min(packed.shape[1], packed.shape[0] // at.groups) >= LEAST_OF_GROUP
+        return plain and wide and min(at.size) >= tile and exact_enough(packed, tile)
 
     return runs
+
+
+def _classes_in_tiles(tile: int) -> Callable[[Packed, Place], bool]:
+    natural, fits_tiles = in_classes(), _fits_tiles(tile)
+    return lambda packed, at: natural(packed, at) and fits_tiles(packed, at)
 
 
 _SPARSE = _is("sparse", "block_sparse", "kernel_basis", "permuted_diagonal")
@@ -308,6 +324,12 @@ CANDIDATES = (
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=True),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=True),
     Candidate("conv2d_classes", "conv2d", in_classes(), conv_classes),
+    Candidate(
+        "conv2d_classes_winograd2", "conv2d", _classes_in_tiles(2), partial(conv_classes_winograd, tile=2), exact=False
+    ),
+    Candidate(
+        "conv2d_classes_winograd4", "conv2d", _classes_in_tiles(4), partial(conv_classes_winograd, tile=4), exact=False
+    ),
     Candidate("linear_dense", "linear", _any, _linear_dense),
     Candidate("linear_sparse", "linear", _is("sparse", "block_sparse", "permuted_diagonal"), _linear_sparse),
     Candidate("linear_classes", "linear", in_classes(), linear_classes),

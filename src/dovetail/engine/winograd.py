@@ -20,6 +20,7 @@ from dovetail.engine.builder import Builder
 from dovetail.engine.conv import (
     Epilogue,
     Geometry,
+    Group,
     allow_reads,
     allow_whole_vectors,
     epilogue_fields,
@@ -122,49 +123,69 @@ def conv_winograd(
     b: Builder, x: View, weight: np.ndarray, y: View, at: Geometry, epilogue: Epilogue, tile: int
 ) -> None:
     """Writes activation(conv(x, weight) + bias + residual) to `y`, in tiles of `tile` x `tile` outputs."""
-    taps = prepare(b, x, weight.shape, y, at)
+    conv_winograd_groups(b, x, split(weight, at.groups), y, at, epilogue, tile)
+
+
+def conv_winograd_groups(
+    b: Builder, x: View, parts: Sequence[Group], y: View, at: Geometry, epilogue: Epilogue, tile: int
+) -> None:
+    """The same by groups of as many inputs each; every channel of `y` is an output of one of them."""
+    taps = prepare(b, x, parts[0].weight.shape, y, at)
     assert y.planes is not None
     groups = tile_groups(y, taps.pitch, int(taps.offsets[0, 0]), tile, b.lanes)
     allow_reads(taps.x, int(groups["x"].max()) + (tile + 1) * taps.pitch + tile * b.lanes // 4 + tile)
+    lines = np.concatenate([part.inputs for part in parts]).astype(np.int64) * taps.channel
     emit_tiles(
-        b, taps.x, weight, lambda some: transformed(some, tile), y, groups, epilogue, work=weight[0].size, tile=tile,
-        x_row=taps.pitch, narrow=int(y.shape[3] < tile * b.lanes // 4),
+        b, taps.x, parts, lines, lambda some: transformed(some, tile), y, groups, epilogue, tile=tile,
+        work=parts[0].weight[0].size, x_row=taps.pitch, narrow=int(y.shape[3] < tile * b.lanes // 4),
     )  # fmt: skip
+
+
+def split(weight: np.ndarray, groups: int) -> list[Group]:
+    """The groups of a convolution, in order."""
+    inputs, outputs = (np.arange(groups * n).reshape(groups, n) for n in (weight.shape[1], len(weight) // groups))
+    return [Group(weight[k], c, k) for c, k in zip(inputs, outputs)]
 
 
 def emit_tiles(
     b: Builder,
     x: View,
-    weight: np.ndarray,
+    parts: Sequence[Group],
+    lines: np.ndarray,
     transform: Callable[[np.ndarray], np.ndarray],
     y: View,
     groups: np.ndarray,
     epilogue: Epilogue,
-    lines: View | None = None,
     *,
     work: int,
     **fields: int,
 ) -> None:
-    """The kernel call; `transform` takes some outputs of `weight`, `(k, ...)`, to `(places, C, k)`.
+    """The kernel call; `transform` takes some outputs of a part's weight, `(k, ...)`, to `(places, C, k)`.
 
+    `lines`: where in x the C channels of each part begin, part by part.
     `work`: multiply-accumulates of a pixel of one output, done directly.
     """
-    outputs = len(weight)
-    places, channels = transform(weight[:1]).shape[:2]
+    places, channels = transform(parts[0].weight[:1]).shape[:2]
     vectors = _vectors(b, len(groups), places * channels)
     groups = np.concatenate([groups, np.repeat(_idle(groups[:1]), -len(groups) % (4 * vectors))])
-    sizes = [4 * n for n in evenly(-(-outputs // 4), most_outputs(b.lanes, vectors) // 4)]
-    packed, room = b.room(places * channels * sum(sizes))
-    blocks = _blocks(weight, transform, sizes, room)
-    b.scratch = max(b.scratch, places * (channels * vectors + 1 + sizes[0] * vectors + 1) * b.lanes)
+    most = most_outputs(b.lanes, vectors) // 4
+    cut = [[4 * n for n in evenly(-(-len(part.weight) // 4), most)] for part in parts]
+    packed, room = b.room(places * channels * sum(map(sum, cut)))
+    blocks = _blocks(parts, transform, cut, room)
+    filled = [
+        np.pad(part.outputs, (0, sum(sizes) - len(part.outputs)), constant_values=-1) for part, sizes in zip(parts, cut)
+    ]
+    largest = max(map(max, cut))
+    b.scratch = max(b.scratch, places * (channels * vectors + 1 + largest * vectors + 1) * b.lanes)
     allow_whole_vectors(b, epilogue.residual)
     bias = None if epilogue.bias is None else b.constant(epilogue.bias.astype(np.float32))
     b.emit(
         "conv2d_winograd_f32",
         {"x": x, "bias": bias, "residual": epilogue.residual, "weight": packed,
-         "groups": b.constant(groups.view(np.int32)), "blocks": b.constant(blocks), "lines": lines},
+         "groups": b.constant(groups.view(np.int32)), "blocks": b.constant(blocks),
+         "lines": b.constant(lines.astype(np.int32)), "places": b.constant(np.concatenate(filled).astype(np.int32))},
         {"y": y}, disjoint=True, **plane_fields(x, y), **epilogue_fields(epilogue), **fields,
-        y_row=y.strides[2], channels=channels, out_channels=outputs, group_count=len(groups), vectors=vectors,
+        y_row=y.strides[2], channels=channels, out_channels=y.shape[1], group_count=len(groups), vectors=vectors,
         block_count=len(blocks), work=work * math.prod(y.shape) // 2,
     )  # fmt: skip
 
@@ -227,19 +248,21 @@ def _vectors(b: Builder, groups: int, floats: int) -> int:
 
 
 def _blocks(
-    weight: np.ndarray, transform: Callable[[np.ndarray], np.ndarray], sizes: list[int], packed: np.ndarray
+    parts: Sequence[Group], transform: Callable[[np.ndarray], np.ndarray], cut: list[list[int]], packed: np.ndarray
 ) -> np.ndarray:
     """Records as in `pack_blocks`; the weights of each block go to `packed`, `[places][C][outputs]`.
 
     One block after another: all transformed weights in float64 would be eight times as large as the layer's.
     """
-    each = packed.size // sum(sizes)
-    records = []
-    for first, last in pairwise(np.cumsum([0, *sizes])):
-        made = transform(weight[first:last])
-        block = packed[each * first : each * last].reshape(each, last - first)
-        block[:, : made.shape[2]] = made.reshape(each, -1)
-        records.append((0, first, last - first, each * first))
+    each = packed.size // sum(map(sum, cut))
+    records, start = [], 0
+    for group, (part, sizes) in enumerate(zip(parts, cut)):
+        for first, last in pairwise(np.cumsum([0, *sizes])):
+            made = transform(part.weight[first:last])
+            block = packed[each * (start + first) : each * (start + last)].reshape(each, last - first)
+            block[:, : made.shape[2]] = made.reshape(each, -1)
+            records.append((group, start + first, last - first, each * (start + first)))
+        start += sum(sizes)
     return np.array(records, dtype=np.int32)
 
 

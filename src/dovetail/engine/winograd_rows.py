@@ -22,6 +22,7 @@ from dovetail.engine.winograd import (
     cook_toom,
     emit_tiles,
     root_mean_square,
+    split,
     tile_groups,
 )
 from dovetail.formats.base import Packed
@@ -58,7 +59,8 @@ def conv_winograd_rows(b: Builder, x: View, weight: np.ndarray, y: View, at: Geo
     groups = tile_groups(y, taps.pitch, 0, OUTPUTS, b.lanes, high=1)
     furthest = int(taps.rows.max()) * taps.pitch + int(taps.columns.min())
     allow_reads(taps.x, int(groups["x"].max()) + furthest + OUTPUTS + b.lanes)
-    emit_tiles(b, taps.x, lines, _transformed, y, groups, epilogue, b.constant(offsets.ravel()), work=work)
+    parts = split(lines, groups=1)
+    emit_tiles(b, taps.x, parts, offsets.ravel(), _transformed, y, groups, epilogue, work=work, tile=0)
 
 
 def _lines(taps: Taps, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -58,7 +58,7 @@ def test_a_layer_that_direct_convolution_computes_exactly_does_not_get_it():
         Place(64, 64, 2, size=(8, 8)),
         Place(9, 3, size=(3, 1)),
     ],
-    ids=["stride", "dilation", "groups", "small"],
+    ids=["stride", "dilation", "groups of two", "small"],
 )
 def test_only_plain_layers_get_it(place):
     packed = PackedDense.from_dense(np.ones((4, 2, 3, 3), np.float32), DenseSpec())
