@@ -71,7 +71,8 @@ ROOMS = {
     "gpu": room("formats formats.layer program gpu gpu.language", "torch triton"),
     "gpu.language": room("gpu.language", "triton"),
     "peers": room(
-        "program program.lower engine peers", "torch onnx onnxscript onnxruntime openvino nncf ncnn MNN rich"
+        "formats.layer program program.lower engine peers",
+        "torch onnx onnxscript onnxruntime openvino nncf ncnn MNN rich",
     ),
     "zoo": room("formats formats.layer zoo", "torch safetensors PIL sklearn"),
     "report": room("report", "jinja2"),
