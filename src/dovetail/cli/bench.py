@@ -137,7 +137,7 @@ def _race_for_time(case: sheets.Case, asked: Conditions, out: Path) -> Race | No
     return race(
         made.program,
         made.original,
-        peers=asked.against or DEFAULT,
+        peers=asked.against or (*DEFAULT, *case.sheet.peers),
         data=[made.images],
         compressed=made.compressed,
         threads=asked.threads or None,

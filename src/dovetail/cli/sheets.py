@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from dovetail.cli.schema import Layers, Network, Part, part_in, suggest
 from dovetail.errors import RecipeError
+from dovetail.peers import PEERS
 from dovetail.peers.machine import portable
 
 YAML = (".yaml", ".yml")
@@ -39,12 +40,22 @@ class Sheet(Part):
         input: shape of one image.
         seed: of weights and images.
         variants: second part of the cases' names → what becomes of the network.
+        peers: who races beside the usual ones: those for networks of linear layers.
     """
 
     network: Network
     input: tuple[int, ...] = Field(min_length=1)
     seed: int = 0
     variants: dict[str, Variant] = Field(min_length=1)
+    peers: tuple[str, ...] = ()
+
+    @field_validator("peers")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in PEERS:
+                raise ValueError(f"unknown peer {name!r}; known are {', '.join(PEERS)}")
+        return names
 
     @field_validator("network")
     @classmethod

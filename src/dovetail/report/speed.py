@@ -8,7 +8,7 @@ from typing import Any
 
 from dovetail.report import numbers, tables
 
-COLUMNS = ("case", "ratio", "value", "target", "", "against", "our time", "accuracy")
+COLUMNS = ("case", "ratio", "value", "target", "", "against", "our time", "accuracy", "on")
 _RATIOS = ("vs_f32", "vs_best", "vs_own_dense", "vs_int8", "vs_same")
 Json = Mapping[str, Any]
 
@@ -23,6 +23,7 @@ class Claim:
         target: what it should at least be.
         milliseconds: ours, the median.
         accuracy: ours, in percent; None for time-only cases.
+        machine: the instructions that our engine used, or the card.
     """
 
     case: str
@@ -33,6 +34,7 @@ class Claim:
     milliseconds: float | None = None
     accuracy: float | None = None
     time_only: bool = False
+    machine: str = ""
 
     @property
     def verdict(self) -> str:
@@ -48,7 +50,8 @@ class Claim:
         target = "" if self.target is None else numbers.times(self.target)
         quality = "time only" if self.time_only else "" if self.accuracy is None else numbers.percent(self.accuracy)
         spent = "" if self.milliseconds is None else numbers.milliseconds(self.milliseconds)
-        return (self.case, self.ratio, numbers.times(self.value), target, self.verdict, self.peer, spent, quality)
+        value = numbers.times(self.value)
+        return (self.case, self.ratio, value, target, self.verdict, self.peer, spent, quality, self.machine)
 
 
 def claims(races: Iterable[Json], targets: Mapping[str, float]) -> list[Claim]:
@@ -89,6 +92,7 @@ def _measured(race: Json, wanted: Mapping[tuple[str, ...], float]) -> Iterator[C
             milliseconds=ours.get("median_ms"),
             accuracy=ours.get("accuracy"),
             time_only=bool(race.get("time_only")),
+            machine=str(race["machine"].get("gpu", race["machine"].get("engine_isa", ""))),
         )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from dovetail.cli import main
 from dovetail.engine.native import cores
+from dovetail.peers.peer import DEFAULT
 from dovetail.program.lower import lower
 
 
@@ -193,6 +194,14 @@ def test_one_variant_races_alone_and_its_command_asks_for_it_again(races, sheet)
     (race,) = races("small/sparse90", "--batch", "4")
     assert (race["network"], race["variant"], race["batch"]) == ("small", "sparse90_b4", 4)
     assert race["command"] == "dovetail bench small/sparse90 --batch 4"
+
+
+def test_further_peers_of_a_sheet_race_unless_others_are_named(races, sheet):
+    sheet.write_text(f"{SHEET}peers: [openvino-int4]\n")
+    (race,) = races("small/dense")
+    assert tuple(race["peers"]) == (*DEFAULT, "openvino-int4")
+    (race,) = races("small/dense", "--against", "onnxruntime")
+    assert tuple(race["peers"]) == ("onnxruntime",)
 
 
 def test_a_sheet_elsewhere_is_recorded_by_its_path(races, sheet, tmp_path):

@@ -86,6 +86,7 @@ def test_unknown_names_are_refused_with_the_nearest(name, message):
         ({"variants": {"a": {"value": "int8"}}}, "unknown key 'variants.a.value'; did you mean 'variants.a.values'"),
         ({"variants": {"a": {"values": "int4"}}}, "variants.a.values: .*'int8'"),
         ({"variants": {"a": {"layers": {"conv1": 3}}}}, "layer 'conv1' has 3; give a spec"),
+        ({"peers": ["onnxruntime-int5"]}, "peers: .*unknown peer 'onnxruntime-int5'; known are .*onnxruntime-int4"),
         ({"network": {"name": "resnet8", "weights": "w.safetensors"}}, "the weights of a sheet are random"),
         ({"network": {"name": "resnet8", "trained": "dense-resnet8"}}, "the weights of a sheet are random"),
     ],
@@ -167,6 +168,7 @@ def test_the_committed_sheets_are_the_networks_of_the_plan():
     assert {path.stem for path in SHEETS} == {
         "resnet18_224", "resnet18_cifar", "resnet50_224", "vgg16_224", "squeezenet_224", "mobilenetv2_224",
         "resnet20_cifar", "resnet56_cifar", "fc_4096x9216", "fc_4096x4096", "fc_2048x2048",
+        "lstm_1024",
     }  # fmt: skip
 
 

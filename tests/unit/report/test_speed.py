@@ -21,15 +21,16 @@ def race(case: str, *, time_only: bool = False, **ratios: float) -> dict:
         }
         for name, value in ratios.items()
     ]
-    return {"rows": rows, "ratios": found} | ({"time_only": True} if time_only else {})
+    data = {"rows": rows, "ratios": found, "machine": {"engine_isa": "avx2"}}
+    return data | ({"time_only": True} if time_only else {})
 
 
 def test_every_ratio_stands_beside_its_target():
     found = claims([race("net/b", vs_best=1.1, vs_f32=2.0), race("net/a", vs_f32=3.0)], {"net/b/vs_f32": 2.5})
     assert found == [
-        Claim("net/a", "vs_f32", 3.0, None, "onnxruntime", 0.5, 91.0),
-        Claim("net/b", "vs_f32", 2.0, 2.5, "onnxruntime", 0.5, 91.0),
-        Claim("net/b", "vs_best", 1.1, None, "onnxruntime", 0.5, 91.0),
+        Claim("net/a", "vs_f32", 3.0, None, "onnxruntime", 0.5, 91.0, machine="avx2"),
+        Claim("net/b", "vs_f32", 2.0, 2.5, "onnxruntime", 0.5, 91.0, machine="avx2"),
+        Claim("net/b", "vs_best", 1.1, None, "onnxruntime", 0.5, 91.0, machine="avx2"),
     ]
     assert [claim.verdict for claim in found] == ["", "80% of it", ""]
 
@@ -53,13 +54,14 @@ def test_the_time_is_that_of_whoever_the_ratio_is_about():
 def test_a_file_of_several_cases_has_the_times_of_each():
     one, two = race("gpu/a", vs_same=2.0), race("gpu/b", vs_same=3.0)
     two["rows"][0]["median_ms"] = 0.25
-    both = {"rows": one["rows"] + two["rows"], "ratios": one["ratios"] + two["ratios"]}
-    assert [(claim.case, claim.milliseconds) for claim in claims([both], {})] == [("gpu/a", 0.5), ("gpu/b", 0.25)]
+    both = {key: one[key] + two[key] for key in ("rows", "ratios")} | {"machine": {"gpu": "a card", "cpu": "a CPU"}}
+    found = [(claim.case, claim.milliseconds, claim.machine) for claim in claims([both], {})]
+    assert found == [("gpu/a", 0.5, "a card"), ("gpu/b", 0.25, "a card")]
 
 
 def test_random_weights_are_marked():
     (found,) = claims([race("net/a", time_only=True, vs_f32=1.0)], {})
-    assert found.cells()[-1] == "time only"
+    assert found.cells()[-2:] == ("time only", "avx2")
 
 
 def test_the_summary_counts():
