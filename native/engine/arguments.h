@@ -140,10 +140,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const float, w) P(const int32_t, blocks) I(block_count) P(const void, shifts) I(rows_in_lanes)      \
   P(const int32_t, places) P(const float, bias) P(const float, residual) I(r_row) I(activation) F(act_a) F(act_b)
 
-// Products of spectra (circulant.inl), `vectors` of frequencies each: x [batch][columns][vectors][3][lanes], w per four of
-// the `rows` block rows, filled up, [vectors][columns][4][2][lanes], y [batch][rows][vectors][2][lanes].
-#define DOVETAIL_CIRCULANT(P, I, A, F) \
-  P(const float, x) P(const float, w) P(float, y) I(batch) I(rows) I(columns) I(vectors)
+// Products of spectra (circulant.inl), `size` numbers each: x [batch][columns][size], y [batch][rows][size]. `blocks`: block_count
+// records of (first vector, vectors) of block rows, int32 each, `vectors` in all, the last one filled up with zeros; w has per
+// frequency and block [columns][its numbers][vectors][lanes].
+#define DOVETAIL_CIRCULANT(P, I, A, F)                                                                        \
+  P(const float, x) P(const float, w) P(float, y) P(const int32_t, blocks) I(block_count) I(vectors) I(batch) \
+  I(rows) I(columns) I(size)
 
 // y[m, i] = x[m, from[i]], zero where that is -1.
 #define DOVETAIL_TAKE(P, I, A, F) \

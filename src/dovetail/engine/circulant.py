@@ -1,7 +1,12 @@
-"""Block-circulant linear layers by way of spectra, which a plan has ready for the weights."""
+"""Block-circulant linear layers by way of spectra, which a plan has ready for the weights.
+
+A spectrum of k real numbers is k real numbers, in this order: frequency 0, of an even size the middle one, then the
+real and the imaginary part of every other one (`transform`).
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Final
 
@@ -9,12 +14,12 @@ import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.classes import taken
-from dovetail.engine.conv import Epilogue
+from dovetail.engine.conv import Epilogue, evenly
 from dovetail.engine.layout import View, round_up
 from dovetail.engine.linear import linear_dense
 from dovetail.formats.block_circulant import PackedBlockCirculant
 
-TILE: Final = 4  # block rows in registers, as kSpectrumRows in native/kernels/circulant.inl
+MOST_VECTORS: Final = 4  # of block rows in registers, as kSpectrumVectors in native/kernels/circulant.inl
 
 
 def linear_circulant(
@@ -27,73 +32,72 @@ def linear_circulant(
     """
     (rows, columns), size = packed.spec.grid(packed.shape), packed.spec.size
     batch, outputs = math.prod(x.shape[:-1]), packed.shape[0]
-    weights = _spectra(packed, b.lanes)
-    vectors = weights.shape[1]
-    spectra = b.rows((batch * columns, vectors * 3 * b.lanes))
-    linear_dense(b, _whole_blocks(b, x, columns * size, size), transform(size, b.lanes), spectra, Epilogue())
-    sums = b.rows((batch * rows, vectors * 2 * b.lanes))
+    spectra, sums, made = (b.rows((batch * count, size)) for count in (columns, rows, rows))
+    _each_block(b, _filled(b, x, columns * size), transform(size), spectra)
+    weights, blocks = _spectra(packed, b.lanes)
     b.emit(
-        "linear_circulant_f32", {"x": spectra, "w": b.constant(weights)}, {"y": sums}, disjoint=True, batch=batch,
-        rows=rows, columns=columns, vectors=vectors, work=2 * batch * weights.size,
+        "linear_circulant_f32", {"x": spectra, "w": b.constant(weights), "blocks": b.constant(blocks)}, {"y": sums},
+        disjoint=True, batch=batch, rows=rows, columns=columns, size=size, block_count=len(blocks),
+        vectors=int(blocks[:, 1].sum()), work=2 * batch * weights.size,
     )  # fmt: skip
-    made = b.rows((batch * rows, size))
-    linear_dense(b, sums, inverse(size, b.lanes), made, Epilogue())
+    _each_block(b, sums, inverse(size), made)
     _finish(b, made, rows * size, packed.gain() if scale is None else packed.gain() * scale, y, epilogue, outputs)
 
 
-def transform(size: int, lanes: int) -> np.ndarray:
-    """From a block to the vectors of its spectrum that the kernel reads, (vectors * 3 * lanes, size)."""
-    turn = np.exp(-2j * np.pi * np.outer(np.arange(_places(size)), np.arange(size)) / size)
-    real, imaginary, again = turn.real, turn.imag.copy(), turn.real.copy()
-    imaginary[0], again[0] = 0, _middle(size)
-    return _in_vectors([real, imaginary, again], lanes).transpose(0, 1, 3, 2).reshape(-1, size).astype(np.float32)
+def transform(size: int) -> np.ndarray:
+    """From a block to its spectrum, (size, size)."""
+    turns = np.fft.rfft(np.eye(size), axis=0)
+    return numbers(turns.real, turns.imag, size).astype(np.float32)
 
 
-def inverse(size: int, lanes: int) -> np.ndarray:
-    """From the two vectors of a spectrum to its block, (size, vectors * 2 * lanes)."""
-    places = _places(size)
-    turn = 2 / size * np.exp(2j * np.pi * np.outer(np.arange(places), np.arange(size)) / size)
-    real, imaginary = turn.real.copy(), -turn.imag
-    real[0], imaginary[0] = 1 / size, _middle(size) / size
-    return _in_vectors([real, imaginary], lanes).transpose(0, 1, 3, 2).reshape(-1, size).T.astype(np.float32)
+def inverse(size: int) -> np.ndarray:
+    """From a spectrum to its block, (size, size); a complex frequency stands for two."""
+    share = np.full(size // 2 + 1, 2 / size)
+    share[0] = 1 / size
+    if size % 2 == 0:
+        share[-1] = 1 / size
+    return np.ascontiguousarray(transform(size).T * numbers(share, share, size)).astype(np.float32)
 
 
-def _places(size: int) -> int:
-    """Frequencies, the middle one of an even size not counted: it shares the place of 0."""
-    return max(1, (size + 1) // 2)
+def numbers(real: np.ndarray, imaginary: np.ndarray, size: int) -> np.ndarray:
+    """The numbers of spectra, (size, …), of their parts, (size // 2 + 1, …) each."""
+    pairs = np.stack([real, imaginary], axis=1)[1 : (size + 1) // 2]
+    ends = real[[0, -1]] if size % 2 == 0 else real[:1]
+    return np.concatenate([ends, pairs.reshape(-1, *real.shape[1:])])
 
 
-def _middle(size: int) -> np.ndarray:
-    """By what numbers are multiplied for the middle frequency; zeros where there is none."""
-    turns: np.ndarray = np.cos(np.pi * np.arange(size))
-    return turns if size % 2 == 0 else np.zeros(size)
+def _spectra(packed: PackedBlockCirculant, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Per frequency and block of vectors [columns][its numbers][vectors][lanes]; and the records of the blocks."""
+    found, size = np.moveaxis(packed.spectra(), 2, 0), packed.spec.size
+    rows, columns = found.shape[1:]
+    filled = np.pad(numbers(found.real, found.imag, size), ((0, 0), (0, round_up(rows, lanes) - rows), (0, 0)))
+    filled = filled.reshape(size, -1, lanes, columns).astype(np.float32)
+    sizes = evenly(filled.shape[1], MOST_VECTORS)
+    firsts = np.cumsum([0, *sizes[:-1]])
+    edges = [0, *range(size % 2 or 2, size, 2), size]
+    pieces = [
+        filled[start:stop, first : first + count].transpose(3, 0, 1, 2).ravel()
+        for start, stop in itertools.pairwise(edges)
+        for first, count in zip(firsts, sizes)
+    ]
+    return np.concatenate(pieces), np.stack([firsts, sizes], axis=1).astype(np.int32)
 
 
-def _in_vectors(parts: list[np.ndarray], lanes: int) -> np.ndarray:
-    """(vectors, parts, rest, lanes) of parts (places, rest), filled up with zeros."""
-    stacked = np.stack(parts)
-    filled = np.pad(stacked, ((0, 0), (0, -stacked.shape[1] % lanes), (0, 0)))
-    return filled.reshape(len(parts), -1, lanes, filled.shape[2]).transpose(1, 0, 3, 2)
+def _each_block(b: Builder, x: View, matrix: np.ndarray, y: View) -> None:
+    """Rows of `y`: `matrix` times the blocks of `x`, several blocks side by side where they fill no vectors alone."""
+    blocks, size = y.shape
+    most = max(1, 4 * b.lanes // size)
+    beside = max(n for n in range(1, most + 1) if blocks % n == 0)
+    shape = blocks // beside, beside * size
+    linear_dense(b, x.reshaped(shape), np.kron(np.eye(beside, dtype=np.float32), matrix), y.reshaped(shape), Epilogue())
 
 
-def _spectra(packed: PackedBlockCirculant, lanes: int) -> np.ndarray:
-    """Of the weights, (tiles, vectors, columns, TILE, 2, lanes)."""
-    found, size = packed.spectra(), packed.spec.size
-    rows, columns, places = len(found), found.shape[1], _places(size)
-    imaginary = found.imag[:, :, :places].copy()
-    imaginary[:, :, 0] = found.real[:, :, -1] if size % 2 == 0 else 0
-    parts = np.stack([found.real[:, :, :places], imaginary])
-    filled = np.pad(parts, ((0, 0), (0, round_up(rows, TILE) - rows), (0, 0), (0, -places % lanes)))
-    tiles = filled.reshape(2, -1, TILE, columns, filled.shape[3] // lanes, lanes)
-    return np.ascontiguousarray(tiles.transpose(1, 4, 3, 2, 0, 5).astype(np.float32))
-
-
-def _whole_blocks(b: Builder, x: View, filled: int, size: int) -> View:
-    """Blocks of x as rows, the last one filled up with zeros."""
+def _filled(b: Builder, x: View, filled: int) -> View:
+    """Rows of x, filled up with zeros."""
     inputs = x.shape[-1]
-    if filled != inputs:
-        x = taken(b, x, np.where(np.arange(filled) < inputs, np.arange(filled), -1).astype(np.int32))
-    return x.reshaped((math.prod(x.shape) // size, size))
+    if filled == inputs:
+        return x
+    return taken(b, x, np.where(np.arange(filled) < inputs, np.arange(filled), -1).astype(np.int32))
 
 
 def _finish(
