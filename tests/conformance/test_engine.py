@@ -22,7 +22,8 @@ from programs import Sketch, close, native_calls, poisoned, random_packed
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 ISAS = native_status().isas
 THREADS = (1, 2) if cores() > 1 else (1,)
-# What each candidate is made of, beside the moves of its input: the factored ones of their factors.
+# What each candidate is made of, beside the moves of its input: the factored ones of their factors, convolutions of
+# circulant blocks of two transforms and, as their size is three, two frequencies.
 PRODUCTS = {
     "conv2d_dense": {"conv2d_dense_f32": 1},
     "conv2d_lanes": {"conv2d_lanes_f32": 1},
@@ -39,6 +40,10 @@ PRODUCTS = {
     "conv2d_classes": {"conv2d_dense_f32": 1},
     "conv2d_classes_winograd2": {"conv2d_winograd_f32": 1},
     "conv2d_classes_winograd4": {"conv2d_winograd_f32": 1},
+    "conv2d_circulant": {"conv2d_dense_f32": 4},
+    "conv2d_circulant_lanes": {"conv2d_dense_f32": 2, "conv2d_lanes_f32": 2},
+    "conv2d_circulant_winograd2": {"conv2d_dense_f32": 2, "conv2d_winograd_f32": 2},
+    "conv2d_circulant_winograd4": {"conv2d_dense_f32": 2, "conv2d_winograd_f32": 2},
     "linear_dense": {"linear_dense_f32": 1},
     "linear_sparse": {"linear_sparse_f32": 1},
     "linear_classes": {"linear_classes_f32": 1},
@@ -75,6 +80,7 @@ def one_pixel(kernel: str, case: Case) -> list[bool]:
     return {
         "conv2d_dense": [core],
         "conv2d_classes": [False],
+        "conv2d_circulant": [False],
         "conv2d_svd": [core, after],
         "conv2d_tucker": [before, core, after],
     }[kernel]
@@ -111,7 +117,7 @@ def spec_fields(format_name: str, case: Case) -> dict[str, Any] | None:
         case "permuted_diagonal, codebook4":
             return {"size": 3, "values": CODEBOOK4} if not kernel else None
         case "block_circulant":
-            return {"size": min(max(k, c), 4)} if case.attributes.get("groups", 1) == 1 else None
+            return {"size": 3 if kernel else 4} if case.attributes.get("groups", 1) == 1 else None
     return {}
 
 

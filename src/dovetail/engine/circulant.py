@@ -28,7 +28,7 @@ def linear_circulant(
     """Writes activation(scale * (x weight^T) + bias + residual) to `y`.
 
     The transforms of the blocks of x, and back of those of the sums, are products with matrices of sines and cosines:
-    up to blocks of about 128 they take no longer than the products of spectra between them.
+    up to blocks of about 64 they take no longer than the products of spectra between them.
     """
     (rows, columns), size = packed.spec.grid(packed.shape), packed.spec.size
     batch, outputs = math.prod(x.shape[:-1]), packed.shape[0]

@@ -16,6 +16,7 @@ import numpy as np
 from dovetail.engine import winograd_rows
 from dovetail.engine.builder import Builder
 from dovetail.engine.circulant import linear_circulant
+from dovetail.engine.circulant_conv import conv_circulant, filtering_error
 from dovetail.engine.classes import (
     conv_classes,
     conv_classes_winograd,
@@ -31,10 +32,11 @@ from dovetail.engine.expanded import Expansion, conv_expanded
 from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
-from dovetail.engine.winograd import conv_winograd, exact_enough
+from dovetail.engine.winograd import LARGEST_ERROR, conv_winograd, exact_enough
 from dovetail.engine.winograd_rows import conv_winograd_rows
 from dovetail.formats.base import Geometry as Positions
 from dovetail.formats.base import Packed
+from dovetail.formats.block_circulant import PackedBlockCirculant
 from dovetail.formats.dense import DenseSpec, PackedDense
 from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.formats.permuted_diagonal import PermutedDiagonalSpec
@@ -295,9 +297,32 @@ def _fits_tiles(tile: int) -> Callable[[Packed, Place], bool]:
     """
 
     def runs(packed: Packed, at: Place) -> bool:
-        plain = at.stride == at.dilation == (1, 1) and packed.shape[2:] == (3, 3)
-        wide = at.groups == 1 or min(packed.shape[1], packed.shape[0] // at.groups) >= LEAST_OF_GROUP
-        return plain and wide and min(at.size) >= tile and exact_enough(packed, tile)
+        return _in_tiles(packed, at, tile) and exact_enough(packed, tile)
+
+    return runs
+
+
+def _in_tiles(packed: Packed, at: Place, tile: int) -> bool:
+    plain = at.stride == at.dilation == (1, 1) and packed.shape[2:] == (3, 3)
+    wide = at.groups == 1 or min(packed.shape[1], packed.shape[0] // at.groups) >= LEAST_OF_GROUP
+    return plain and wide and min(at.size) >= tile
+
+
+def _circulant(packed: Packed, at: Place) -> bool:
+    return packed.spec.format == "block_circulant" and at.groups == 1
+
+
+def _small_circulant(packed: Packed, at: Place) -> bool:
+    return _circulant(packed, at) and is_small(packed, at)
+
+
+def _circulant_in_tiles(tile: int) -> Callable[[Packed, Place], bool]:
+    """The same for every frequency of circulant blocks."""
+
+    def runs(packed: Packed, at: Place) -> bool:
+        if not isinstance(packed, PackedBlockCirculant) or not _in_tiles(packed, at, tile):
+            return False
+        return filtering_error(packed, tile) <= LARGEST_ERROR
 
     return runs
 
@@ -329,6 +354,28 @@ CANDIDATES = (
     ),
     Candidate(
         "conv2d_classes_winograd4", "conv2d", _classes_in_tiles(4), partial(conv_classes_winograd, tile=4), exact=False
+    ),
+    Candidate("conv2d_circulant", "conv2d", _circulant, conv_circulant),
+    Candidate(
+        "conv2d_circulant_lanes",
+        "conv2d",
+        _small_circulant,
+        partial(conv_circulant, conv=conv_lanes, grouped=False),
+        reads="lying",
+    ),
+    Candidate(
+        "conv2d_circulant_winograd2",
+        "conv2d",
+        _circulant_in_tiles(2),
+        partial(conv_circulant, conv=partial(conv_winograd, tile=2)),
+        exact=False,
+    ),
+    Candidate(
+        "conv2d_circulant_winograd4",
+        "conv2d",
+        _circulant_in_tiles(4),
+        partial(conv_circulant, conv=partial(conv_winograd, tile=4)),
+        exact=False,
     ),
     Candidate("linear_dense", "linear", _any, _linear_dense),
     Candidate("linear_sparse", "linear", _is("sparse", "block_sparse", "permuted_diagonal"), _linear_sparse),

@@ -9,11 +9,15 @@ import pytest
 
 from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.circulant import inverse, transform
+from dovetail.engine.circulant_conv import filtering_error, frequencies
 from dovetail.engine.classes import NONE, classes_of, halves
+from dovetail.engine.kernels import Place, candidates, place
+from dovetail.engine.winograd import relative_error
 from dovetail.formats import FORMATS
 from dovetail.formats.values import CODEBOOK4, F32, INT8, Values
 from dovetail.program import reference
 from dovetail.program.calibrate import calibrate
+from dovetail.program.ops import complete
 from dovetail.program.program import Activation, Program
 from dovetail.program.quantize import quantize
 from programs import Sketch, close, poisoned, random_packed
@@ -171,3 +175,78 @@ def test_as_many_numbers_are_read_as_are_stored(size: int) -> None:
         (ready,) = session._compiled.values()
         (step,) = [s for s in ready.compiled.steps if s.kernel == "linear_circulant_f32"]
         assert step.pointers["w"].shape == (64 * 10 * size,)
+
+
+CIRCULANT_CONVS = (
+    ((11, 13, 3, 3), (9, 14), {"padding": (1, 1, 1, 1)}),
+    ((24, 9, 3, 3), (8, 8), {"padding": (0, 1, 2, 1), "stride": (2, 1)}),
+    ((7, 30, 1, 1), (5, 9), {"stride": (1, 2)}),
+    ((10, 12, 3, 2), (7, 6), {"padding": (2, 2, 2, 2), "dilation": (2, 1)}),
+    ((16, 16, 3, 3), (1, 1), {"padding": (1, 1, 1, 1)}),
+)
+
+
+def circulant_conv(weight: tuple[int, ...], pixels: tuple[int, int], size: int, **attributes: Any) -> Program:
+    """A convolution with all that can follow it, and a gain."""
+    sketch, row = Sketch(5), FORMATS["block_circulant"]
+    x = sketch.input("batch", weight[1], *pixels)
+    blocks = row.packed.random(weight, row.spec(size=size), sketch.random)
+    gain = sketch.random.uniform(0.5, 2, weight[0]).astype(np.float32)
+    packed = row.packed.from_columns(blocks.columns(), blocks.spec, weight, gain)
+    plain = sketch.add("conv2d", x, packed=packed, **attributes)
+    last = sketch.add("conv2d", x, packed=packed, scaled=True, biased=True, residual=plain,
+                      activation=Activation("leaky_relu", (0.1,)), **attributes)  # fmt: skip
+    return sketch.program(last)
+
+
+@needs_native
+@pytest.mark.parametrize("kernel", ["circulant", "circulant_lanes", "circulant_winograd2", "circulant_winograd4"])
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 11])
+@pytest.mark.parametrize("case", CIRCULANT_CONVS, ids=str)
+def test_circulant_convolutions(case: tuple[Any, Any, Any], size: int, kernel: str) -> None:
+    weight, pixels, attributes = case
+    program = circulant_conv(weight, pixels, size, **attributes)
+    nodes = [complete(node) for node in program.graph.nodes]
+    packed, where = program.weights[nodes[0].name], place(nodes[0], program.graph.bind(batch=2))
+    name = f"conv2d_{kernel}"
+    if name not in {c.name for c in candidates("conv2d", packed, where)}:
+        assert "winograd" in kernel
+        assert weight[2:] != (3, 3) or attributes.get("stride") or min(where.size) < int(kernel[-1])
+        return
+    image = np.random.default_rng(6).standard_normal((2, weight[1], *pixels)).astype(np.float32)
+    want = reference.run(program, image)
+    for isa in ISAS:
+        results = [
+            poisoned(Session(program, isa=isa, threads=n, schedule=Schedule({v.name: name for v in nodes})), image)
+            for n in (1, 2)
+        ]
+        assert close(results[0], want, 1e-5), f"{isa}: {np.abs(results[0] - want).max()}"
+        assert np.array_equal(results[0], results[1])
+
+
+def test_frequencies_are_the_weight_between_transforms() -> None:
+    row, size, (rows, columns) = FORMATS["block_circulant"], 6, (3, 2)
+    packed = row.packed.random((rows * size, columns * size, 2, 3), row.spec(size=size), np.random.default_rng(0))
+    ends, others = frequencies(packed)
+    assert [len(w) for w in (*ends, *others)] == [rows, rows, 2 * rows, 2 * rows]
+    product = np.zeros((size, rows, size, columns, 2, 3))
+    first = 0
+    for weight in (*ends, *others):
+        count = len(weight) // rows
+        part = slice(first, first + count)
+        product[part, :, part] = weight.reshape(count, rows, count, columns, 2, 3)
+        first += count
+    dense = np.einsum("on,nipjrs,pc->iojcrs", inverse(size), product, transform(size))
+    assert close(dense.reshape(packed.shape), packed.dense(), 1e-5)
+
+
+def test_filtering_is_judged_by_the_frequency_where_it_errs_most() -> None:
+    row, spec = FORMATS["block_circulant"], FORMATS["block_circulant"].spec(size=4)
+    packed = row.packed.random((32, 64, 3, 3), spec, np.random.default_rng(0))
+    errors = [relative_error(weight, 4) for part in frequencies(packed) for weight in part]
+    assert filtering_error(packed, 4) == max(errors) < 10
+    exact = row.packed.from_columns(np.eye(3)[1] * np.eye(3)[:, 1:2] * np.ones((1, 1, 4, 1, 1)), spec, (4, 4, 3, 3))
+    where = Place(64, 64, size=(8, 8))
+    assert [c.name for c in candidates("conv2d", packed, where) if "circulant_winograd" in c.name]
+    assert not [c.name for c in candidates("conv2d", exact, where) if "circulant_winograd" in c.name]
+    assert not [c.name for c in candidates("conv2d", packed, where, exact=True) if "winograd" in c.name]
