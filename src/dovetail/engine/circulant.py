@@ -34,7 +34,7 @@ def linear_circulant(
     batch, outputs = math.prod(x.shape[:-1]), packed.shape[0]
     spectra, sums, made = (b.rows((batch * count, size)) for count in (columns, rows, rows))
     _each_block(b, _filled(b, x, columns * size), transform(size), spectra)
-    weights, blocks = _spectra(packed, b.lanes)
+    weights, blocks = spectra_of(packed, b.lanes)
     b.emit(
         "linear_circulant_f32", {"x": spectra, "w": b.constant(weights), "blocks": b.constant(blocks)}, {"y": sums},
         disjoint=True, batch=batch, rows=rows, columns=columns, size=size, block_count=len(blocks),
@@ -66,7 +66,7 @@ def numbers(real: np.ndarray, imaginary: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([ends, pairs.reshape(-1, *real.shape[1:])])
 
 
-def _spectra(packed: PackedBlockCirculant, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+def spectra_of(packed: PackedBlockCirculant, lanes: int) -> tuple[np.ndarray, np.ndarray]:
     """Per frequency and block of vectors [columns][its numbers][vectors][lanes]; and the records of the blocks."""
     found, size = np.moveaxis(packed.spectra(), 2, 0), packed.spec.size
     rows, columns = found.shape[1:]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dovetail.engine import Schedule, Session, native_status
-from dovetail.engine.circulant import inverse, transform
+from dovetail.engine.circulant import inverse, spectra_of, transform
 from dovetail.engine.circulant_conv import filtering_error, frequencies
 from dovetail.engine.classes import NONE, classes_of, halves
 from dovetail.engine.kernels import Place, candidates, place
@@ -163,6 +163,29 @@ def test_transforms_are_those_of_numpy(size: int) -> None:
     pairs = np.stack([found.real, found.imag], axis=1)[1 : (size + 1) // 2]
     assert close(numbers[ends:].reshape(-1, 2), pairs, 1e-5) if size > 2 else not pairs.size
     assert close(inverse(size) @ numbers, x, 1e-5)
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 15])
+@pytest.mark.parametrize("shape", [(131, 37), (1100, 30)], ids=str)
+def test_spectra_lie_where_the_kernel_looks_for_them(shape: tuple[int, int], size: int, lanes: int) -> None:
+    row = FORMATS["block_circulant"]
+    packed = row.packed.random(shape, row.spec(size=size), np.random.default_rng(0))
+    weights, blocks = spectra_of(packed, lanes)
+    want, (rows, columns) = packed.spectra(), packed.spec.grid(shape)
+    ends, at = 2 - size % 2, 0
+    for frequency in range((size + 1) // 2):
+        count = 2 if frequency else ends
+        for first, vectors in blocks:
+            part = weights[at : at + columns * count * vectors * lanes].reshape(columns, count, vectors * lanes)
+            at += part.size
+            inside = slice(first * lanes, min((first + vectors) * lanes, rows))
+            found = part[:, :, : inside.stop - inside.start].transpose(1, 2, 0)
+            of = want[inside, :, frequency]
+            second = of.imag if frequency else want[inside, :, -1].real
+            assert close(found, np.stack([of.real, second])[:count], 1e-6)
+            assert not part[:, :, inside.stop - inside.start :].any()
+    assert at == weights.size
 
 
 @needs_native
