@@ -33,14 +33,14 @@ def linear_circulant(
     (rows, columns), size = packed.spec.grid(packed.shape), packed.spec.size
     batch, outputs = math.prod(x.shape[:-1]), packed.shape[0]
     spectra, sums, made = (b.rows((batch * count, size)) for count in (columns, rows, rows))
-    _each_block(b, _filled(b, x, columns * size), transform(size), spectra)
+    _each_block(b, _filled(b, x, columns * size), transform(size), spectra, columns)
     weights, blocks = spectra_of(packed, b.lanes)
     b.emit(
         "linear_circulant_f32", {"x": spectra, "w": b.constant(weights), "blocks": b.constant(blocks)}, {"y": sums},
         disjoint=True, batch=batch, rows=rows, columns=columns, size=size, block_count=len(blocks),
         vectors=int(blocks[:, 1].sum()), work=2 * batch * weights.size,
     )  # fmt: skip
-    _each_block(b, sums, inverse(size), made)
+    _each_block(b, sums, inverse(size), made, rows)
     _finish(b, made, rows * size, packed.gain() if scale is None else packed.gain() * scale, y, epilogue, outputs)
 
 
@@ -83,11 +83,14 @@ def spectra_of(packed: PackedBlockCirculant, lanes: int) -> tuple[np.ndarray, np
     return np.concatenate(pieces), np.stack([firsts, sizes], axis=1).astype(np.int32)
 
 
-def _each_block(b: Builder, x: View, matrix: np.ndarray, y: View) -> None:
-    """Rows of `y`: `matrix` times the blocks of `x`, several blocks side by side where they fill no vectors alone."""
+def _each_block(b: Builder, x: View, matrix: np.ndarray, y: View, count: int) -> None:
+    """Rows of `y`: `matrix` times the blocks of `x`, several blocks side by side where they fill no vectors alone.
+
+    Those are of the `count` blocks of one vector: by way of the zeros between them NaN in one reaches all others.
+    """
     blocks, size = y.shape
     most = max(1, 4 * b.lanes // size)
-    beside = max(n for n in range(1, most + 1) if blocks % n == 0)
+    beside = max(n for n in range(1, most + 1) if count % n == 0)
     shape = blocks // beside, beside * size
     linear_dense(b, x.reshaped(shape), np.kron(np.eye(beside, dtype=np.float32), matrix), y.reshaped(shape), Epilogue())
 

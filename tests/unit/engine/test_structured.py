@@ -107,6 +107,21 @@ def test_circulant_blocks(shape: tuple[int, int], size: int, rows: int) -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("size", [1, 4, 30])
+def test_a_row_with_nan_leaves_the_others_as_they_are(size: int) -> None:
+    program, node = program_of("block_circulant", (8, 30), size=size)
+    x, other = inputs_of(program, 4)
+    for isa in ISAS:
+        session = Session(program, isa=isa, schedule=Schedule({node: "linear_circulant"}))
+        x[2, 7] = 0
+        want = session(x, other).copy()
+        x[2, 7] = np.nan
+        got = session(x, other)
+        assert np.isnan(got[2]).all()
+        assert np.array_equal(np.delete(got, 2, 0), np.delete(want, 2, 0))
+
+
+@needs_native
 @pytest.mark.parametrize("size", [1, 3, 8, 10])
 @pytest.mark.parametrize("rows", [1, 9])
 def test_classes_over_codes_are_exact(size: int, rows: int) -> None:
