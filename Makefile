@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 NATIVE := CMakeLists.txt $(shell find native -type f 2>/dev/null)
 PROGRAMS := $(wildcard recipes/results/*.dovetail)
 SHEETS := $(wildcard benchmarks/networks/*.yaml)
+COLD := fc_4096x9216/permdnn_p10 fc_4096x9216/permdnn_p10_4bit fc_4096x4096/permdnn_p8 fc_2048x2048/permdnn_p8
 
 .PHONY: help demo test test-all soak bench bench-all lint docs
 .DEFAULT_GOAL := help
@@ -38,6 +39,7 @@ bench: $(VENV)/.installed
 
 bench-all: $(VENV)/.installed
 	$(BIN)/dovetail bench $(PROGRAMS) $(SHEETS)
+	$(BIN)/dovetail bench --cold $(COLD)
 	$(BIN)/dovetail speed --out docs/speed.md
 
 lint: $(VENV)/.installed
