@@ -21,7 +21,8 @@ class CirCnn(Structured):
     """Each block of `size` x `size` weights is one vector in all its rotations.
 
     A stored number stands in `size` places of its block, so its gradient is a sum of so many: with SGD its learning
-    rate is the phase's over the root of `size`, which is our choice; the paper's schedules are not known.
+    rate is the phase's over `size`. That is the step of the dense weight, brought to the nearest circulant one; it is
+    our choice, as the paper's schedules are not known.
     """
 
     name = "circnn"
@@ -34,7 +35,7 @@ class CirCnn(Structured):
         if phase.optimizer != "sgd":
             return super()._groups(phase, model)
         groups: ParamGroups = [
-            {"params": [layer.values], "lr": phase.learning_rate / layer.spec.size**0.5}
+            {"params": [layer.values], "lr": phase.learning_rate / layer.spec.size}
             for layer in self._layers.values()
         ]
         own = {id(layer.values) for layer in self._layers.values()}

@@ -14,6 +14,7 @@ from torch import nn
 from dovetail.api import compress
 from dovetail.errors import SpecError
 from dovetail.formats import BlockCirculantSpec, PermutedDiagonalSpec, TuckerSpec
+from dovetail.formats.block_circulant import PackedBlockCirculant
 from dovetail.formats.values import CODEBOOK4, FIXED16
 from dovetail.methods import CirCnn, Kept, PermDnn, Plan
 from method_samples import batches, build
@@ -153,6 +154,22 @@ def test_a_step_of_shared_numbers_is_one_of_gradient_descent_on_their_means() ->
         chosen = codes == code
         assert torch.allclose(layer.values.grad.flatten()[chosen], gradient[chosen].mean())
         assert len(before.flatten()[chosen].unique()) == 1
+
+
+def test_a_step_of_circulant_numbers_is_that_of_the_dense_weight_brought_to_the_nearest() -> None:
+    method, model = CirCnn(size=4, epochs=1, everything=True, learning_rate=0.1), mlp(12, 8)
+    method.plan(model, torch.zeros(1, 12))
+    (phase,) = method.phases()
+    groups = method.begin(phase, model)
+    layer: Any = model[0]
+    x, dense = torch.randn(5, 12), layer.weight().detach().requires_grad_()
+    nn.functional.linear(x, dense, layer.bias.detach()).square().sum().backward()
+    layer(x).square().sum().backward()
+    torch.optim.SGD(groups, lr=phase.learning_rate).step()
+    stepped = (dense - 0.1 * dense.grad).detach().numpy()
+    nearest = PackedBlockCirculant.from_dense(stepped, layer.spec).dense()
+    assert np.allclose(layer.weight().detach().numpy(), nearest, atol=1e-6)
+    assert not np.allclose(nearest, dense.detach().numpy(), atol=1e-2)
 
 
 def test_values_of_sixteen_bits_are_rounded_in_the_end() -> None:
