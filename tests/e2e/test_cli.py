@@ -189,6 +189,7 @@ def test_the_demo_prints_its_table_and_writes_its_page(here, capsys):
     assert time.monotonic() - begun < 180
 
 
+@pytest.mark.slow
 def test_the_demo_in_a_hurry(here, capsys):
     assert main(["demo", "--epochs", "0.1", "--no-race", "--out", "demo.html"]) == 0
     assert "runs/demo/penni.dovetail" in capsys.readouterr().out

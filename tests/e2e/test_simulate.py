@@ -102,7 +102,7 @@ def test_a_damaged_result_is_made_anew(here, capsys):
         assert layers("t-on-sparten.json") == first
 
 
-@pytest.mark.parametrize("writes", [0, 1, 5, 16])
+@pytest.mark.parametrize("writes", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 5, 16))])
 def test_killed_in_the_middle_it_goes_on(here, capsys, writes):
     command = [sys.executable, str(CHILD), str(writes), *COMMAND]
     child = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False)

@@ -83,7 +83,7 @@ def test_a_bound_network_outlives_its_plan_in_the_session(program, image):
 def test_what_would_be_copied_is_not_bound(program, image):
     session = Session(program)
     for x in (torch.from_numpy(image), image.astype(np.float64), np.repeat(image, 2, axis=3)[..., ::2]):
-        with pytest.raises(InputError, match=r"input 'x'.*cannot be bound; give a contiguous numpy array of float32"):
+        with pytest.raises(InputError, match=r"input 'x0' .*cannot be bound; give a contiguous numpy array of float32"):
             session.bind(x)
     with pytest.raises(InputError, match="this network takes"):
         session.bind(image[:, :1].copy())

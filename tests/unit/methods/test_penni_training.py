@@ -66,7 +66,10 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(("step", "sparsifier"), [(8, "prox"), (24, "l1")], ids=["alternating", "retraining"])
+@pytest.mark.parametrize(
+    ("step", "sparsifier"),
+    [pytest.param(8, "prox", id="alternating", marks=pytest.mark.slow), pytest.param(24, "l1", id="retraining")],
+)
 def test_a_resumed_run_ends_with_the_same_bits(digits, trained, tmp_path, step, sparsifier):
     """Stopped in the middle of an epoch, before and after the network has shrunk."""
     few = Loader(digits[0].data, 192, mean=(0.5,), std=(0.25,), shuffle=True, seed=2)  # 5 steps an epoch
