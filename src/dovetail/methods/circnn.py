@@ -35,8 +35,7 @@ class CirCnn(Structured):
         if phase.optimizer != "sgd":
             return super()._groups(phase, model)
         groups: ParamGroups = [
-            {"params": [layer.values], "lr": phase.learning_rate / layer.spec.size}
-            for layer in self._layers.values()
+            {"params": [layer.values], "lr": phase.learning_rate / layer.spec.size} for layer in self._layers.values()
         ]
         own = {id(layer.values) for layer in self._layers.values()}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
