@@ -80,6 +80,15 @@ def test_a_bound_network_outlives_its_plan_in_the_session(program, image):
     assert np.array_equal(bound.outputs[0], session(image))
 
 
+def test_without_the_native_module_a_bound_network_runs_by_the_reference(program, image, monkeypatch):
+    session, x = Session(program), image.copy()
+    monkeypatch.setattr(session, "_pool", None)
+    bound = session.bind(x)
+    x[...] = -image
+    bound.run()
+    assert np.array_equal(bound.outputs[0], reference.run(program, -image))
+
+
 def test_what_would_be_copied_is_not_bound(program, image):
     session = Session(program)
     for x in (torch.from_numpy(image), image.astype(np.float64), np.repeat(image, 2, axis=3)[..., ::2]):
