@@ -35,6 +35,7 @@ _FOREIGN: Final = (Path(torch.__file__).parent, Path(__file__).parent, Path(__fi
 _PYTHON: Final = Path(logging.__file__).parent.parent
 _FIXED: Final = re.compile(r"set_replacement \w+ = \d+ ")  # a size became one number
 _SILENT: Final = ("sym_size", "sym_constrain", "_assert", "_guards")
+_FRESH: Final = {"conv2d", "linear", "batch_norm", "add", "mul", "matmul"}  # what they make is nobody else's memory
 
 
 def lower(
@@ -110,9 +111,9 @@ class _Lowering:
         """The result of one operation: folded if it does not depend on the input, else by its rule."""
         if _is_number(node.meta.get("val")):
             return None
-        name = _op_name(node)
-        if name.startswith(_SILENT):
+        if _silent(node):
             return None
+        name = _op_name(node)
         if name == "getitem":
             return self.values[node.args[0]][node.args[1]]  # type: ignore[index]
         inputs = [self.values[n] for n in node.all_input_nodes]
@@ -265,11 +266,26 @@ def _trace(model: nn.Module, examples: tuple[Tensor, ...], time: int | None = No
     with watched() as watch, appear("opaque"), torch.no_grad():
         try:
             traced = torch.export.export(model, examples, dynamic_shapes=shapes, strict=False)
-            return traced.run_decompositions({})
+            return traced if all(map(_direct, traced.graph.nodes)) else traced.run_decompositions({})
         except DovetailError:
             raise
         except Exception as error:
             raise explain(error, watch.line) from error
+
+
+def _direct(node: fx.Node) -> bool:
+    """Whether a node can be lowered as the model wrote it: tracing again, without writes into operands and in simpler
+    operations, takes longer than the first trace.
+
+    Writing into an operand is harmless where nothing else reads what is overwritten.
+    """
+    if node.op != "call_function" or _is_number(node.meta.get("val")) or _silent(node) or _op_name(node) == "getitem":
+        return True
+    if _op_name(node) not in RULES:
+        return False
+    operand = node.args[0]
+    own = isinstance(operand, fx.Node) and len(operand.users) == 1 and _op_name(operand) in _FRESH
+    return not node.target._schema.is_mutable or (_in_place(node) and own)  # type: ignore[union-attr]
 
 
 class Watch(logging.Handler):
@@ -363,8 +379,22 @@ def _bind(node: fx.Node) -> dict[str, Any]:
 
 
 def _op_name(node: fx.Node) -> str:
+    """The operation; where it writes into its operand, the one that does not."""
     packet = getattr(node.target, "overloadpacket", None)
-    return str(packet).rpartition(".")[2] if packet is not None else getattr(node.target, "__name__", str(node.target))
+    if packet is None:
+        return getattr(node.target, "__name__", str(node.target))
+    return str(packet).rpartition(".")[2].removesuffix("_" if _in_place(node) else "")
+
+
+def _in_place(node: fx.Node) -> bool:
+    """Whether it writes into its first operand, and returns that."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    return bool(schema.is_mutable and schema.name.endswith("_"))
+
+
+def _silent(node: fx.Node) -> bool:
+    """Whether it only checks, or asks for sizes."""
+    return _op_name(node).startswith(_SILENT)
 
 
 def _layer(node: fx.Node) -> str:

@@ -76,6 +76,12 @@ def test_a_block_becomes_two_nodes():
     assert set(program.weights) == {"a", "s"}
 
 
+def both(x, write):
+    """What an operation makes of `x`, and what it leaves of it."""
+    made = write(x)
+    return made + 3 * x
+
+
 SNIPPETS = {
     "strided slices": lambda m, x: x[:, 1:4:2, ::2, 1:],
     "negative index": lambda m, x: x[:, -1],
@@ -92,6 +98,11 @@ SNIPPETS = {
     "alpha": lambda m, x: torch.add(x, x.relu(), alpha=0.5) - torch.sub(x.tanh(), 1.0, alpha=2),
     "negation": lambda m, x: -x + abs(-2),
     "in place": lambda m, x: x.clone().mul_(2).add_(1).relu_(),
+    "in place, of nobody else": lambda m, x: F.hardtanh_((x * 2).add_(x), -0.5, 0.5),
+    "in place, read again": lambda m, x: both(x * 2, F.relu_),
+    "in place, through a view": lambda m, x: both(x * 2, lambda y: y.flatten(2).relu_().mean(2)[..., None, None]),
+    "in place, of the input": lambda m, x: both(x, lambda y: F.dropout(y, 0.5, m.training).relu_()),
+    "into another": lambda m, x: both(x * 2, lambda y: torch.add(x, 1, out=y)),
     "sum with itself": lambda m, x: x + x,
     "same pad": lambda m, x: F.pad(x, (1, 2, 3, 0)),
     "crop by pad": lambda m, x: F.pad(x, (-1, 2, 0, -3), value=1.0),
