@@ -37,18 +37,11 @@ class Classes:
 
 
 def classes_of(packed: PackedPermutedDiagonal, diagonals: np.ndarray) -> Classes:
-    """The classes of a weight under a natural index; `diagonals` are its own, or codes in their place.
-
-    With p = size, input j = p G + d is of class (d - G) mod p and output i = p R + c of class (c + columns R) mod p; an
-    output reads the inputs of its class and no others.
-    """
-    (rows, columns), p = packed.spec.grid(packed.shape), packed.spec.size
-    each, row, column = np.arange(p)[:, None], np.arange(rows), np.arange(columns)
-    place = (each - row * columns) % p
-    inputs, outputs = (each + column) % p + p * column, place + p * row
-    inputs = np.where(inputs < packed.shape[1], inputs, NONE)
-    outputs = np.where(outputs < packed.shape[0], outputs, NONE)
-    return Classes(diagonals[row, :, place], inputs.astype(np.int32), outputs.astype(np.int32))
+    """The classes of a weight under a natural index; `diagonals` are its own, or codes in their place."""
+    inputs, outputs, places = packed.spec.classes(packed.shape)
+    inputs = np.where(inputs < packed.shape[1], inputs, NONE).astype(np.int32)
+    outputs = np.where(outputs < packed.shape[0], outputs, NONE).astype(np.int32)
+    return Classes(diagonals[np.arange(places.shape[1]), :, places], inputs, outputs)
 
 
 def conv_classes(

@@ -55,17 +55,11 @@ class _PermutedDiagonal(FormatLayer):
         return PackedPermutedDiagonal.from_diagonals(numpy(self.diagonals()), self.spec, self.weight_shape, shifts)
 
     def places(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Under a natural index: inputs in order of their class, weights by class, and where each output then is.
-
-        Input `j = size G + d` is of class (d - G) mod size, output `i = size R + c` of class (c + columns R) mod size;
-        an output reads every input of its class and no other. So the layer is `size` dense products.
-        """
-        p, (rows, columns), device = self.spec.size, self.index.shape, self.index.device
-        row, column, each = (torch.arange(n, device=device) for n in (rows, columns, p))
-        inputs = ((each[:, None] + column) % p + column * p).flatten()
-        weights = self.diagonals()[row.expand(p, -1), :, (each[:, None] - row * columns) % p]
-        outputs = ((each + row[:, None] * columns) % p * rows + row[:, None]).flatten()
-        return inputs, weights, outputs[: self.weight_shape[0]]
+        """Under a natural index: inputs in order of their class, weights by class, and where each output then is."""
+        found = self.spec.classes(self.weight_shape)
+        inputs, outputs, places = (torch.from_numpy(numbers).to(self.index.device) for numbers in found)
+        row = torch.arange(outputs.shape[1], device=self.index.device)
+        return inputs.flatten(), self.diagonals()[row, :, places], outputs.flatten().argsort()[: self.weight_shape[0]]
 
     def _slice(self, out: Tensor, into: Tensor) -> None:
         raise SpecError(

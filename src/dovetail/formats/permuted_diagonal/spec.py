@@ -71,6 +71,22 @@ class PermutedDiagonalSpec(Spec):
             return _drawn(number, self.seed, self.size)
         return number % self.size
 
+    def classes(self, shape: Shape) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """What a weight of a natural index falls into: `size` classes of inputs, their outputs, and where these lie.
+
+        Input `j = size G + d` is of class (d - G) mod size, output `i = size R + c` of class (c + columns R) mod size;
+        an output reads every input of its class and no other, so that each class is a dense product.
+
+        Returns:
+            inputs: (size, columns), those of a class; some may be beyond the last.
+            outputs: (size, rows), those of a class; some may be beyond the last.
+            places: (size, rows), c of each output: its numbers are `q[R, :, c]`.
+        """
+        (rows, columns), size = self.grid(shape), self.size
+        each, row, column = np.arange(size)[:, None], np.arange(rows), np.arange(columns)
+        places = (each - row * columns) % size
+        return (each + column) % size + size * column, places + size * row, places
+
     @property
     def index_bits(self) -> int:
         """Of one stored k."""
