@@ -18,6 +18,7 @@ from dovetail.program.ops import OPS
 from dovetail.program.program import Activation
 from engine_cases import CONVS, EXPANDED, LINEARS, WINDOWS, Case
 from programs import Sketch, close, native_calls, poisoned, random_packed
+from thinned import thinned
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 ISAS = native_status().isas
@@ -136,7 +137,7 @@ def forced() -> list[Any]:
                 for c in candidates(op, packed, case.place)
                 if c.expands == case.place.expanded
             ]
-    return found
+    return thinned(found, every=3, key=lambda format_name, case, kernel: (format_name, kernel))
 
 
 def sketch_of(format_name: str, case: Case) -> Sketch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from dovetail.program.reference import run
 from dovetail.training import Settings
 from method_samples import SAMPLES, batches, build
 from programs import close
+from thinned import thinned
 
 each_method = pytest.mark.parametrize("name", SAMPLES)
 
@@ -56,9 +59,13 @@ def test_a_plan_names_every_layer_and_touches_nothing(name, data) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-@each_method
-@pytest.mark.parametrize("taught", [False, True], ids=["plain", "taught"])
-@pytest.mark.parametrize("steps", [2, 7])
+STOPPED = [
+    pytest.param(name, taught, steps, id=f"{name}-{'taught' if taught else 'plain'}-{steps}")
+    for name, taught, steps in itertools.product(SAMPLES, (False, True), (2, 7))
+]
+
+
+@pytest.mark.parametrize(("name", "taught", "steps"), thinned(STOPPED, every=4, key=lambda name, taught, steps: name))
 def test_a_training_that_was_torn_down_goes_on_exactly(name, taught, steps, data, tmp_path) -> None:
     def train(stopped: int | None, run) -> nn.Module:
         model, method = build(), SAMPLES[name]()

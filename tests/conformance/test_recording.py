@@ -10,6 +10,7 @@ from dovetail.methods import Distill, Escalate, Magnitude, Method, Penni
 from dovetail.training import Settings
 from method_samples import SAMPLES, batches, build
 from recorded_steps import record_all
+from thinned import thinned
 
 LONGER = {
     "interval": lambda: Escalate(
@@ -45,8 +46,14 @@ def trained(method: Method, taught: bool) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", [*SAMPLES, *LONGER])
-@pytest.mark.parametrize("taught", [False, True], ids=["plain", "taught"])
+TRAININGS = [
+    pytest.param(name, taught, id=f"{name}-{'taught' if taught else 'plain'}")
+    for name in (*SAMPLES, *LONGER)
+    for taught in (False, True)
+]
+
+
+@pytest.mark.parametrize(("name", "taught"), thinned(TRAININGS, every=2, key=lambda name, taught: name))
 def test_replayed_steps_train_to_the_same_bits(name, taught, monkeypatch) -> None:
     make = (SAMPLES | LONGER)[name]
     want = trained(make(), taught).state_dict()

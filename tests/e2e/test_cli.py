@@ -154,7 +154,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def test_ctrl_c_in_training_keeps_a_checkpoint_and_the_same_command_goes_on(tmp_path):
-    arguments = command("train", "resnet8", "--epochs", "60", "--batch", "32")
+    arguments = command("train", "resnet8", "--epochs", "60", "--batch", "32", "--set", "network.options.width=0.25")
     with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stderr is not None
         first = process.stderr.readline()

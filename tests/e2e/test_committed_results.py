@@ -89,7 +89,15 @@ def test_ratios_follow_from_the_file(file):
     assert {name: round(value, 3) for name, value in found.items()} == {name: result[name] for name in found}
 
 
-@each_program
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(
+            file, id=file.stem, marks=[pytest.mark.slow] * ("resnet18" in file.stem or "resnet56" in file.stem)
+        )
+        for file in PROGRAMS
+    ],
+)
 @pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 def test_a_committed_network_runs(file):
     program = load(file)

@@ -52,7 +52,7 @@ def test_every_format_equals_torch_in_standard_ops(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
-@pytest.mark.parametrize("time", [None, 1])
+@pytest.mark.parametrize("time", [1, pytest.param(None, marks=pytest.mark.slow)])
 def test_recurrent_layers_are_scans(tmp_path, time):
     model, file = nn.Sequential(Lstm(3, 5), Lstm(5, 4, last=True), nn.Linear(4, 2)).eval(), tmp_path / "net.onnx"
     swap(model, "0.h_f", from_dense(model[0].h_f, SvdSpec(rank=2)))

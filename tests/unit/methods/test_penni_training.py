@@ -66,9 +66,9 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
+@pytest.mark.slow  # what the conformance tests ask of every method, on real data
 @pytest.mark.parametrize(
-    ("step", "sparsifier"),
-    [pytest.param(8, "prox", id="alternating", marks=pytest.mark.slow), pytest.param(24, "l1", id="retraining")],
+    ("step", "sparsifier"), [pytest.param(8, "prox", id="alternating"), pytest.param(24, "l1", id="retraining")]
 )
 def test_a_resumed_run_ends_with_the_same_bits(digits, trained, tmp_path, step, sparsifier):
     """Stopped in the middle of an epoch, before and after the network has shrunk."""
