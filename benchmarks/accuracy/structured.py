@@ -1,11 +1,14 @@
 """Accuracy of permuted diagonals and circulant blocks over their sizes, beside dense networks and thin ones.
 
     OMP_NUM_THREADS=1 python benchmarks/accuracy/structured.py [--only TEXT] [--seeds 0 1 2]
+    python benchmarks/accuracy/structured.py --table lenet300100
 
-Trains what the recipes `permdnn-*` and `circnn-*` of LeNet-300-100 (MNIST) and of the linear network on the spoken
-digits say, at other block sizes, from scratch and from the nearest weights, with three seeds each; and dense networks
-as thin as those are small. Rows go to `structured.json` beside this file one by one, so that a stopped run goes on
-where it was. The test part is looked at once, after the last epoch; nothing is chosen by it.
+Trains the networks of the recipes `permdnn-*` and `circnn-*` of LeNet-300-100 (MNIST) and of the linear network on the
+spoken digits at other block sizes, from scratch and from the nearest weights, with three seeds each; and dense networks
+as thin as those are small. All of a network have the same epochs (`EPOCHS`), for LeNet half of those of its recipes.
+Rows go to `structured.json` beside this file one by one, so that a stopped run goes on where it was. The test part is
+looked at once, after the last epoch; nothing is chosen by it. `--table` prints what is there as docs/methods/permdnn.md
+shows it.
 """
 
 from __future__ import annotations
@@ -103,13 +106,54 @@ def trained(row: Row) -> Row:
     return Row(*row.key, params=params, **found)
 
 
+def read() -> list[Row]:
+    """The rows of `structured.json`."""
+    return [Row(**row) for row in json.loads(RESULTS.read_text())["rows"]] if RESULTS.exists() else []
+
+
+COLUMNS = {
+    "permuted diagonals, from scratch": ("permdnn", "scratch"),
+    "from the nearest": ("permdnn", "pretrained"),
+    "circulant blocks, from scratch": ("circnn", "scratch"),
+    "from the nearest ": ("circnn", "pretrained"),
+    "thin dense network": ("thin", "scratch"),
+}
+
+
+def table(rows: list[Row], network: str) -> str:
+    """Mean accuracy in percent (lowest to highest seed) on the test part, in Markdown, a line for each size."""
+
+    def cell(method: str, size: int, start: str) -> str:
+        found = [row.test for row in rows if row.key[:4] == (network, method, size, start)]
+        spread = f"{sum(found) / len(found):.2f} ({min(found):.2f}-{max(found):.2f})" if len(found) > 1 else ""
+        return spread or "".join(f"{accuracy:.2f}" for accuracy in found)
+
+    def numbers(methods: tuple[str, ...], size: int) -> str:
+        found = {row.params for row in rows if row.network == network and row.method in methods and row.size == size}
+        return ", ".join(f"{params:,}" for params in sorted(found))
+
+    lines = [f"| size | numbers | {' | '.join(name.strip() for name in COLUMNS)} | its numbers |"]
+    lines.append("|---:" * (len(COLUMNS) + 3) + "|")
+    for size in sorted({size for sizes in SIZES.values() for size in sizes}):
+        cells = [
+            numbers(("permdnn", "circnn"), size),
+            *(cell(method, size, start) for method, start in COLUMNS.values()),
+        ]
+        lines.append(f"| {size} | {' | '.join(cells)} | {numbers(('thin',), size)} |")
+    return f"Dense: {cell('dense', 1, 'scratch')} %, {numbers(('dense',), 1)} numbers.\n\n" + "\n".join(lines)
+
+
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="train rows alone whose network, method and start contain this")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--table", choices=NETWORKS, help="print the table of what was trained, and train nothing")
     options = parser.parse_args()
-    rows = [Row(**row) for row in json.loads(RESULTS.read_text())["rows"]] if RESULTS.exists() else []
+    rows = read()
+    if options.table:
+        print(table(rows, options.table))
+        return
     known = {row.key for row in rows}
     for row in wanted(options.seeds):
         if row.key in known or options.only not in f"{row.network}/{row.method}/{row.start}":

@@ -18,6 +18,7 @@ from dovetail.errors import MachineError
 
 Whole = NDArray[np.int64]
 Complex = NDArray[np.complex128]
+LEAST: Final = 1e-100  # largest magnitude of a block that is not zero
 TWIDDLE_BITS: Final = 2  # of a twiddle factor, before the binary point: 1 and -1 are exact
 
 
@@ -32,11 +33,19 @@ class Block:
 
     @classmethod
     def of(cls, values: NDArray, bits: int = 16) -> Self:
-        """The nearest block; the largest magnitude fills the bits."""
+        """The nearest block; the largest magnitude fills the bits.
+
+        Raises:
+            MachineError: another count of bits, or numbers that are NaN, Inf or too large or small to be scaled.
+        """
         if not 4 <= bits <= 24:
             raise MachineError(f"blocks of numbers have 4 to 24 bits here, not {bits}")
         numbers = np.asarray(values, np.complex128)
         largest = float(np.abs(numbers).max(initial=0))
+        if largest and not LEAST <= largest <= 1 / LEAST:
+            raise MachineError(
+                f"a block of numbers up to {largest:g}; give finite ones from {LEAST:g} to {1 / LEAST:g}"
+            )
         exponent = math.ceil(math.log2(largest / _most(bits))) if largest else 0
         scaled = numbers * 2.0**-exponent
         return cls(_round(scaled.real), _round(scaled.imag), exponent, bits)
@@ -84,7 +93,12 @@ def product(columns: NDArray, inputs: NDArray, bits: int = 16) -> NDArray[np.flo
 
     Returns:
         `(P, k)`.
+
+    Raises:
+        MachineError: the columns are not of these inputs.
     """
+    if columns.ndim != 3 or columns.shape[1:] != inputs.shape:
+        raise MachineError(f"columns of shape {columns.shape} take inputs of {columns.shape[1:]}, not {inputs.shape}")
     weights = Block.of(np.fft.fft(columns), bits).numbers()  # made before, in floating point
     spectra = transform(Block.of(inputs, bits)).numbers()
     sums = Block.of((weights * spectra[None]).sum(axis=1), bits)

@@ -7,6 +7,7 @@ fall; rounding up to whole cycles makes small steps in it, so that what is found
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -65,13 +66,15 @@ def search(
         most_watts: a budget.
 
     Raises:
-        MachineError: a range is none, there are no layers, or no shape keeps to the budget.
+        MachineError: a range or the budget is none, there are no layers, or no shape keeps to the budget.
     """
     for words, (low, high) in (("butterflies", butterflies), ("depths", depths)):
         if not 1 <= low <= high:
             raise MachineError(f"{words} from {low} to {high} are no range; give whole numbers from 1 on, least first")
     if not layers:
         raise MachineError("no layers to search for; give at least one")
+    if most_watts is not None and not 0 < most_watts < math.inf:
+        raise MachineError(f"a budget of {most_watts} W; give a finite number above 0")
     least = power(butterflies[0], depths[0])
     if most_watts is not None and least > most_watts:
         raise MachineError(f"the smallest block takes {least:.4g} W, more than {most_watts:g}; allow more power")

@@ -84,7 +84,7 @@ class Eie(Machine):
     def balance(self, layer: Workload) -> float:
         """Entries over elements, of the cycles without fill: 1 where no element ever waits."""
         work = self.work(layer)
-        return work.entries / (self.elements * work.cycles)
+        return work.entries / (self.elements * work.cycles) if work.cycles else 1.0
 
     def work(self, layer: Workload) -> Work:
         """Every column of every vector of the layer."""

@@ -13,6 +13,7 @@ from dovetail.engine.conv import Epilogue, evenly
 from dovetail.engine.layout import View, round_up
 from dovetail.formats.permuted_diagonal import PackedPermutedDiagonal
 
+LARGEST_SIZE: Final = 1 << 15  # a shift and an output's place in its block, together, are a word of 16 bits
 MOST_VECTORS: Final = 8  # as in native/kernels/linear_diagonals.inl
 
 

@@ -27,7 +27,7 @@ from dovetail.engine.classes import (
 from dovetail.engine.columns import MOST_REACH, conv_sparse_columns, reach
 from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_basis, conv_sparse
 from dovetail.engine.depthwise import conv_depthwise, fits
-from dovetail.engine.diagonals import linear_diagonals
+from dovetail.engine.diagonals import LARGEST_SIZE, linear_diagonals
 from dovetail.engine.expanded import Expansion, conv_expanded
 from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
@@ -248,6 +248,10 @@ def in_classes(*values: Values) -> Callable[[Packed, Place], bool]:
     return runs
 
 
+def _diagonals_fit(packed: Packed, at: Place) -> bool:
+    return isinstance(packed.spec, PermutedDiagonalSpec) and packed.spec.size <= LARGEST_SIZE
+
+
 def _any(packed: Packed, at: Place) -> bool:
     return True
 
@@ -382,7 +386,7 @@ CANDIDATES = (
     Candidate("linear_classes", "linear", in_classes(), linear_classes),
     Candidate("linear_classes_bytes", "linear", in_classes(INT8), linear_classes_bytes),
     Candidate("linear_classes_book", "linear", in_classes(CODEBOOK4), linear_classes_book),
-    Candidate("linear_diagonals", "linear", _is("permuted_diagonal"), linear_diagonals),
+    Candidate("linear_diagonals", "linear", _diagonals_fit, linear_diagonals),
     Candidate("linear_circulant", "linear", _is("block_circulant"), linear_circulant),
     Candidate("linear_svd", "linear", _is("svd"), _linear_svd),
 )

@@ -30,13 +30,14 @@ class Recurrent(nn.Module, ABC):
 
     Attributes:
         widths: of the states.
+        features: C of the inputs, if only one will do.
         last: put out the state after the last step alone, `(N, width)`; else one for every step, `(N, T, width)`.
         name: the layer's name in its model, which lowering reads.
     """
 
-    def __init__(self, widths: Sequence[int], *, last: bool = False) -> None:
+    def __init__(self, widths: Sequence[int], *, features: int | None = None, last: bool = False) -> None:
         super().__init__()
-        self.widths, self.last, self.name = tuple(widths), last, ""
+        self.widths, self.features, self.last, self.name = tuple(widths), features, last, ""
 
     @abstractmethod
     def sequences(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -64,8 +65,10 @@ class Recurrent(nn.Module, ABC):
         return tuple(states) or tuple(x.new_zeros(x.shape[0], width) for width in self.widths)
 
     def _require(self, x: Tensor, states: Sequence[Tensor]) -> None:
-        if x.dim() != 3:
-            raise InputError(f"layer {self.name!r} takes sequences (N, T, C), not {tuple(x.shape)}")
+        wrong = x.dim() != 3 or (isinstance(x.shape[1], int) and x.shape[1] < 1)
+        if wrong or (self.features is not None and x.shape[2] != self.features):
+            wants = f"sequences (N, T, {self.features or 'C'}) of at least one step"
+            raise InputError(f"layer {self.name!r} takes {wants}, not {tuple(x.shape)}")
         wanted = [(x.shape[0], width) for width in self.widths]
         if states and [tuple(state.shape) for state in states] != wanted:
             given = ", ".join(str(tuple(state.shape)) for state in states)
@@ -100,7 +103,10 @@ class Lstm(Recurrent):
     h_o: nn.Module
 
     def __init__(self, inputs: int, hidden: int, *, last: bool = False) -> None:
-        super().__init__((hidden, hidden), last=last)
+        for words, count in (("inputs", inputs), ("hidden", hidden)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise SpecError(f"an Lstm's {words} must be a whole number of at least 1, not {count!r}")
+        super().__init__((hidden, hidden), features=inputs, last=last)
         bound = hidden**-0.5
         for side, width in (("x", inputs), ("h", hidden)):
             for gate in self.GATES:

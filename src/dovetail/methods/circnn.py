@@ -21,8 +21,9 @@ class CirCnn(Structured):
     """Each block of `size` x `size` weights is one vector in all its rotations.
 
     A stored number stands in `size` places of its block, so its gradient is a sum of so many: with SGD its learning
-    rate is the phase's over `size`. That is the step of the dense weight, brought to the nearest circulant one; it is
-    our choice, as the paper's schedules are not known.
+    rate is the phase's over `size`. That is the step of the dense weight, brought to the nearest circulant one, where
+    blocks are whole and no weight decays; numbers that stand in fewer places of a cut block step less far, and the
+    decay, too, is divided by `size`. It is our choice, as the paper's schedules are not known.
     """
 
     name = "circnn"

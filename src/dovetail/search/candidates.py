@@ -120,7 +120,7 @@ def escalate(shape: LayerShape, target: Target) -> list[Spec]:
 
 
 def permdnn(shape: LayerShape, target: Target) -> list[Spec]:
-    """Permuted diagonals under the natural index, or a random one where stacked layers would never mix."""
+    """Permuted diagonals under the natural index, or a random one where such layers would never mix all inputs."""
     if shape.groups > 1:
         return []
     sizes = [size for size in SIZES if size <= min(shape.weight[:2])]

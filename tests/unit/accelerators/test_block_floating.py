@@ -99,4 +99,9 @@ def test_blocks_that_cannot_be_are_refused():
         transform(Block.of(np.ones(6)))
     with pytest.raises(MachineError, match="have 4 to 24 bits here, not 32"):
         Block.of(np.ones(4), 32)
+    for number in (np.nan, np.inf, 5e-324):
+        with pytest.raises(MachineError, match="a block of numbers up to"):
+            Block.of(np.array([1.0 if number > 1 else 0.0, number]))
+    with pytest.raises(MachineError, match=r"take inputs of \(2, 4\), not \(1, 4\)"):
+        product(np.ones((1, 2, 4)), np.ones((1, 4)))
     assert not transform(Block.of(np.zeros(4))).numbers().any()

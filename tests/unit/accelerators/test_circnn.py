@@ -260,6 +260,8 @@ def test_a_ternary_search_finds_the_top(top, high):
     [
         ({"butterflies": (0, 4)}, "butterflies from 0 to 4 are no range"),
         ({"depths": (3, 2)}, "depths from 3 to 2 are no range"),
+        ({"most_watts": math.nan}, "a budget of nan W"),
+        ({"most_watts": 0}, "a budget of 0 W"),
         ({"most_watts": 0.01}, r"the smallest block takes 0\.0\d+ W, more than 0\.01; allow more power"),
     ],
 )

@@ -93,6 +93,8 @@ def test_a_layer_by_hand():
     )
     assert machine().array_cycles(layer) == {"compute": 5, "imbalance": 1, "fill": 8}
     assert machine().balance(layer) == 10 / (2 * 6)
+    silent = masked_layer(np.ones((2, 4, 1, 1)), np.zeros((1, 4, 1, 1)))
+    assert machine().balance(silent) == 1
     # 6 entries of 8 bits, 5 pointers of 16 for each element, 16 shared weights; 8 inputs and 4 outputs of 16 bits.
     assert machine().simulate(layer).bytes_by["dram"] * 8 == 6 * 8 + 2 * 5 * 16 + 16 * 16 + (8 + 4) * 16
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -175,4 +176,16 @@ def test_permdnn_is_where_it_was_asked_to_be():
     result = json.loads(papers.result_path(papers.find("permdnn")).read_text())
     times = [ratio(layer, "time", result["area"]) for layer in result["layers"]]
     assert all(within(time, told.asked.each) for time in times)
+    assert within(math.prod(times) ** (1 / len(times)), told.asked.mean)
     assert all(abs(row["off"]) <= row["within"] for row in result["arithmetic"])
+
+
+def test_the_notes_of_permdnn_tell_what_was_computed():
+    from dovetail.report.layer_papers import ratio
+
+    told = layer_papers.read(papers.find("permdnn"))
+    result = json.loads(papers.result_path(papers.find("permdnn")).read_text())
+    for layer in result["layers"]:
+        if layer["name"] in ("Alex-FC6", "Alex-FC7"):
+            for kind in ("time", "energy, chips", "area"):
+                assert f"{ratio(layer, kind, result['area']):.2f}" in told.notes, (layer["name"], kind)

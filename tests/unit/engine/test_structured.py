@@ -13,7 +13,7 @@ from dovetail.engine.circulant_conv import filtering_error, frequencies
 from dovetail.engine.classes import NONE, classes_of, halves
 from dovetail.engine.kernels import Place, candidates, place
 from dovetail.engine.winograd import relative_error
-from dovetail.formats import FORMATS
+from dovetail.formats import FORMATS, PackedPermutedDiagonal, PermutedDiagonalSpec
 from dovetail.formats.values import CODEBOOK4, F32, INT8, Values
 from dovetail.program import reference
 from dovetail.program.calibrate import calibrate
@@ -95,6 +95,22 @@ def test_an_input_that_is_nan_reaches_its_class_alone() -> None:
 def test_diagonals_anywhere(size: int, rows: int) -> None:
     program, node = program_of("permuted_diagonal", (131, 117), size=size, index="searched")
     assert_agrees(program, node, "linear_diagonals", *inputs_of(program, rows))
+
+
+def test_shifts_of_very_large_blocks_are_left_to_other_kernels() -> None:
+    """A shift and a place add up to a word of 16 bits."""
+    for size, fits in ((1 << 15, True), ((1 << 15) + 1, False)):
+        spec = PermutedDiagonalSpec(size=size, index="random", seed=1)
+        packed = PackedPermutedDiagonal.random((size, size), spec, np.random.default_rng(0))
+        names = {candidate.name for candidate in candidates("linear", packed, Place(1, 1))}
+        assert ("linear_diagonals" in names) == fits
+
+
+@needs_native
+@pytest.mark.parametrize("size", [256, 1024])
+def test_circulant_blocks_of_all(size: int) -> None:
+    program, node = program_of("block_circulant", (1024, 1024), size=size)
+    assert_agrees(program, node, "linear_circulant", *inputs_of(program, 2))
 
 
 @needs_native

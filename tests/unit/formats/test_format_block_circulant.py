@@ -10,7 +10,7 @@ from torch import nn
 from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import BlockCirculantSpec, Geometry, PackedBlockCirculant
 from dovetail.formats import layer as layers
-from dovetail.formats.values import INT8
+from dovetail.formats.values import CODEBOOK4, INT8
 
 RANDOM = np.random.default_rng(12)
 
@@ -29,8 +29,13 @@ def test_the_example_of_the_specification() -> None:
     assert layer.values.grad.tolist() == [[1, 2, 2, 1]]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 16, 64])
-@pytest.mark.parametrize("outputs, inputs", [(64, 96), (33, 70), (1024, 1024)])
+@pytest.mark.parametrize(
+    "size, outputs, inputs",
+    [
+        *((size, *shape) for size in (1, 2, 3, 4, 5, 8, 16, 64) for shape in ((64, 96), (33, 70))),
+        *((size, 1024, 1024) for size in (2, 16, 32, 128, 256, 512, 1024)),
+    ],
+)
 def test_products_of_spectra_are_products_with_the_weight(size: int, outputs: int, inputs: int) -> None:
     """Equation 1: transforms of the inputs once, sums over spectra, one inverse a row of blocks."""
     spec = BlockCirculantSpec(size=size)
@@ -84,8 +89,44 @@ def test_spectra_are_as_many_numbers_and_give_the_weight_back(size: int) -> None
         PackedBlockCirculant.from_spectra(
             np.where(spectra == spectra[0, 0, 0, 0, 0], np.nan, spectra), weight.spec, weight.shape
         )
-    with pytest.raises(SpecError, match="spectra of shape"):
-        PackedBlockCirculant.from_spectra(spectra[:, :, :0], weight.spec, weight.shape)
+    for other in (spectra[:, :, :0], spectra[..., :2], spectra[..., 0]):
+        with pytest.raises(SpecError, match="spectra of shape"):
+            PackedBlockCirculant.from_spectra(other, weight.spec, weight.shape)
+    turned = spectra.copy()
+    turned[1, 0, 0] += 0.1j
+    with pytest.raises(SpecError, match="not those of real numbers"):
+        PackedBlockCirculant.from_spectra(turned, weight.spec, weight.shape)
+
+
+def test_numbers_that_stand_nowhere_leave_a_code_book_to_the_others() -> None:
+    """9 x 15 in blocks of 8 of the numbers 1, 1.0625, ...: the last row of blocks is one output high."""
+    spec, random = BlockCirculantSpec(size=8, values=CODEBOOK4), np.random.default_rng(3)
+    book = 1 + np.arange(16) / 16
+    for shape in ((9, 15), (9, 15, 1, 2)):
+        columns = random.choice(book, (2, 2, 8, *shape[2:]))
+        weight = PackedBlockCirculant.from_columns(columns, BlockCirculantSpec(size=8), shape)
+        again = PackedBlockCirculant.from_dense(weight.dense(), spec)
+        assert np.array_equal(again.dense(), weight.dense())
+        assert np.array_equal(weight.cast(CODEBOOK4).dense(), weight.dense())
+
+
+@pytest.mark.parametrize(
+    "columns, gain, message",
+    [
+        ((2, 2, 3), None, "columns of shape"),
+        ((2, 2, 4), np.ones(3), "8 finite gains"),
+        ((2, 2, 4), np.full(8, np.nan), "8 finite gains"),
+    ],
+)
+def test_columns_and_gains_are_as_many_as_the_weight_has(
+    columns: tuple[int, ...], gain: np.ndarray | None, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        PackedBlockCirculant.from_columns(np.ones(columns), BlockCirculantSpec(size=4), (8, 8), gain)
+    whole = PackedBlockCirculant.from_columns(np.ones((2, 2, 4)), BlockCirculantSpec(size=4), (8, 8))
+    if gain is not None:
+        with pytest.raises(SpecError, match=message):
+            whole.cast(INT8, gain.astype(np.float32))
 
 
 def test_multiplications_of_a_large_layer_are_the_published_share() -> None:

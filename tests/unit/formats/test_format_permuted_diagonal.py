@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -54,14 +56,22 @@ def test_any_size_is_what_the_equation_says(number: int) -> None:
     weight.validate()
     assert np.array_equal(weight.dense(), by_equation(weight))
     layer = layers.from_packed(nn.Linear(inputs, outputs), weight)
-    x = torch.randn(3, inputs)
-    with torch.no_grad():
-        want = x.double() @ torch.from_numpy(by_equation(weight)).double().T + layer.bias
-        for how in ("train", "factored"):
-            with layers.appear(how):
-                assert torch.allclose(layer(x).double(), want, atol=1e-5)
-    codes, _ = weight.cast(INT8).integers() or pytest.fail("int8 has whole numbers")
-    assert np.array_equal(codes != 0, weight.cast(INT8).dense() != 0)
+    dense = torch.from_numpy(by_equation(weight)).double()
+    x, grad = torch.randn(3, inputs, requires_grad=True), torch.randn(3, outputs)
+    want, by_x, by_weight = x.double() @ dense.T + layer.bias, grad.double() @ dense, (grad.T @ x).detach().numpy()
+    for how in ("train", "factored"):
+        with layers.appear(how):
+            y = layer(x)
+        assert torch.allclose(y.double(), want, atol=1e-5)
+        x_grad, q_grad = torch.autograd.grad(y, (x, layer.values), grad)
+        assert torch.allclose(x_grad.double(), by_x, atol=1e-5)
+        moved = PackedPermutedDiagonal.from_diagonals(
+            q_grad.numpy().reshape(weight.diagonals().shape), spec, weight.shape, weight.index()
+        )
+        assert np.allclose(moved.dense(), np.where(weight.kept(), by_weight, 0), atol=1e-5)
+    codes, scale = weight.cast(INT8).integers() or pytest.fail("int8 has whole numbers")
+    assert np.abs(codes * scale[:, None] - by_equation(weight)).max() <= scale.max() / 2 + 1e-6
+    assert not codes[~weight.kept()].any()
     shape = (spec.grid(weight.shape)[0] * size, spec.grid(weight.shape)[1] * size)
     whole = PackedPermutedDiagonal.random(shape, spec, random)
     assert (whole.kept().sum(axis=1) == shape[1] // size).all()
@@ -94,20 +104,42 @@ def test_projection_is_the_nearest_and_a_search_never_worse() -> None:
         assert searched.index()[row, column] == np.argmax(norms)
 
 
-@pytest.mark.parametrize("size, inputs", [(2, 8), (3, 12), (4, 16), (4, 12), (5, 20), (3, 6)])
-def test_two_layers_mix_unless_the_columns_leave_a_rest_of_size_less_one(size: int, inputs: int) -> None:
+@pytest.mark.parametrize(
+    "size, inputs",
+    [(2, 8), (3, 12), (4, 16), (4, 12), (5, 20), (3, 6), (4, 20), (6, 42), (8, 40), (9, 99), (10, 1050)],
+)
+def test_layers_mix_unless_columns_and_size_share_a_divisor(size: int, inputs: int) -> None:
     shape = (inputs, inputs)
     natural, random = (PermutedDiagonalSpec(size=size, index=n, seed=s) for n, s in (("natural", None), ("random", 5)))
-    masks = [PackedPermutedDiagonal.random(shape, s, RANDOM).kept().astype(int) for s in (natural, natural)]
-    reached = (masks[0] @ masks[1] > 0).mean()
-    if natural.mixes(shape):
-        assert reached == 1 if inputs // size >= size else reached > 1 / size
-    else:
-        assert reached == 1 / size
-        assert (np.linalg.matrix_power(masks[0], 9) > 0).mean() == 1 / size
-        assert random.mixes(shape)
-        kept = PackedPermutedDiagonal.random(shape, random, RANDOM).kept().astype(int)
-        assert (np.linalg.matrix_power(kept, 9) > 0).all()
+    mask = PackedPermutedDiagonal.random(shape, natural, RANDOM).kept().astype(np.float32)
+    reached, apart = np.minimum(mask @ mask, 1), math.gcd(inputs // size + 1, size)
+    assert natural.mixes(shape) == (apart == 1)
+    if inputs // size >= size:
+        assert reached.mean() == pytest.approx(1 / apart)
+    for _ in range(6):
+        reached = np.minimum(reached @ mask, 1)
+    assert reached.mean() == pytest.approx(1 / apart)
+    assert random.mixes(shape)
+    assert natural.mixing(shape, seed=5) == (natural if apart == 1 else random)
+    kept = PackedPermutedDiagonal.random(shape, random, RANDOM).kept().astype(np.float32)
+    assert (np.linalg.matrix_power(kept, 9) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "q, shifts, message",
+    [
+        ((2, 2, 5), [[0, 1], [2, 10]], "0 to 4, not from 0 to 10"),
+        ((2, 2, 5), [[0, 1], [2, -1]], "0 to 4, not from -1 to 2"),
+        ((2, 2, 5), [[0, 1]], r"shifts of \(2, 2\)"),
+        ((2, 2, 5), [[0, 1, 2, 3]], r"shifts of \(2, 2\)"),
+        ((1, 2, 5), [[0, 1], [2, 3]], r"diagonals of \(2, 2, 5\)"),
+        ((5,), [[0, 1], [2, 3]], r"diagonals of \(2, 2, 5\)"),
+    ],
+)
+def test_diagonals_are_as_many_as_the_blocks(q: tuple[int, ...], shifts: list[list[int]], message: str) -> None:
+    spec = PermutedDiagonalSpec(size=5, index="searched")
+    with pytest.raises(SpecError, match=message):
+        PackedPermutedDiagonal.from_diagonals(np.ones(q, np.float32), spec, (10, 9), np.array(shifts))
 
 
 def test_random_shifts_are_part_of_the_format() -> None:

@@ -136,6 +136,8 @@ def test_any_step_makes_a_layer():
     ("x", "states", "message"),
     [
         (torch.zeros(2, 3), (), "takes sequences"),
+        (torch.zeros(2, 0, 3), (), "of at least one step"),
+        (torch.zeros(2, 5, 2), (), r"takes sequences \(N, T, 3\)"),
         (torch.zeros(2, 5, 3), (torch.zeros(2, 4),), "begins with states"),
         (torch.zeros(2, 5, 3), (torch.zeros(1, 4), torch.zeros(1, 4)), "begins with states"),
     ],
@@ -143,6 +145,12 @@ def test_any_step_makes_a_layer():
 def test_other_inputs_are_refused(x, states, message):
     with pytest.raises(InputError, match=message):
         Lstm(3, 4)(x, states)
+
+
+@pytest.mark.parametrize(("inputs", "hidden", "words"), [(0, 8, "inputs"), (4, 0, "hidden"), (4, 2.5, "hidden")])
+def test_widths_that_are_none_are_refused(inputs, hidden, words):
+    with pytest.raises(SpecError, match=f"an Lstm's {words} must be a whole number"):
+        Lstm(inputs, hidden)
 
 
 @pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": True}, {"proj_size": 2}])

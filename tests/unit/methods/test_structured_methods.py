@@ -91,19 +91,28 @@ def test_bad_plans_are_refused() -> None:
 
 
 def test_layers_that_would_never_mix_take_a_random_index(caplog: pytest.LogCaptureFixture) -> None:
-    """12 inputs in blocks of 4: three columns of blocks, a rest of size - 1."""
+    """12 inputs in blocks of 4: three columns of blocks, and one more is a multiple of 4; 20 inputs: one of 2."""
     with caplog.at_level(logging.WARNING, logger="dovetail.methods"):
-        plan = PermDnn(size=4, everything=True, seed=9).plan(mlp(12, 12, 16, 16), torch.zeros(1, 12))
+        plan = PermDnn(size=4, everything=True, seed=9).plan(mlp(12, 20, 16, 16), torch.zeros(1, 12))
     assert list(plan.layers.values()) == [
         PermutedDiagonalSpec(size=4, index="random", seed=9),
         PermutedDiagonalSpec(size=4, index="random", seed=9),
         PermutedDiagonalSpec(size=4),
     ]
-    assert (
-        caplog.messages
-        == ["a layer of 12 inputs takes a random index: with the natural one of size 4, stacked layers never mix them"]
-        * 2
+    said = (
+        "takes a random index: with the natural one of size 4, layers of %d inputs one after another never mix them all"
     )
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        f"layer '{number}' {said % inputs}" for number, inputs in ((0, 12), (1, 20))
+    ]
+
+
+def test_layers_that_stay_dense_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(64, 10))
+    plan = PermDnn(size=2).plan(model, torch.zeros(1, 3, 6, 6))
+    assert isinstance(plan.layers["0"], Kept)
+    assert not PermutedDiagonalSpec(size=2).mixes((16, 1, 3, 3))
+    assert not caplog.messages
 
 
 def test_the_start_is_the_nearest_weight_or_a_new_one_of_the_right_deviation() -> None:

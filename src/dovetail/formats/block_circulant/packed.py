@@ -35,12 +35,8 @@ class PackedBlockCirculant(Packed):
         weight = as_weight(weight)
         spec.check(weight.shape)
         (rows, columns), k = spec.grid(weight.shape), spec.size
-        sums = np.zeros((rows, columns, k, *weight.shape[2:]))
-        counts = np.zeros((rows, columns, k))
-        outputs, inputs = np.arange(weight.shape[0])[:, None], np.arange(weight.shape[1])[None]
-        place = (outputs // k, inputs // k, (outputs - inputs) % k)
-        np.add.at(sums, place, weight.astype(np.float64))
-        np.add.at(counts, place, 1.0)
+        sums, counts = np.zeros((rows, columns, k, *weight.shape[2:])), _counts(spec, weight.shape)
+        np.add.at(sums, _places(spec, weight.shape), weight.astype(np.float64))
         means = sums / np.maximum(counts, 1).reshape(*counts.shape, *(1,) * (weight.ndim - 2))
         return cls.from_columns(means, spec, weight.shape)
 
@@ -50,8 +46,19 @@ class PackedBlockCirculant(Packed):
     ) -> Self:
         """From the first columns of the blocks, (rows, columns, size[, R, S]), a weight of `shape`.
 
-        Output k is multiplied by `gain[k]`.
+        Output k is multiplied by `gain[k]`. Numbers that stand nowhere in the weight leave a code book to the others.
+
+        Raises:
+            SpecError: the columns or gains are not as many as the shape asks for, or a gain is NaN or Inf.
         """
+        wanted = (*spec.grid(shape), spec.size, *shape[2:])
+        if np.shape(columns) != wanted:
+            raise SpecError(f"block_circulant: columns of shape {np.shape(columns)}; a weight of {shape} has {wanted}")
+        _check_gain(shape, gain)
+        if spec.values == CODEBOOK4:
+            used = _counts(spec, shape) > 0
+            first = np.ravel(columns[used])[0]
+            columns = np.where(used.reshape(*used.shape, *(1,) * (len(shape) - 2)), columns, first)
         arrays = spec.values.encode("weight", as_weight(columns), _rows(spec, shape))
         if gain is not None and (gain != 1).any():
             arrays["weight.gain"] = np.ascontiguousarray(gain, dtype=np.float32)
@@ -59,12 +66,23 @@ class PackedBlockCirculant(Packed):
 
     @classmethod
     def from_spectra(cls, spectra: NDArray[np.complexfloating], spec: BlockCirculantSpec, shape: Shape) -> Self:
-        """From the real transforms of the first columns, (rows, columns, size // 2 + 1[, R, S])."""
+        """From the real transforms of the first columns, (rows, columns, size // 2 + 1[, R, S]).
+
+        Raises:
+            SpecError: they have another shape, NaN or Inf, or are not of real numbers: the first, and of an even size
+                the last, must be real.
+        """
         if not np.isfinite(spectra).all():
             raise SpecError(f"block_circulant: spectra of a weight of shape {shape} have NaN or Inf")
-        if spectra.shape[:3] != (*spec.grid(shape), spec.size // 2 + 1):
-            want = (*spec.grid(shape), spec.size // 2 + 1, *shape[2:])
+        want = (*spec.grid(shape), spec.size // 2 + 1, *shape[2:])
+        if spectra.shape != want:
             raise SpecError(f"block_circulant: spectra of shape {spectra.shape}; {spec} takes {want}")
+        ends = spectra[:, :, [0, -1] if spec.size % 2 == 0 else [0]]
+        if np.abs(ends.imag).max(initial=0) > 1e-6 * np.abs(spectra).max(initial=0):
+            raise SpecError(
+                f"block_circulant: spectra of a weight of shape {shape} are not those of real numbers: the "
+                f"first (and of an even size the last) of each block must be real"
+            )
         return cls.from_columns(np.fft.irfft(spectra, spec.size, axis=2), spec, shape)
 
     @classmethod
@@ -95,10 +113,11 @@ class PackedBlockCirculant(Packed):
 
     def dense(self) -> FloatArray:
         """Every block's column in all its rotations, times the gain."""
-        return scaled(_rotated(self.columns(), self.shape), self.gain())
+        return scaled(_rotated(self.columns(), self.spec, self.shape), self.gain())
 
     def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
         """The same structure in another value type; the gain takes the factors."""
+        _check_gain(self.shape, multiply)
         gain = self.gain() if multiply is None else (self.gain() * multiply).astype(np.float32)
         return type(self).from_columns(self.columns(), replace(self.spec, values=values), self.shape, gain)
 
@@ -109,7 +128,7 @@ class PackedBlockCirculant(Packed):
             return None
         codes = values.codes("weight", self.arrays).astype(np.int32)
         scale = np.repeat(values.scale("weight", self.arrays), self.spec.size)[: self.shape[0]]
-        return _rotated(codes, self.shape), (scale * self.gain()).astype(np.float32)
+        return _rotated(codes, self.spec, self.shape), (scale * self.gain()).astype(np.float32)
 
     def rows(self, name: str) -> Rows | None:
         """One scale per row of blocks, one code book for all."""
@@ -128,7 +147,7 @@ class PackedBlockCirculant(Packed):
         """
         (rows, columns), k, taps = self.spec.grid(self.shape), self.spec.size, math.prod(self.shape[2:])
         transform = 4 * (k // 4) * (k.bit_length() - 1)
-        products = {1: 1, 2: 2}.get(k, 4 * (k // 2 - 1) + 2)
+        products = 1 if k == 1 else 4 * (k // 2 - 1) + 2
         return transform * (columns * at.inputs + rows * at.outputs) + products * rows * columns * taps * at.outputs
 
     def nonzeros(self) -> int:
@@ -151,11 +170,27 @@ class PackedBlockCirculant(Packed):
             raise ProgramError(f"block_circulant weight of shape {self.shape}: its gain must be {want}")
 
 
+def _check_gain(shape: Shape, gain: FloatArray | None) -> None:
+    if gain is not None and (np.shape(gain) != shape[:1] or not np.isfinite(gain).all()):
+        raise SpecError(f"block_circulant: a weight of shape {shape} takes {shape[0]} finite gains, one an output")
+
+
 def _rows(spec: BlockCirculantSpec, shape: Shape) -> Rows | None:
     return in_one_book((*spec.grid(shape), spec.size, *shape[2:])) if spec.values == CODEBOOK4 else None
 
 
-def _rotated(columns: NDArray[Number], shape: Shape) -> NDArray[Number]:
-    k = columns.shape[2]
+def _rotated(columns: NDArray[Number], spec: BlockCirculantSpec, shape: Shape) -> NDArray[Number]:
+    return np.ascontiguousarray(columns[_places(spec, shape)])
+
+
+def _places(spec: BlockCirculantSpec, shape: Shape) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """(row, column, number) of each entry of the weight."""
     outputs, inputs = np.arange(shape[0])[:, None], np.arange(shape[1])[None]
-    return np.ascontiguousarray(columns[outputs // k, inputs // k, (outputs - inputs) % k])
+    return outputs // spec.size, inputs // spec.size, (outputs - inputs) % spec.size
+
+
+def _counts(spec: BlockCirculantSpec, shape: Shape) -> FloatArray:
+    """(rows, columns, size): in how many entries of the weight each number stands."""
+    counts = np.zeros((*spec.grid(shape), spec.size), np.float32)
+    np.add.at(counts, _places(spec, shape), 1)
+    return counts

@@ -19,8 +19,7 @@ class BlockCirculantSpec(Spec):
     zeros. A convolution has a block of its own at every tap.
 
     Attributes:
-        size: k; the weight has 1/k of its numbers left. Any whole number; powers of two are computed by fast
-            transforms.
+        size: k; the weight has 1/k of its numbers left. Any whole number; only powers of two have fast transforms.
     """
 
     format: ClassVar[str] = "block_circulant"

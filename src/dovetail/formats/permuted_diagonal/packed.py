@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.errors import ProgramError
+from dovetail.errors import ProgramError, SpecError
 from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size
 from dovetail.formats.permuted_diagonal.spec import PermutedDiagonalSpec
 from dovetail.formats.values import CODEBOOK4, Array, FloatArray, Integer8, Rows, Values, in_one_book
@@ -46,7 +46,21 @@ class PackedPermutedDiagonal(Packed):
 
         What lies beyond the weight becomes zero, or a number that the code book has anyway. Shifts of an index that is
         not searched are those of `spec`.
+
+        Raises:
+            SpecError: the diagonals or shifts are not as many as the blocks of the shape ask for, or a shift is none.
         """
+        grid = spec.grid(shape)
+        wanted = (*grid, spec.size, *shape[2:])
+        if np.shape(diagonals) != wanted or np.shape(shifts) != grid:
+            given = f"{np.shape(diagonals)} with shifts of {np.shape(shifts)}"
+            raise SpecError(
+                f"permuted_diagonal: a weight of shape {shape} has diagonals of {wanted} and shifts of {grid}, "
+                f"not {given}"
+            )
+        if np.size(shifts) and not 0 <= np.min(shifts) <= np.max(shifts) < spec.size:
+            found = f"from {np.min(shifts)} to {np.max(shifts)}"
+            raise SpecError(f"permuted_diagonal: shifts of blocks of {spec.size} are 0 to {spec.size - 1}, not {found}")
         inside = _inside(spec, shape, shifts)
         filling = np.ravel(diagonals[inside])[0] if spec.values == CODEBOOK4 else 0
         inside = inside.reshape(*inside.shape, *(1,) * (len(shape) - 2))

@@ -95,14 +95,14 @@ class PermutedDiagonalSpec(Spec):
     def mixes(self, shape: Shape) -> bool:
         """Whether stacked layers of this index reach every input from every output.
 
-        Under a natural index an output belongs to one of `size` classes and reads the inputs of its class alone. Where
-        the columns of blocks leave a rest of size - 1, an output's class is that of an input at the same place, so that
-        layers one after another never leave it.
+        Under a natural index the outputs of a class lie in block row R at c = class - columns R, where the next layer
+        has them in the classes c - R = class - (columns + 1) R: over several block rows all of them where columns + 1
+        and `size` have no common divisor, else one of so many as that divisor is, however many layers follow.
         """
-        return self.size == 1 or self.index != "natural" or self.grid(shape)[1] % self.size != self.size - 1
+        return self.index != "natural" or math.gcd(self.grid(shape)[1] + 1, self.size) == 1
 
     def mixing(self, shape: Shape, seed: int) -> PermutedDiagonalSpec:
-        """This one, or where its like would never mix the inputs of `shape`, one with a random index from `seed`."""
+        """This one, or where its like would never mix all inputs of `shape`, one with a random index from `seed`."""
         return self if self.mixes(shape) else replace(self, index="random", seed=seed)
 
 

@@ -36,7 +36,7 @@ def direct(
         known = (row < rows)[:, None] & (column < columns)[None, :]
         shift = block % P
         if not NATURAL:
-            shift = tl.load(shifts + block, mask=known, other=0).to(tl.int32)
+            shift = tl.load(shifts + block, mask=known, other=0).to(tl.int32) % P + P  # of the sign of what is divided
         at = column[None, :, None] * P + (lane[None, None, :] + shift[:, :, None]) % P
         there = known[:, :, None] & (lane < P)[None, None, :]
         w = tl.load(q + block[:, :, None] * P + lane[None, None, :], mask=there, other=0.0).to(tl.float32)
