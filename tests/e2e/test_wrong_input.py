@@ -73,7 +73,10 @@ class Strange(nn.Module):
             "cannot be met: the best that can is",
             marks=pytest.mark.slow,  # known only after every layer was looked at
         ),
-        (["compress", "resnet8"], "--method penni, escalate, tucker, tdc, magnitude, block, int8 or thin"),
+        (
+            ["compress", "resnet8"],
+            "--method penni, escalate, tucker, tdc, permdnn, circnn, magnitude, block, int8 or thin",
+        ),
         (["compress", "recipes/tiny.yaml", "--on", "mnist"], "change it with --set data.name=mnist"),
         (["compress", "recipes/tiny.yaml", "--runs", "there"], "change it with --set runs=there"),
         (["compress", "recipes/tiny.yaml", "--method", "penni"], "change it with --set method.name=penni"),
@@ -111,6 +114,10 @@ class Strange(nn.Module):
         (["run", "t.dovetail", "missing.png"], "there is no file missing.png"),
         (["run", "t.dovetail", "t.dovetail"], "not an image"),
         (["run", "t.dovetail", "wrong.npy"], "shape"),
+        (["run", "t.dovetail", "nan.npy"], "nan.npy holds NaN or infinity"),
+        (["pack", "resnet8", "--out", "t.safetensors"], "what is written is a .dovetail file; name it t.dovetail"),
+        (["export", "t.dovetail", "--out", "words.npy"], "what is written is a .onnx file; name it words.onnx"),
+        (["pack", "lenet300100"], "does not take an input of --input 3x32x32, (1, 3, 32, 32)"),
         (["run", "t.dovetail", "words.npy"], "no .npy file of numbers"),
         (["run", "t.dovetail", "pixels.npy"], "pixels.npy holds uint8, and networks take normalised float32"),
         (

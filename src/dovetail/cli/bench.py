@@ -204,10 +204,13 @@ def _original(program: Program, path: Path, name: str | None, asked: Conditions)
     from dovetail.export.torch_module import to_torch
 
     found = networks.original_of(program, name, asked.weights)
-    network = recipes.located(found, path.resolve().parent.parent, recipes.folder())
-    control = path.with_name(f"{program.metadata.get('control')}.dovetail")
-    if network.weights is None and name is None and control.is_file():
-        return to_torch(networks.load(str(control)), rounded=False), True
+    folders, control = (path.resolve().parent.parent, recipes.folder()), program.metadata.get("control")
+    network = recipes.located(found, *folders)
+    if network.weights is None and name is None and control is not None:
+        if (packed := path.with_name(f"{control}.dovetail")).is_file():
+            return to_torch(networks.load(str(packed)), rounded=False), True
+        if path.with_name(f"{control}.safetensors").is_file():
+            network = recipes.located(network.model_copy(update={"trained": control}), *folders)
     if network.weights is None:
         log.warning("a race about time only: %s has random weights; give --weights to compare accuracies", network.name)
     return build_network(network, asked.data), network.weights is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,9 @@ from dovetail.cli.options import DataFolder, On, Out, Runs, Seed, Set, Weights, 
 from dovetail.cli.schema import read
 from dovetail.errors import RecipeError
 
+log = logging.getLogger("dovetail.cli")
 YAML = (".yaml", ".yml")
-NAMES = "penni, escalate, tucker, tdc, magnitude, block, int8 or thin"
+NAMES = "penni, escalate, tucker, tdc, permdnn, circnn, magnitude, block, int8 or thin"
 KEYS = {"method": "method.name", "on": "data.name", "weights": "network.weights", "runs": "runs"}
 
 
@@ -48,7 +50,9 @@ def compress(
         on, runs = on or "digits", runs or Path("runs")
         name = f"{method}-{network.rpartition(':')[2]}-{Path(on).name}"
         recipe = adhoc(network, on, _required(method), weights=weights, overrides=overrides, runs=runs)
-    target = writable(out or Path(f"{name}.dovetail"))
+    target = writable(out or Path(f"{name}.dovetail"), ".dovetail")
+    if recipe.network.random and recipe.method.parameters.get("start") != "scratch":
+        log.warning("%s begins with random weights; --weights gives trained ones", recipe.network.name)
     done = train(recipe, name, seed, data)
     program = pack_trained(recipe, name if network.endswith(YAML) else "", done)
     program.save(target)

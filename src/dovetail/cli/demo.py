@@ -65,7 +65,7 @@ def demo(
     from dovetail.report import write
 
     started = time.monotonic()
-    target = writable(out)
+    target = writable(out, ".html")
     keep.mkdir(parents=True, exist_ok=True)
     dense = _train_dense(keep, epochs)
     entries = [_entry(name, keep, dense.model, epochs, race=race) for name in METHODS]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail import files
+from dovetail.cli.app import Failed
 from dovetail.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -145,5 +146,8 @@ def _beside(path: Path, stamp: Mapping[str, str], does: str) -> Path:
     if not file.is_file():
         raise RecipeError(f"{path} names {file.name}, which is not beside it; `dovetail recipe run {path.stem}` {does}")
     if (found := sha256(file)) != stamp["sha256"]:
-        raise RecipeError(f"{file} has sha256 {found[:12]}…, but {path.name} says {stamp['sha256'][:12]}…")
+        raise Failed(
+            f"{file} has sha256 {found[:12]}…, but {path.name} says {stamp['sha256'][:12]}…: it is another file; "
+            f"restore it, or `dovetail recipe run {path.stem}` {does}"
+        )
     return file

@@ -28,7 +28,7 @@ def export(
     """Write ONNX that any runtime reads: Tucker becomes three convolutions, a kernel basis two."""
     from dovetail.export.onnx import export_onnx
 
-    target = writable(out or Path(Path(network.rpartition(":")[2]).stem + ".onnx"))
+    target = writable(out or Path(Path(network.rpartition(":")[2]).stem + ".onnx"), ".onnx")
     model, example = _packed(network) if networks.is_packed(network) else _dense(network, weights, input, data)
     export_onnx(model, example, target)
     say(f"wrote {target}: {target.stat().st_size / 1e6:.2f} MB, standard ops, any batch size")

@@ -160,19 +160,7 @@ def device_for(recipe: Recipe) -> str:
 
 def require_fit(model: nn.Module, name: str, sets: Sets) -> None:
     """`RecipeError` where the network does not take the images, or has fewer outputs than there are classes."""
-    import torch
-
-    from dovetail.training.metrics import evaluating
-
-    example = sets.example()
-    try:
-        with evaluating(model), torch.no_grad():
-            answer = model(example)
-    except Exception as error:  # whatever the user's network does with images that it was not made for
-        told = f"{type(error).__name__}: {error}"
-        raise RecipeError(
-            f"network {name!r} does not take the images of {sets.name}, {tuple(example.shape)}: {told}"
-        ) from error
+    answer = answer_to(model, name, sets.example(), f"the images of {sets.name}")
     shape, classes = tuple(getattr(answer, "shape", ())), sets.test.data.classes
     if len(shape) != 2 or shape[0] != 1 or shape[1] < classes:
         got = f"answers of shape {shape}" if shape else f"a {type(answer).__name__}"
@@ -180,6 +168,20 @@ def require_fit(model: nn.Module, name: str, sets: Sets) -> None:
             f"network {name!r} gives {got} for one image of {sets.name}; it must give (1, {classes}) or more: a score "
             "for every class"
         )
+
+
+def answer_to(model: nn.Module, name: str, example: Tensor, what: str) -> Any:
+    """What the network gives for one input, or `RecipeError` where it does not take `what`."""
+    import torch
+
+    from dovetail.training.metrics import evaluating
+
+    try:
+        with evaluating(model), torch.no_grad():
+            return model(example)
+    except Exception as error:  # whatever the user's network does with images that it was not made for
+        told = f"{type(error).__name__}: {error}"
+        raise RecipeError(f"network {name!r} does not take {what}, {tuple(example.shape)}: {told}") from error
 
 
 def normalise(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -33,11 +33,16 @@ On = Annotated[
 ]
 
 
-def writable(path: Path) -> Path:
-    """`path`, after a check that it can be written: better now than after hours of training."""
+def writable(path: Path, suffix: str | None = None) -> Path:
+    """`path`, after a check that it can be written, and ends as such files do: better now than after hours of training.
+
+    So no file of another kind is written over by mistake.
+    """
     folder = path.parent
     if path.is_dir():
         raise RecipeError(f"--out {path} is a folder; name a file in it")
+    if suffix is not None and path.suffix != suffix:
+        raise RecipeError(f"--out {path}: what is written is a {suffix} file; name it {path.stem}{suffix}")
     if not folder.is_dir():
         raise RecipeError(f"--out {path}: there is no folder {folder}; make it or choose another place")
     try:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say
-from dovetail.cli.materials import build_network, fitted, image_of, open_sets, require_fit
+from dovetail.cli.materials import answer_to, build_network, fitted, image_of, open_sets, require_fit
 from dovetail.cli.options import DataFolder, Out, Set, Weights, writable
 from dovetail.cli.pipeline import describe
 
@@ -31,7 +31,7 @@ def pack(
     """
     from dovetail.program.lower import lower
 
-    target = writable(out or Path(f"{network.rpartition(':')[2]}.dovetail"))
+    target = writable(out or Path(f"{network.rpartition(':')[2]}.dovetail"), ".dovetail")
     recipe = adhoc(network, on or "none", weights=weights, overrides=overrides)
     sets = None if on is None else open_sets(recipe.data, recipe.network.name, data)
     if sets is None:
@@ -41,9 +41,12 @@ def pack(
         dense, example = fitted(recipe.network, sets), sets.example()
         metadata = describe(recipe, "", sets) | {"recipe": None, "method": None}
     model = build_network(dense, data)
-    if sets is not None:
+    if sets is None:
+        answer_to(model, dense.name, example, f"an input of --input {input}")
+    else:
         require_fit(model, dense.name, sets)
     program = lower(model.eval(), example, metadata=metadata)
     program.save(target)
     ops = sum(len(graph.nodes) for graph in program.run_by(program.graph))
-    say(f"wrote {target}: {ops} ops, {target.stat().st_size / 1e6:.2f} MB")
+    told = ", random weights (--weights gives trained ones)" if dense.random else ""
+    say(f"wrote {target}: {ops} ops, {target.stat().st_size / 1e6:.2f} MB{told}")

@@ -39,7 +39,7 @@ def quantize(
 
     if images < 1:
         raise RecipeError(f"--images {images} calibrates on nothing; a few hundred do")
-    target = writable(out or program.with_name(f"{program.stem}-int8.dovetail"))
+    target = writable(out or program.with_name(f"{program.stem}-int8.dovetail"), ".dovetail")
     loaded = networks.load(str(program))
     sets = networks.sets_of(loaded, on, data)
     how = Quantization(rule=rule, keep=keep, correct=correct, reestimate=reestimate, images=images)

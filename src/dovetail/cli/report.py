@@ -29,6 +29,8 @@ log = logging.getLogger("dovetail.cli")
 DENSE = "dense"
 SLACK = 0.05
 """Points of accuracy: a few test images that fall on the other side by rounding."""
+APART = 1.0
+"""Points that controls of one network may differ by: a start may be better than a control that was trained longer."""
 ORDER = ("penni", "tucker", "tdc", "magnitude", "int8", "thin")
 Found = list[tuple[Path, Recipe, dict[str, Any]]]
 
@@ -58,7 +60,7 @@ def report(
     """Make one HTML page from recipes/results, benchmarks/results and simulations: nothing is trained or raced."""
     from dovetail.report import write
 
-    target = writable(out)
+    target = writable(out, ".html")
     if fits and network is None:
         noted = _noted(fits, layer)
         write(pages.of_fits(noted, _command(None, bench, simulations, fits, layer, time=True), layer), target)
@@ -66,11 +68,12 @@ def report(
         return
     chosen, found = _choose(network)
     races = read_races(bench)
-    entries = [_entry(path, recipe, result, races) for path, recipe, result in found]
+    accuracy = _dense_accuracy(found)
+    entries = [_entry(path, recipe, result, races, accuracy) for path, recipe, result in found]
     name, data_set = found[0][1].dense.name, found[0][2]["dataset"]
     noted = _noted(fits or notes.beside(recipes.folder()), layer, (name, found[0][1].data.name), named=bool(fits))
     control = [races[case] for case in (f"{chosen}/{DENSE}{pages.SELF}",) if case in races]
-    dense = pages.Entry(name, dense_like(entries[0].program, data), _dense_accuracy(found), control)
+    dense = pages.Entry(name, dense_like(entries[0].program, data), accuracy, control)
     material = pages.Material(
         title=f"{name} on {data_set}, compressed",
         dense=dense,
@@ -101,7 +104,23 @@ def _choose(network: str | None) -> tuple[str, Found]:
     ]
     if not mine:
         raise RecipeError(f"only the dense control of {chosen!r} has a result; run a recipe that compresses")
-    return chosen, sorted(mine, key=_rank)
+    here = [f for f in mine if _packed(f).is_file()]
+    if not here:
+        raise RecipeError(
+            f"none of the packed networks of {chosen!r} is beside its result; `dovetail recipe run {mine[0][0].stem}` "
+            "packs one"
+        )
+    for path, *_ in (f for f in mine if f not in here):
+        log.warning(
+            "%s is left out: its packed network is not here; `dovetail recipe run %s` packs it", *[path.stem] * 2
+        )
+    return chosen, sorted(here, key=_rank)
+
+
+def _packed(found: tuple[Path, Recipe, dict[str, Any]]) -> Path:
+    """Where the packed network of a result should be."""
+    path, recipe, result = found
+    return recipes.result_path(path, recipe.evidence).with_name(result["program"]["file"])
 
 
 def _results() -> list[tuple[Path, Recipe, Path]]:
@@ -144,9 +163,9 @@ def _first(found: Mapping[str, Fitted]) -> Fitted:
 
 
 def _dense_accuracy(found: Found) -> float:
-    """What all results shown were held against; one page cannot have two."""
+    """The highest that results shown were held against; entries that were held against another say so."""
     told = {path.stem: float(result["dense_accuracy"]) for path, _, result in found}
-    if max(told.values()) - min(told.values()) > SLACK:
+    if max(told.values()) - min(told.values()) > APART:
         listed = ", ".join(f"{name} {accuracy:g} %" for name, accuracy in told.items())
         raise RecipeError(
             f"the results stand against dense networks of different accuracy ({listed}); "
@@ -177,7 +196,9 @@ def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, str]:
     return (ORDER.index(method) if method in ORDER else len(ORDER), found[0].stem)
 
 
-def _entry(path: Path, recipe: Recipe, result: dict[str, Any], races: dict[str, dict[str, Any]]) -> pages.Entry:
+def _entry(
+    path: Path, recipe: Recipe, result: dict[str, Any], races: dict[str, dict[str, Any]], dense: float
+) -> pages.Entry:
     file = evidence.program_file(result, recipes.result_path(path, recipe.evidence))
     variant = (recipe.case or "/").partition("/")[2]
     return pages.Entry(
@@ -185,9 +206,15 @@ def _entry(path: Path, recipe: Recipe, result: dict[str, Any], races: dict[str, 
         program=networks.load(str(file)),
         accuracy=statistics.fmean(result["accuracy"]),
         races=[races[case] for case in (recipe.case, f"{recipe.case}{pages.SELF}") if case in races],
-        note=_differing(recipe),
+        note="; ".join(filter(None, (_differing(recipe), _against(result, dense)))),
         thin=recipe.method.name == "thin",
     )
+
+
+def _against(result: dict[str, Any], dense: float) -> str:
+    """Another accuracy of the dense network than the page has, which this result was held against."""
+    own = float(result["dense_accuracy"])
+    return f"held against a dense {own:.2f} %" if abs(own - dense) > SLACK else ""
 
 
 def _differing(recipe: Recipe) -> str:

@@ -71,6 +71,8 @@ def _array(path: Path) -> np.ndarray:
             f"{path} holds {array.dtype}, and networks take normalised float32; give an image (it is normalised as the "
             "network was trained), or scale and shift the numbers yourself and save them with .astype('float32')"
         )
+    if not np.isfinite(array).all():
+        raise InputError(f"{path} holds NaN or infinity, for which no network has an answer; give finite numbers")
     return np.ascontiguousarray(array, dtype=np.float32)
 
 

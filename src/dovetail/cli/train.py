@@ -34,7 +34,7 @@ def train(
     from dovetail.cli import pipeline
     from dovetail.cli.adhoc import adhoc
 
-    target = writable(out or Path(f"{_stem(network)}-{_stem(on)}.safetensors"))
+    target = writable(out or Path(f"{_stem(network)}-{_stem(on)}.safetensors"), ".safetensors")
     recipe = adhoc(
         network,
         on,

@@ -19,8 +19,14 @@ def test_results_of_one_dense_network_share_its_accuracy():
 
 
 def test_results_of_different_dense_networks_share_no_page():
-    with pytest.raises(RecipeError, match=r"r0 93\.39 %, r1 93\.9 %"):
-        report._dense_accuracy(found(93.39, 93.9))
+    with pytest.raises(RecipeError, match=r"r0 93\.39 %, r1 94\.4 %"):
+        report._dense_accuracy(found(93.39, 94.4))
+
+
+def test_a_start_better_than_the_control_is_told_beside_what_was_held_against_it():
+    told = found(94.667, 95.0)
+    assert report._dense_accuracy(told) == 95.0
+    assert [report._against(result, 95.0) for _, _, result in told] == ["held against a dense 94.67 %", ""]
 
 
 def test_the_command_makes_the_same_page_again(tmp_path, monkeypatch):

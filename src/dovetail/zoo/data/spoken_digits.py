@@ -82,8 +82,13 @@ def _from_npz(path: Path) -> Iterator[_Recording]:
     if lacking := [key for key in _KEYS if key not in arrays]:
         raise DataError(f"{str(path)!r} has no arrays {', '.join(lacking)}; it has {', '.join(arrays)}")
     audio, offsets, digit, speaker, take = (arrays[key] for key in _KEYS)
-    rate = int(arrays["rate"]) if "rate" in arrays else FEATURES.rate
-    count = len(digit)
+    rates = np.ravel(arrays.get("rate", FEATURES.rate))
+    whole = {"offsets": offsets, "digit": digit, "take": take, "rate": rates}
+    if wrong := [key for key, array in whole.items() if array.dtype.kind not in "iu"]:
+        raise DataError(f"{str(path)!r}: {', '.join(wrong)} must be whole numbers; get it anew")
+    if len(rates) != 1 or {array.ndim for array in (audio, offsets, digit, speaker, take)} != {1}:
+        raise DataError(f"{str(path)!r}: {', '.join(_KEYS)} must have one axis each, and rate one number; get it anew")
+    rate, count = int(rates[0]), len(digit)
     ordered = offsets.shape == (count + 1,) and offsets[0] == 0 and offsets[-1] == len(audio)
     if audio.dtype != np.int16 or not ordered or (np.diff(offsets) < 0).any() or {len(speaker), len(take)} != {count}:
         raise DataError(
