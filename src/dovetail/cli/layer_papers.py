@@ -107,7 +107,8 @@ class LayerPaper(Part):
     @field_validator("sweep")
     @classmethod
     def _of_a_layer(cls, sweep: Sweep, info: ValidationInfo) -> Sweep:
-        if sweep.layer not in (known := info.data.get("layers", {})):
+        known = info.data.get("layers")  # none where they are wrong themselves
+        if known is not None and sweep.layer not in known:
             raise ValueError(f"there is no layer {sweep.layer!r}; {suggest(sweep.layer, known)}")
         return sweep
 

@@ -20,7 +20,8 @@ PAGE = """# Speed
 
 Every ratio in `benchmarks/results`, collected by `dovetail speed --out docs/speed.md`: peer time / our time, so that
 above 1 we are faster. What the ratios mean, and how a race is run, is in [the fair race](fair-race.md). Rows marked
-"time only" are of random weights. Targets are those of `benchmarks/targets.yaml`. {machines}
+"time only" are of random weights. A/A is what the same network gives beside itself in the race: as far as that is from
+1, a ratio of the row may be chance. Targets are those of `benchmarks/targets.yaml`. {machines}
 
 {table}
 {summary}

@@ -57,7 +57,8 @@ class Spec:
     def __post_init__(self) -> None:
         if self.values not in self.holds:
             known = ", ".join(values.name for values in self.holds)
-            raise SpecError(f"format {self.format!r} holds no {self.values.name} values; it holds {known}")
+            given = getattr(self.values, "name", repr(self.values))
+            raise SpecError(f"format {self.format!r} holds no {given} values; it holds {known}")
 
     def check(self, shape: Shape, name: str = "") -> None:
         """Raise `SpecError` where a weight of `shape` cannot take this spec; `name` is the layer's, for the message."""

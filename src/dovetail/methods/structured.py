@@ -75,6 +75,8 @@ class Structured(SinglePhase):
             raise SpecError(f"{self.name} share_epochs train a code book; values {self.values!r} have none")
         if self.start not in ("pretrained", "scratch"):
             raise SpecError(f"{self.name} start must be pretrained or scratch, not {self.start!r}")
+        if not isinstance(self.sizes, Mapping):
+            raise SpecError(f"{self.name} sizes must map names of layers to sizes, not be {self.sizes!r}")
         for name, size in {"size": self.size, **self.sizes}.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise SpecError(f"{self.name} {name} must be a whole number of at least 1, not {size!r}")
@@ -96,7 +98,7 @@ class Structured(SinglePhase):
                 raise SpecError(f"layer {name!r}: {self.format} holds no grouped convolutions; keep it dense")
         if not any(plan.specs()):
             why = "; ".join(f"{name}: {kept.reason}" for name, kept in plan.layers.items() if isinstance(kept, Kept))
-            raise SpecError(f"{self.name} finds no layer for blocks of {self.size} ({why})")
+            raise SpecError(f"{self.name} finds no layer for blocks of {self.size}; give another size ({why})")
         self._plan, self._codes = plan, dict[str, Tensor]()
         return plan
 

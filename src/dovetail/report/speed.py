@@ -8,7 +8,7 @@ from typing import Any
 
 from dovetail.report import numbers, tables
 
-COLUMNS = ("case", "ratio", "value", "target", "", "against", "our time", "accuracy", "on")
+COLUMNS = ("case", "ratio", "value", "target", "", "against", "A/A", "our time", "accuracy", "on")
 _RATIOS = ("vs_f32", "vs_best", "vs_own_dense", "vs_int8", "vs_same")
 Json = Mapping[str, Any]
 
@@ -24,6 +24,7 @@ class Claim:
         milliseconds: ours, the median.
         accuracy: ours, in percent; None for time-only cases.
         machine: the instructions that our engine used, or the card.
+        twice: the time of a second process of ours in the same race / our time: 1 but for chance.
     """
 
     case: str
@@ -35,6 +36,7 @@ class Claim:
     accuracy: float | None = None
     time_only: bool = False
     machine: str = ""
+    twice: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -50,8 +52,8 @@ class Claim:
         target = "" if self.target is None else numbers.times(self.target)
         quality = "time only" if self.time_only else "" if self.accuracy is None else numbers.percent(self.accuracy)
         spent = "" if self.milliseconds is None else numbers.milliseconds(self.milliseconds)
-        value = numbers.times(self.value)
-        return (self.case, self.ratio, value, target, self.verdict, self.peer, spent, quality, self.machine)
+        value, chance = numbers.times(self.value), "" if self.twice is None else f"{self.twice:.2f}"
+        return (self.case, self.ratio, value, target, self.verdict, self.peer, chance, spent, quality, self.machine)
 
 
 def claims(races: Iterable[Json], targets: Mapping[str, float]) -> list[Claim]:
@@ -75,11 +77,12 @@ def summary(found: Sequence[Claim]) -> str:
 
 def markdown(found: Sequence[Claim]) -> str:
     """The table in Markdown."""
-    return tables.markdown(COLUMNS, [claim.cells() for claim in found], ("value", "target", "our time"))
+    return tables.markdown(COLUMNS, [claim.cells() for claim in found], ("value", "target", "A/A", "our time"))
 
 
 def _measured(race: Json, wanted: Mapping[tuple[str, ...], float]) -> Iterator[Claim]:
     rows = {(row["case"], row["target"]): row for row in race["rows"]}
+    twice = {row["case"].rsplit("/", 1)[0]: row["value"] for row in race.get("noise", ())}
     for ratio in race["ratios"]:
         case, name = ratio["case"].rsplit("/", 1)
         ours = rows.get((case, ratio["ours"]), {})
@@ -89,6 +92,7 @@ def _measured(race: Json, wanted: Mapping[tuple[str, ...], float]) -> Iterator[C
             value=ratio["value"],
             target=wanted.get((case, name)),
             peer=ratio["peer"],
+            twice=twice.get(case),
             milliseconds=ours.get("median_ms"),
             accuracy=ours.get("accuracy"),
             time_only=bool(race.get("time_only")),

@@ -56,6 +56,7 @@ def test_small_layers_stay_dense_and_say_why() -> None:
     [
         ({"size": 0}, "permdnn size must be a whole number of at least 1, not 0"),
         ({"sizes": {"fc": 2.5}}, "permdnn fc must be a whole number of at least 1, not 2.5"),
+        ({"sizes": 8}, "permdnn sizes must map names of layers to sizes, not be 8"),
         ({"start": "middle"}, "start must be pretrained or scratch"),
         ({"values": "ternary"}, "values must be one of f32, bf16, int8, fixed16, codebook4, not 'ternary'"),
         ({"values": "int8", "share_epochs": 2}, "share_epochs train a code book; values 'int8' have none"),

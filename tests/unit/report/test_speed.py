@@ -59,6 +59,13 @@ def test_a_file_of_several_cases_has_the_times_of_each():
     assert found == [("gpu/a", 0.5, "a card"), ("gpu/b", 0.25, "a card")]
 
 
+def test_what_chance_makes_of_a_ratio_stands_beside_it():
+    told = race("net/a", vs_f32=1.0) | {"noise": [{"case": "net/a/noise", "value": 0.956}]}
+    (found,) = claims([told], {})
+    assert found.twice == 0.956
+    assert "0.96" in found.cells()
+
+
 def test_random_weights_are_marked():
     (found,) = claims([race("net/a", time_only=True, vs_f32=1.0)], {})
     assert found.cells()[-2:] == ("time only", "avx2")
