@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+
+
+def product(*values: Iterable[Any]) -> list[Any]:
+    """Rows of every combination, named by their values."""
+    return [pytest.param(*row, id="-".join(map(str, row))) for row in itertools.product(*values)]
 
 
 def thinned(rows: list[Any], every: int, key: Callable[..., Any]) -> list[Any]:

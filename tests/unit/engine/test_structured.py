@@ -21,6 +21,7 @@ from dovetail.program.ops import complete
 from dovetail.program.program import Activation, Program
 from dovetail.program.quantize import quantize
 from programs import Sketch, close, poisoned, random_packed
+from thinned import product, thinned
 
 needs_native = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
 ISAS = native_status().isas
@@ -253,10 +254,14 @@ def circulant_conv(weight: tuple[int, ...], pixels: tuple[int, int], size: int, 
     return sketch.program(last)
 
 
+CONV_KERNELS = ("circulant", "circulant_lanes", "circulant_winograd2", "circulant_winograd4")
+CONV_ROWS = product(CIRCULANT_CONVS, (1, 2, 3, 8, 11), CONV_KERNELS)
+
+
 @needs_native
-@pytest.mark.parametrize("kernel", ["circulant", "circulant_lanes", "circulant_winograd2", "circulant_winograd4"])
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 11])
-@pytest.mark.parametrize("case", CIRCULANT_CONVS, ids=str)
+@pytest.mark.parametrize(
+    ("case", "size", "kernel"), thinned(CONV_ROWS, every=4, key=lambda case, size, kernel: (size, kernel))
+)
 def test_circulant_convolutions(case: tuple[Any, Any, Any], size: int, kernel: str) -> None:
     weight, pixels, attributes = case
     program = circulant_conv(weight, pixels, size, **attributes)

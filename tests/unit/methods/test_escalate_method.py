@@ -19,6 +19,7 @@ from dovetail.methods.places import Places, together
 from dovetail.program.lower import lower
 from dovetail.program.reference import run as reference
 from dovetail.training import Settings
+from thinned import product, thinned
 
 TERNARY = KernelBasisSpec(bases=3, coefficients="ternary")
 NAMES = ("same", "down", "point", "grouped")
@@ -344,8 +345,10 @@ def test_ternary_coefficients_take_over_evenly(build, data, blend, want):
     assert seen == {"sparsify": [1] * 4, "ternarise": want, "settle": [1] * 4}
 
 
-@pytest.mark.parametrize("blend", [0.0, 0.75])
-@pytest.mark.parametrize("stop", [2, 3, 7, 8, 11, 16, 17, 19])
+STOPS = product((2, 3, 7, 8, 11, 16, 17, 19), (0.0, 0.75))
+
+
+@pytest.mark.parametrize(("stop", "blend"), thinned(STOPS, every=2, key=lambda stop, blend: stop))
 def test_a_stopped_training_ends_as_an_unbroken_one(build, data, tmp_path, stop, blend):
     """Of 20 steps, 8 sparsify (coefficients, then bases), 8 ternarise and 4 settle."""
     options = {"density": 0.2, "interval": 1, "sparsify_epochs": 2, "update": 3, "blend": blend}

@@ -183,7 +183,7 @@ def test_without_it_states_and_options_are_those_of_earlier_versions(build, data
     assert len(method.state_dict()["operands"]["reaches"]) == 7  # what six layers and the mean read
 
 
-@pytest.mark.parametrize("stop", [8, 10, 13, 15])
+@pytest.mark.parametrize("stop", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 13)), 15])
 def test_a_stopped_training_of_rounded_operands_goes_on_exactly(build, data, tmp_path, stop):
     """Stopped before it settles, while it observes first, and while it rounds, of 16 steps."""
     whole, resumed = train_stopped(build, data, tmp_path, {"rounded": True, "learning_rate": 0.05}, stop)
@@ -331,7 +331,7 @@ def test_the_engine_runs_depthwise_bases_in_whole_numbers(separable, data, round
     assert np.array_equal(Session(made)(x.numpy()), run(made, x.numpy()))
 
 
-@pytest.mark.parametrize("stop", [2, 6, 9, 13])
+@pytest.mark.parametrize("stop", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 9)), 6, 13])
 def test_a_stopped_training_of_depthwise_layers_goes_on_exactly(separable, data, tmp_path, stop):
     options = {"depthwise": 3, "interval": 1, "blend": 0.5, "learning_rate": 0.05}
     whole, resumed = train_stopped(separable, data, tmp_path, options, stop)
@@ -390,7 +390,7 @@ def test_asymmetric_layers_are_recomposed_for_whole_numbers(build, data, rounded
         assert np.abs(whole - seen["settle"]).mean() < 0.01 * real.std()
 
 
-@pytest.mark.parametrize("stop", [2, 6, 13])
+@pytest.mark.parametrize("stop", [2, 6, pytest.param(13, marks=pytest.mark.slow)])
 def test_a_stopped_training_of_asymmetric_layers_goes_on_exactly(build, data, tmp_path, stop):
     options = {"asymmetric": True, "shared": 2, "blend": 0.5, "rounded": True, "learning_rate": 0.05}
     whole, resumed = train_stopped(build, data, tmp_path, options, stop)

@@ -81,7 +81,11 @@ def test_bad_plans_are_refused() -> None:
             Plan({"same": TuckerSpec(rank_in=4, rank_out=4)}),
             "trains the format permuted_diagonal, not tucker",
         ),
-        (CirCnn(size=32), None, "finds no layer for blocks of 32; give another size .*16 inputs and 16 outputs are too few"),
+        (
+            CirCnn(size=32),
+            None,
+            "finds no layer for blocks of 32; give another size .*16 inputs and 16 outputs are too few",
+        ),
     ):
         with pytest.raises(SpecError, match=message):
             method.plan(model, X, given)
