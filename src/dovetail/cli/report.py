@@ -31,7 +31,7 @@ SLACK = 0.05
 """Points of accuracy: a few test images that fall on the other side by rounding."""
 APART = 1.0
 """Points that controls of one network may differ by: a start may be better than a control that was trained longer."""
-ORDER = ("penni", "tucker", "tdc", "magnitude", "int8", "thin")
+ORDER = ("escalate", "penni", "tdc", "tucker", "permdnn", "circnn", "block", "magnitude", "int8", "thin")
 Found = list[tuple[Path, Recipe, dict[str, Any]]]
 
 
@@ -191,9 +191,12 @@ def _command(
     return shlex.join(words + ([] if layer is None else ["--layer", layer]))
 
 
-def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, str]:
-    method = found[1].method.name
-    return (ORDER.index(method) if method in ORDER else len(ORDER), found[0].stem)
+def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, float, str]:
+    """By method, then the most accurate first."""
+    path, recipe, result = found
+    method = recipe.method.name
+    place = ORDER.index(method) if method in ORDER else len(ORDER)
+    return place, -statistics.fmean(result["accuracy"]), path.stem
 
 
 def _entry(
