@@ -34,6 +34,7 @@ from dovetail.program.rules.table import Rule
 _FOREIGN: Final = (Path(torch.__file__).parent, Path(__file__).parent, Path(__file__).parent.parent / "formats")
 _PYTHON: Final = Path(logging.__file__).parent.parent
 _FIXED: Final = re.compile(r"set_replacement \w+ = \d+ ")  # a size became one number
+_IN_PLACE: Final = re.compile(r"_(?=(_\d+)?$)")  # of relu_ and relu__1
 _SILENT: Final = ("sym_size", "sym_constrain", "_assert", "_guards")
 _FRESH: Final = {"conv2d", "linear", "batch_norm", "add", "mul", "matmul"}  # what they make is nobody else's memory
 
@@ -75,6 +76,7 @@ class _Lowering:
     def __init__(self, builder: Builder, traced: Any, *, time: int | None = None, inside: str | None = None) -> None:
         self.builder, self.time, self.inside = builder, time, inside
         self.graph: fx.Graph = traced.graph
+        self.titles = {node.name for node in self.graph.nodes}
         stored = _constants(traced)
         self.constants = {placeholder: tensor for placeholder, (_, tensor) in stored.items()}
         self.names = {tensor_key(tensor): self.full(name) for name, tensor in reversed(tuple(stored.values()))}
@@ -134,7 +136,7 @@ class _Lowering:
     def lower(self, node: fx.Node, name: str) -> Any:
         """Call the rule and compare its shape with torch's."""
         layer = self.full(_layer(node))
-        self.builder.at(Call(self.own(node.name), name, layer, _source(node), self.shape(node)))
+        self.builder.at(Call(self.own(self.title(node)), name, layer, _source(node), self.shape(node)))
         if name not in RULES:
             self.builder.call.refuse(
                 "it has no rule", "rewrite it with the supported ops, or keep it outside the model"
@@ -189,6 +191,11 @@ class _Lowering:
                 "known: treat all images alike"
             )
         return name if factor == 1 else f"{int(factor)}*{name}"
+
+    def title(self, node: fx.Node) -> str:
+        """Its name; where it writes into its operand and the name is free, that of the operation that does not."""
+        plain = _IN_PLACE.sub("", node.name) if _in_place(node) else node.name
+        return node.name if plain in self.titles else plain
 
     def own(self, name: str) -> str:
         """A name of the traced graph, in the Program."""

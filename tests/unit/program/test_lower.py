@@ -136,6 +136,17 @@ def test_operations(snippet):
     agree(Say(SNIPPETS[snippet]), image())
 
 
+@pytest.mark.parametrize(
+    "function, names",
+    [
+        (lambda m, x: F.relu_(F.relu_(x * 2) + x), ["relu", "relu_1"]),
+        (lambda m, x: F.relu_(x.relu() + x), ["relu", "relu_"]),  # the first name is not free
+    ],
+)
+def test_a_write_in_place_has_the_name_of_the_operation(function, names):
+    assert [node.output for node in agree(Say(function), image()).graph.nodes] == names
+
+
 LAYERS = {
     "uneven conv": nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), (1, 2)),
     "grouped conv": nn.Conv2d(4, 6, 3, groups=2, bias=False),
