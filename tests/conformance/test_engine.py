@@ -137,7 +137,7 @@ def forced() -> list[Any]:
                 for c in candidates(op, packed, case.place)
                 if c.expands == case.place.expanded
             ]
-    return thinned(found, every=3, key=lambda format_name, case, kernel: (format_name, kernel))
+    return thinned(found, every=4, key=lambda format_name, case, kernel: (format_name, kernel))
 
 
 def sketch_of(format_name: str, case: Case) -> Sketch:

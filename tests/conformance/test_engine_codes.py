@@ -83,7 +83,7 @@ def forced() -> list[Any]:
                 if c.op == op and c.runs(packed, case.place)
                 for signed, sign in ((True, "signed"), (False, "positive"))
             ]
-    return thinned(found, every=4, key=lambda name, case, kernel, signed: (name, kernel, signed))
+    return thinned(found, every=6, key=lambda name, case, kernel, signed: (name, kernel, signed))
 
 
 def program_of(name: str, case: Case, *, signed: bool) -> tuple[Program, np.ndarray]:

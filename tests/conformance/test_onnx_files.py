@@ -51,7 +51,12 @@ def answers(program: Program, file: Path, images: np.ndarray) -> tuple[np.ndarra
     return got, run(program, images)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+QUICK = ("dense", "tucker", "kernel_basis", "block_circulant")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FORMATS]
+)
 def test_a_packed_file_of_every_format_as_onnx(name: str, tmp_path) -> None:
     program = load(save(program_of(name), tmp_path / "net.dovetail"))
     assert {weight.spec.format for weight in program.weights.values()} == {name}

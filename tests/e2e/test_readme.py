@@ -76,7 +76,9 @@ def test_every_page_with_code_is_followed():
     assert {name for name, page in PAGES.items() if blocks(page)} == set(THEN)
 
 
-@pytest.mark.parametrize("name", THEN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "search.md" else []) for name in THEN]
+)
 def test_code_in_the_documentation_runs(name, reader):
     if name == "engine.md" and not dovetail.engine.native_status().available:
         pytest.skip("profiles need the native engine")

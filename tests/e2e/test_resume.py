@@ -35,11 +35,11 @@ def require_same(method: str, run: Path) -> None:
 
 OTHERS = [
     pytest.param(method, steps, marks=pytest.mark.slow)
-    for method, steps in (("two-phases", 3), ("penni", 18), ("int8", 12))
+    for method, steps in (("two-phases", 3), ("magnitude", 7), ("penni", 18), ("int8", 12))
 ]
 
 
-@pytest.mark.parametrize(("method", "steps"), [("two-phases", 8), ("magnitude", 7), *OTHERS])
+@pytest.mark.parametrize(("method", "steps"), [("two-phases", 8), *OTHERS])
 def test_killed_in_mid_epoch(method, steps, tmp_path):
     child = start(method, tmp_path, steps)
     errors = child.communicate(timeout=100)[1]

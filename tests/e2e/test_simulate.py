@@ -119,6 +119,7 @@ def test_killed_in_the_middle_it_goes_on(here, capsys, writes):
         assert layers(f"t-on-{name}.json") == layers(f"t-on-{name}.json", Path("fresh"))
 
 
+@pytest.mark.slow
 def test_a_stopped_command_keeps_what_an_earlier_one_left(here):
     assert main(COMMAND) == 0
     path = FOLDER / "t-on-sparten.json"

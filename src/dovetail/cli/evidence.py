@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail import files
-from dovetail.cli.app import Failed
 from dovetail.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -37,6 +36,10 @@ FIELDS = (
     "where",
     "program",
 )
+
+
+class OtherFileError(RecipeError):
+    """A file is not the one that its result names."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def _beside(path: Path, stamp: Mapping[str, str], does: str) -> Path:
     if not file.is_file():
         raise RecipeError(f"{path} names {file.name}, which is not beside it; `dovetail recipe run {path.stem}` {does}")
     if (found := sha256(file)) != stamp["sha256"]:
-        raise Failed(
+        raise OtherFileError(
             f"{file} has sha256 {found[:12]}…, but {path.name} says {stamp['sha256'][:12]}…: it is another file; "
             f"restore it, or `dovetail recipe run {path.stem}` {does}"
         )

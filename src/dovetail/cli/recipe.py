@@ -119,7 +119,13 @@ def train_only(name: Name, /, *, overrides: Set = (), data: DataFolder = None) -
 @app.command
 def verify(name: Name, /, *, threads: Threads = None, data: DataFolder = None) -> None:
     """Evaluate a committed packed network again; exit status 1 if accuracy, counts or hash differ from its result."""
-    path = recipes.find(name)
+    try:
+        _verify(recipes.find(name), threads, data)
+    except evidence.OtherFileError as error:
+        raise Failed(str(error)) from None
+
+
+def _verify(path: Path, threads: int | None, data: Path | None) -> None:
     recipe = recipes.with_weights(read(path), path.parent)
     target = recipes.result_path(path, recipe.evidence)
     committed = evidence.read(target)
