@@ -159,7 +159,7 @@ def _originals(program: Program) -> tuple[str | None, ...]:
 
 def _race_packed(program: Program, path: Path, original: str | None, asked: Conditions) -> Race:
     from dovetail.export.torch_module import to_torch
-    from dovetail.peers.peer import DEFAULT
+    from dovetail.peers.peer import DEFAULT, OF_MATRICES
     from dovetail.peers.race import race
 
     itself = original == ITSELF
@@ -171,7 +171,7 @@ def _race_packed(program: Program, path: Path, original: str | None, asked: Cond
     return race(
         program,
         dense,
-        peers=asked.against or DEFAULT,
+        peers=asked.against or (DEFAULT if _convolves(program) else OF_MATRICES),
         data=None if sets is None else sets.calibration,
         test=None if sets is None else sets.test,
         compressed=None if itself else ours,
@@ -185,6 +185,10 @@ def _race_packed(program: Program, path: Path, original: str | None, asked: Cond
         command=asked.command(portable(path), ["--original", original] if original else []),
         report=log.info,
     )
+
+
+def _convolves(program: Program) -> bool:
+    return any(node.op == "conv2d" for graph in program.graphs.values() for node in graph.nodes)
 
 
 def _sets(program: Program, root: Path | None) -> Sets | None:

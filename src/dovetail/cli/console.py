@@ -52,14 +52,16 @@ def logs_on_stderr(level: int) -> Iterator[None]:
     """Within: the library's log records go to standard error, one plain line each."""
     logger, handler = logging.getLogger("dovetail"), _Stderr()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    before = logger.level
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(level)
+    logger.propagate = False  # other libraries give the root logger handlers of their own
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 class _Stderr(logging.Handler):

@@ -23,11 +23,13 @@ class Judge:
         outcome: of the race.
         case: `<network>/<variant>`.
         dense_accuracy: of the original torch model on the labelled data, in percent, or None for time-only cases.
+        images: of the labelled data; one of few is more than `SLACK`.
     """
 
     outcome: Outcome
     case: str
     dense_accuracy: float | None = None
+    images: int | None = None
 
     def rows(self) -> tuple[Row, ...]:
         """The better thread count of every target (the plain case), then each thread count by itself (`_t<n>`)."""
@@ -112,12 +114,16 @@ class Judge:
         return [t for t in self._dense_peers() if t.dtype == "int8"] if wanted else []
 
     def _is_rival(self, peer: Target) -> bool:
-        """Whether it loses at most our drop (not below zero) and `SLACK`; without accuracies everybody is a rival."""
+        """Whether it loses at most our drop (not below zero) and `SLACK`, or one image where that is more.
+
+        Without accuracies everybody is a rival.
+        """
         ours, theirs = self._accuracy(OURS), self._accuracy(peer.name)
         if self.dense_accuracy is None or ours is None or theirs is None:
             return True
         drop = max(self.dense_accuracy - ours, 0.0)
-        return self.dense_accuracy - theirs <= drop + SLACK
+        slack = max(SLACK, 100 / self.images) if self.images else SLACK
+        return self.dense_accuracy - theirs <= drop + slack + 1e-6
 
     def _accuracy(self, name: str) -> float | None:
         """As measured; the original network in f32 has the torch model's."""

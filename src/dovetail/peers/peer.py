@@ -152,6 +152,8 @@ layers exceed it; in tiles of 2x2 it keeps the digits of float32 everywhere, and
 """
 
 DEFAULT: Final[Sequence[str]] = tuple(name for name, peer in PEERS.items() if not (peer.orientation or peer.asked))
+OF_MATRICES: Final[Sequence[str]] = (*DEFAULT, *(name for name, peer in PEERS.items() if peer.asked))
+"""Of networks without convolutions, too, those that store the weights of linear layers in 4 bits."""
 
 
 def peer_named(name: str) -> Peer:

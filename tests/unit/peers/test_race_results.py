@@ -132,6 +132,12 @@ def test_vs_best_leaves_out_a_peer_that_lost_more_than_we_and_three_tenths(ours,
     assert ratios(found, dense_accuracy=93.0)["vs_best"][0] == rival
 
 
+@pytest.mark.parametrize(("images", "rival"), [(300, "openvino-int8"), (1000, "openvino-f32"), (None, "openvino-f32")])
+def test_one_of_few_test_images_makes_no_loser(images, rival):
+    found = outcome(TIMES, INT8, {"dovetail": 96.0, "openvino-int8": 95 - 100 / 300})
+    assert ratios(found, dense_accuracy=95.0, images=images)["vs_best"][0] == rival
+
+
 def test_eager_torch_is_never_a_baseline():
     assert ratios(outcome({"dovetail": 1, "torch-eager": 0.5, "onnxruntime": 2}))["vs_f32"] == ("onnxruntime", 2.0)
 
