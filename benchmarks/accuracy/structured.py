@@ -111,13 +111,13 @@ def read() -> list[Row]:
     return [Row(**row) for row in json.loads(RESULTS.read_text())["rows"]] if RESULTS.exists() else []
 
 
-COLUMNS = {
-    "permuted diagonals, from scratch": ("permdnn", "scratch"),
-    "from the nearest": ("permdnn", "pretrained"),
-    "circulant blocks, from scratch": ("circnn", "scratch"),
-    "from the nearest ": ("circnn", "pretrained"),
-    "thin dense network": ("thin", "scratch"),
-}
+COLUMNS = (
+    ("permuted diagonals, from scratch", "permdnn", "scratch"),
+    ("from the nearest", "permdnn", "pretrained"),
+    ("circulant blocks, from scratch", "circnn", "scratch"),
+    ("from the nearest", "circnn", "pretrained"),
+    ("thin dense network", "thin", "scratch"),
+)
 
 
 def table(rows: list[Row], network: str) -> str:
@@ -132,12 +132,12 @@ def table(rows: list[Row], network: str) -> str:
         found = {row.params for row in rows if row.network == network and row.method in methods and row.size == size}
         return ", ".join(f"{params:,}" for params in sorted(found))
 
-    lines = [f"| size | numbers | {' | '.join(name.strip() for name in COLUMNS)} | its numbers |"]
+    lines = [f"| size | numbers | {' | '.join(name for name, *_ in COLUMNS)} | its numbers |"]
     lines.append("|---:" * (len(COLUMNS) + 3) + "|")
     for size in sorted({size for sizes in SIZES.values() for size in sizes}):
         cells = [
             numbers(("permdnn", "circnn"), size),
-            *(cell(method, size, start) for method, start in COLUMNS.values()),
+            *(cell(method, size, start) for _, method, start in COLUMNS),
         ]
         lines.append(f"| {size} | {' | '.join(cells)} | {numbers(('thin',), size)} |")
     return f"Dense: {cell('dense', 1, 'scratch')} %, {numbers(('dense',), 1)} numbers.\n\n" + "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dovetail.cli.evidence import FIELDS, sha256
 from dovetail.cli.materials import build_method, open_sets
 from dovetail.cli.networks import original_of
 from dovetail.cli.schema import read
-from dovetail.program.store import load
+from dovetail.program.store import load, save
 
 pytest.importorskip("sklearn")
 DATA = "data: { name: digits, batch: 128, held_out: 200 }\n"
@@ -211,6 +212,31 @@ def test_a_race_is_against_the_trained_original(here, tmp_path, monkeypatch, nam
     assert same(original, kept(here))
     assert (named["network"], named["variant"]) == ("tiny", name)
     assert named["test"] is not None
+
+
+def test_a_scratch_network_races_its_control_by_its_weights_where_that_is_not_packed(here, monkeypatch):
+    """`narrow` has random weights of its own; the control's packed file may be too large to be committed."""
+    asked = []
+    monkeypatch.setattr("dovetail.peers.race.race", lambda *given, **named: asked.append(given) or Asked())
+    program = load(here / "recipes/results/narrow.dovetail")
+    untrained = {name: value for name, value in program.metadata["original"].items() if name != "trained"}
+    save(
+        replace(program, metadata={**program.metadata, "original": untrained}), here / "recipes/results/alone.dovetail"
+    )
+    (here / "recipes/results/dense.dovetail").unlink()
+    assert main(["bench", str(here / "recipes/results/alone.dovetail")]) == 0
+    assert same(asked[0][1], kept(here))
+
+
+def test_a_page_leaves_out_what_is_not_packed(here, capsys):
+    (here / "recipes/results/narrow.dovetail").unlink()
+    assert main(["report", "--no-time", "--out", "page.html"]) == 0
+    assert "narrow is left out: its packed network is not here" in said(capsys)
+    for name in OTHERS:
+        (here / f"recipes/results/{name}.dovetail").unlink(missing_ok=True)
+    assert main(["report", "--no-time", "--out", "other.html"]) == 2
+    assert "none of the packed networks of 'tiny' is beside its result" in said(capsys)
+    assert not (here / "other.html").exists()
 
 
 def test_the_report_needs_no_weights(here, monkeypatch):

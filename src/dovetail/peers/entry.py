@@ -96,6 +96,11 @@ class Entry:
             return None
         return agreement.accuracy(self.test_truth, self.test.labels)
 
+    @property
+    def tested(self) -> int | None:
+        """Images that are judged on; None where there are none."""
+        return None if self.test is None else len(self.test)
+
     def questions(self) -> Questions:
         """What every target is asked before it is timed."""
         from dovetail.program.reference import run

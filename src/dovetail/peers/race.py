@@ -83,8 +83,7 @@ def race(
         pace, asked = Pace(blocks, cold=cold), entry.questions()
         outcome = compare(targets, asked, threads=counts, pace=pace, busy=busy, timeout=timeout, report=report)
     outcome.absent = {**absent, **outcome.absent}
-    tested = None if entry.test is None else len(entry.test)
-    judge = Judge(outcome, f"{network}/{variant}", entry.dense_accuracy, tested)
+    judge = Judge(outcome, f"{network}/{variant}", entry.dense_accuracy, entry.tested)
     packages = dict.fromkeys(("torch", *(name for peer in rivals for name in peer.needs)))
     return Race(
         bench=bench or f"{network}_{variant}",

@@ -90,6 +90,11 @@ class _Lowering:
                 self.values[node] = self.placeholder(node)
             elif node.op == "call_function":
                 self.values[node] = self.call(node)
+            elif node.op == "get_attr":
+                raise UnsupportedOp(
+                    f"the model branches or loops by a torch operation that takes graphs ({node.target}, as torch.cond "
+                    "does); only what is computed for every input alike can be lowered"
+                )
             elif node.op == "output":
                 return tuple(self.output(value) for value in _flat(node.args[0]))
         raise ProgramError("the traced model has no output")
@@ -395,8 +400,8 @@ def _op_name(node: fx.Node) -> str:
 
 def _in_place(node: fx.Node) -> bool:
     """Whether it writes into its first operand, and returns that."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    return bool(schema.is_mutable and schema.name.endswith("_"))
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and schema.name.endswith("_")
 
 
 def _silent(node: fx.Node) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 
 from dovetail.cli import main
 from dovetail.engine.native import cores
-from dovetail.peers.peer import DEFAULT
+from dovetail.peers.peer import DEFAULT, OF_MATRICES
 from dovetail.program.lower import lower
 
 
@@ -60,6 +60,16 @@ def races(packed, tmp_path, monkeypatch):
         return list(found)
 
     return ask
+
+
+def test_peers_with_weights_of_four_bits_race_where_nothing_is_a_convolution(races, tmp_path):
+    image = lower(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), torch.zeros(1, 1, 3, 3), metadata={"case": "net/conv"}
+    )
+    image.save(tmp_path / "packed/conv.dovetail")
+    matrix, convolution = races("packed/magnitude.dovetail", "packed/conv.dovetail", "--original", "resnet8")
+    assert {"onnxruntime-int4", "openvino-int4"} <= set(OF_MATRICES) - set(DEFAULT)
+    assert (tuple(matrix["peers"]), tuple(convolution["peers"])) == (tuple(OF_MATRICES), tuple(DEFAULT))
 
 
 def test_thin_networks_race_their_original_and_themselves_others_their_original(races, tmp_path):

@@ -306,6 +306,14 @@ def test_a_fixed_batch_is_refused_with_its_line(function):
     assert f"test_lower.py:{function.__code__.co_firstlineno}" in message
 
 
+def test_branches_by_torch_are_refused():
+    def branch(m, x):
+        return torch.cond(x.shape[0] > 2, torch.relu, torch.tanh, (x,))
+
+    with pytest.raises(UnsupportedOp, match="branches or loops by a torch operation"):
+        lower(Say(branch), image())
+
+
 def test_branches_on_values_are_refused():
     def branch(m, x):
         return x if x.sum() > 0 else -x
