@@ -29,18 +29,24 @@ void conv_tile(const Tile& t, const Clamp& clamp) {
   });
   const float* w = t.weight;
   const float* const start = t.x + t.first * kLanes;
-  const float* next = start;
-  for (int64_t c = 0; c < t.channels; ++c, next += t.x_channel) {
-    const float* x = t.planes ? start + t.planes[c] : next;
-    for (int64_t i = 0; i < t.taps_count; ++i, w += K) {
-      __builtin_prefetch(w + kAhead, 0, 2);
-      const float* p = x + t.taps[i];
-      Vec v[P];
-      each<P>(DOVETAIL_LAMBDA(int j) { v[j] = load(p + j * kLanes); });
-      each<K>(DOVETAIL_LAMBDA(int k) {
-        const Vec weight = splat(w[k]);
-        each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = fma(weight, v[j], acc[k][j]); });
-      });
+  const auto add_tap = DOVETAIL_LAMBDA(const float* p) {
+    __builtin_prefetch(w + kAhead, 0, 2);
+    Vec v[P];
+    each<P>(DOVETAIL_LAMBDA(int j) { v[j] = load(p + j * kLanes); });
+    each<K>(DOVETAIL_LAMBDA(int k) {
+      const Vec weight = splat(w[k]);
+      each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = fma(weight, v[j], acc[k][j]); });
+    });
+    w += K;
+  };
+  if (t.taps_count == 1 && !t.planes) {  // as in conv_lanes.inl
+    const float* next = start + t.taps[0];
+    for (const float* end = w + t.channels * K; w != end; next += t.x_channel) add_tap(next);
+  } else {
+    const float* next = start;
+    for (int64_t c = 0; c < t.channels; ++c, next += t.x_channel) {
+      const float* x = t.planes ? start + t.planes[c] : next;
+      for (int64_t i = 0; i < t.taps_count; ++i) add_tap(x + t.taps[i]);
     }
   }
   each<K>(DOVETAIL_LAMBDA(int k) {
