@@ -1,12 +1,48 @@
 #include "plan.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <stdexcept>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "guard.h"
 
 namespace dovetail {
+
+namespace {
+
+// Zeroed floats that begin at a cache line. Many of them lie in large pages where the system gives those: tensors in scratch
+// are planes, and neighbouring channels a page apart.
+class Scratch {
+ public:
+  explicit Scratch(size_t floats) : floats_(floats) {
+    const size_t bytes = (floats + 16) * sizeof(float), align = bytes < kMany ? 64 : kPage;
+    bytes_ = (bytes + align - 1) / align * align;
+    memory_.reset(static_cast<float*>(std::aligned_alloc(align, bytes_)));
+    if (!memory_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (align == kPage) madvise(memory_.get(), bytes_, MADV_HUGEPAGE);
+#endif
+    std::memset(memory_.get(), 0, bytes);
+    guard(memory_.get() + floats_, bytes_ - floats_ * sizeof(float));
+  }
+  float* data() const { return memory_.get(); }
+
+ private:
+  static constexpr size_t kPage = size_t{1} << 21, kMany = size_t{1} << 17;
+  struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+  };
+  size_t floats_, bytes_;
+  std::unique_ptr<float, Free> memory_;
+};
+
+}  // namespace
 
 struct Plan::State {
   std::vector<Step> steps;
@@ -15,7 +51,7 @@ struct Plan::State {
   int threads = 0;
   std::unique_ptr<Claim[]> claims;       // steps x threads
   std::unique_ptr<Progress[]> progress;  // steps
-  std::vector<std::vector<float>> scratch;
+  std::vector<Scratch> scratch;
   std::atomic<size_t> timed{0};  // steps whose time has begun to count
 
   void prepare(int count) {
@@ -23,16 +59,9 @@ struct Plan::State {
     if (threads != 0) throw std::invalid_argument("a plan runs on pools of one size");
     claims.reset(new Claim[steps.size() * count + 1]);
     progress.reset(new Progress[steps.size() + 1]);
-    scratch.assign(count, std::vector<float>(scratch_floats + 16));
-    for (auto& part : scratch) {
-      const float* end = scratch_of(part) + scratch_floats;
-      guard(end, (part.data() + part.size() - end) * sizeof(float));
-    }
+    scratch.clear();
+    for (int i = 0; i < count; ++i) scratch.emplace_back(scratch_floats);
     threads = count;
-  }
-
-  static float* scratch_of(std::vector<float>& part) {
-    return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(part.data()) + 63) / 64 * 64);
   }
 
   void open(uint32_t run) {
@@ -81,7 +110,7 @@ struct Plan::Run final : Task {
     State& s = *state;
     Worker worker;
     worker.thread = thread, worker.threads = s.threads, worker.run = run;
-    worker.scratch = State::scratch_of(s.scratch[thread]);
+    worker.scratch = s.scratch[thread].data();
     alignas(16) unsigned char copy[kMostArguments];
     thread_local std::vector<int64_t> units;
     if (units.size() < s.steps.size()) units.resize(s.steps.size());
