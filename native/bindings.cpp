@@ -49,19 +49,39 @@ void write_field(std::vector<unsigned char>& bytes, const Field& field, nb::hand
   }
 }
 
-// Fields that are not given are zero; a name that the kernel does not have is an error.
-void add_step(Plan& plan, const std::string& isa, const std::string& kernel, nb::dict arguments, nb::dict slots, bool barrier, bool serial) {
-  size_t index;
-  const KernelInfo& info = info_of(kernel, &index);
+// The arguments of a kernel as it takes them. Fields that are not given are zero; a name that the kernel does not have is an
+// error.
+std::vector<unsigned char> arguments_of(const KernelInfo& info, nb::dict arguments) {
   std::vector<unsigned char> bytes(info.size, 0);
-  size_t used = 0, bound = 0;
+  size_t used = 0;
   for (size_t i = 0; i < info.field_count; ++i) {
     const Field& field = info.fields[i];
     if (!arguments.contains(field.name)) continue;
     write_field(bytes, field, arguments[field.name]);
     ++used;
   }
-  if (used != arguments.size()) throw nb::value_error(("arguments of " + kernel + " that it does not have").c_str());
+  if (used != arguments.size()) throw nb::value_error((std::string("arguments of ") + info.name + " that it does not have").c_str());
+  return bytes;
+}
+
+nb::bytes arguments(const std::string& kernel, nb::dict arguments) {
+  size_t index;
+  const auto bytes = arguments_of(info_of(kernel, &index), arguments);
+  return nb::bytes(bytes.data(), bytes.size());
+}
+
+nb::dict offsets(const std::string& kernel) {
+  size_t index;
+  const KernelInfo& info = info_of(kernel, &index);
+  nb::dict found;
+  for (size_t i = 0; i < info.field_count; ++i) found[info.fields[i].name] = info.fields[i].offset;
+  return found;
+}
+
+void add_step(Plan& plan, const std::string& isa, const std::string& kernel, nb::dict arguments, nb::dict slots, bool barrier, bool serial) {
+  size_t index, bound = 0;
+  const KernelInfo& info = info_of(kernel, &index);
+  const auto bytes = arguments_of(info, arguments);
   plan.add(table_of(isa), index, bytes.data(), bytes.size(), barrier, serial);
   for (size_t i = 0; i < info.field_count; ++i) {
     const Field& field = info.fields[i];
@@ -130,6 +150,8 @@ NB_MODULE(_native, m) {
       .def("__len__", &Plan::size);
   m.def("isas", &isas, "Names of the ISAs that this build has and this CPU can run, slowest first.");
   m.def("kernels", &kernels, "Names of all kernels.");
+  m.def("arguments", &arguments, nb::arg("kernel"), nb::arg("arguments"), "The arguments of a kernel, as it takes them.");
+  m.def("offsets", &offsets, nb::arg("kernel"), "Where in its arguments each field of a kernel lies, in bytes.");
   m.def("trim_memory", &trim_memory, "Give what was freed back to the system, as far as the C library can.");
   m.def("lanes", [](const std::string& isa) { return table_of(isa).lanes; }, nb::arg("isa"), "Floats in a vector.");
 #ifdef DOVETAIL_SANITIZE

@@ -79,6 +79,13 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   I(x_row) I(y_row) I(channels) I(out_channels) P(const int32_t, groups) I(group_count) I(vectors) \
   I(narrow) P(const int32_t, blocks) I(block_count) P(const int32_t, lines) P(const int32_t, places)
 
+// The convolutions of a Tucker layer, a block of rows at a time (conv_tucker.inl). `strips`: strip_count records of (first
+// call, calls), `calls`: of (kernel, offset into `arguments`, bytes of them, first pointer, pointers), `pointers`: of (field,
+// base, offset), int64 each. What lies between the convolutions takes the first `scratch` elements of scratch.
+#define DOVETAIL_CONV_TUCKER(P, I, A, F)                                                             \
+  P(const float, x) P(float, y) P(const float, residual) I(images) I(x_image) I(y_image) I(r_image)  \
+  P(const void, strips) I(strip_count) P(const void, calls) P(const void, pointers) P(const void, arguments) I(scratch)
+
 // Unstructured sparse convolution. `entries`: (x offset, weight) pairs of 4 + 4 bytes, output by output; `starts`:
 // out_channels + 1 positions in them. `chains`: 1, 2 or 4 sums into which the entries of an output go in turn.
 #define DOVETAIL_CONV_SPARSE(P, I, A, F)                                              \
@@ -308,6 +315,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvDepthwiseArgs, conv2d_depthwise_f32, DOVETAIL_CONV_DEPTHWISE)  \
   K(ConvExpandedArgs, conv2d_expanded_depthwise_f32, DOVETAIL_CONV_EXPANDED) \
   K(ConvWinogradArgs, conv2d_winograd_f32, DOVETAIL_CONV_WINOGRAD)     \
+  K(ConvTuckerArgs, conv2d_tucker_f32, DOVETAIL_CONV_TUCKER)           \
   K(ConvSparseArgs, conv2d_sparse_f32, DOVETAIL_CONV_SPARSE)           \
   K(ConvColumnsArgs, conv2d_sparse_columns_f32, DOVETAIL_CONV_COLUMNS) \
   K(ConvBasisArgs, conv2d_kernel_basis_f32, DOVETAIL_CONV_BASIS)       \

@@ -67,6 +67,9 @@ inline int64_t grain_of(int64_t units, int threads) {
   return grain > 0 ? grain : 1;
 }
 
+// Bytes that the arguments of any kernel take at most (checked in plan.cpp).
+constexpr size_t kMostArguments = 1024;
+
 using KernelFunction = void (*)(const void* arguments, Worker& worker);
 
 enum class FieldKind { pointer, integer, array, real };

@@ -74,7 +74,6 @@ struct Plan::State {
 
 namespace {
 
-constexpr size_t kMostArguments = 1024;
 #define DOVETAIL_FITS(Args, kernel, FIELDS) static_assert(sizeof(Args) <= kMostArguments, "raise kMostArguments");
 DOVETAIL_KERNELS(DOVETAIL_FITS)
 #undef DOVETAIL_FITS

@@ -4,6 +4,8 @@
 namespace dovetail::DOVETAIL_ISA {
 namespace {
 
+extern const KernelFunction functions[];  // below; kernels that are made of others call them
+
 #include "../kernels/activation.inl"
 #include "../kernels/planes.inl"
 #include "../kernels/conv_dense.inl"
@@ -34,6 +36,7 @@ namespace {
 #include "../kernels/pointwise_codes.inl"
 #include "../kernels/pooling_codes.inl"
 #include "../kernels/peak.inl"
+#include "../kernels/conv_tucker.inl"
 
 #define DOVETAIL_FUNCTION(Args, kernel, FIELDS) kernel,
 const KernelFunction functions[] = {DOVETAIL_KERNELS(DOVETAIL_FUNCTION)};

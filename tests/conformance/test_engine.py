@@ -37,6 +37,7 @@ PRODUCTS = {
     "conv2d_sparse_columns": {"conv2d_sparse_columns_f32": 1},
     "conv2d_kernel_basis": {"conv2d_kernel_basis_f32": 1},
     "conv2d_tucker": {"conv2d_dense_f32": 3},
+    "conv2d_fused_tucker": {"conv2d_tucker_f32": 1},
     "conv2d_svd": {"conv2d_dense_f32": 2},
     "conv2d_classes": {"conv2d_dense_f32": 1},
     "conv2d_classes_winograd2": {"conv2d_winograd_f32": 1},

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from dovetail.engine import winograd_rows
+from dovetail.engine import fused, winograd_rows
 from dovetail.engine.builder import Builder
 from dovetail.engine.circulant import linear_circulant
 from dovetail.engine.circulant_conv import conv_circulant, filtering_error
@@ -29,6 +29,7 @@ from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_bas
 from dovetail.engine.depthwise import conv_depthwise, fits
 from dovetail.engine.diagonals import LARGEST_SIZE, linear_diagonals
 from dovetail.engine.expanded import Expansion, conv_expanded
+from dovetail.engine.fused import Stage, conv_fused
 from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
@@ -197,6 +198,37 @@ def _conv_tucker(
     emit(b, x, _dense(weight), scale, y, at if name == "core" else Geometry(), epilogue)
 
 
+def _conv_fused_tucker(
+    b: Builder,
+    x: View,
+    packed: PackedTucker,
+    scale: Scale,
+    y: View,
+    at: Geometry,
+    epilogue: Epilogue,
+    parts: Sequence[Candidate] = (),
+) -> None:
+    """The same, a block of rows at a time."""
+    stages = packed.stages()
+    last = next(reversed(stages))
+    made: dict[str, Stage] = {}
+    for (name, weight), part in zip(stages.items(), parts or (_DENSE,) * len(stages)):
+        weight = scaled(weight, scale) if name == last else weight
+        tile = _TILES.get(part.name, 0)
+        made[name] = Stage(len(weight), _stage(part, weight), max(tile, 1), tile * b.lanes // 4)
+    kernel = stages["core"].shape[2:]
+    conv_fused(b, x, made.get("input"), made["core"], made.get("output"), kernel, y, at, epilogue)
+
+
+def _stage(part: Candidate, weight: np.ndarray) -> Callable[[Builder, View, View, Geometry, Epilogue], None]:
+    packed = _dense(weight)
+
+    def emit(b: Builder, x: View, y: View, at: Geometry, epilogue: Epilogue) -> None:
+        part.emit(b, x, packed, None, y, at, epilogue)
+
+    return emit
+
+
 def _conv_svd(
     b: Builder,
     x: View,
@@ -336,9 +368,17 @@ def _classes_in_tiles(tile: int) -> Callable[[Packed, Place], bool]:
     return lambda packed, at: natural(packed, at) and fits_tiles(packed, at)
 
 
+def _fusable(packed: Packed, at: Place) -> bool:
+    """Tucker layers of more than one factor, on more than a pixel."""
+    several = packed.spec.format == "tucker" and len(packed.stages()) > 1  # type: ignore[attr-defined]
+    return several and max(at.size) > 1 and fused.fits(packed.shape[2:], at.padding, at.dilation)
+
+
 _SPARSE = _is("sparse", "block_sparse", "kernel_basis", "permuted_diagonal")
+_TILES = {"conv2d_winograd2": 2, "conv2d_winograd4": 4}
+_DENSE = Candidate("conv2d_dense", "conv2d", _any, _conv_dense)
 CANDIDATES = (
-    Candidate("conv2d_dense", "conv2d", _any, _conv_dense),
+    _DENSE,
     Candidate("conv2d_lanes", "conv2d", is_small, _over_dense(conv_lanes), reads="lying"),
     Candidate("conv2d_depthwise", "conv2d", _depthwise, _over_dense(conv_depthwise), reads="pixels"),
     Candidate(
@@ -351,6 +391,7 @@ CANDIDATES = (
     Candidate("conv2d_sparse_columns", "conv2d", _narrow_and_sparse, _over_dense(conv_sparse_columns), reads="lying"),
     Candidate("conv2d_kernel_basis", "conv2d", _is("kernel_basis"), _conv_kernel_basis),
     Candidate("conv2d_tucker", "conv2d", _is("tucker"), _conv_tucker, factors=True),
+    Candidate("conv2d_fused_tucker", "conv2d", _fusable, _conv_fused_tucker, factors=True),
     Candidate("conv2d_svd", "conv2d", _is("svd"), _conv_svd, factors=True),
     Candidate("conv2d_classes", "conv2d", in_classes(), conv_classes),
     Candidate(

@@ -38,7 +38,7 @@ def test_all_layers_read_the_same_tensor():
     ("shape", "spec", "kernel"),
     [
         (CONV, DenseSpec(), "conv2d"),
-        (CONV, TuckerSpec(rank_in=8, rank_out=8), "+"),  # three kernels
+        (CONV, TuckerSpec(rank_in=8, rank_out=8), "conv2d"),  # three kernels, or one
         (CONV, BlockSparseSpec(density=0.2), "conv2d"),
         (CONV, KernelBasisSpec(bases=3, coefficients="ternary", block=4, density=0.2), "conv2d"),
         (LINEAR, DenseSpec(), "linear_dense"),
