@@ -155,7 +155,7 @@ class _Fused:
         for base, view in ((X, self.x), (Y, self.y), (RESIDUAL, self.epilogue.residual)):
             if view is not None:
                 view.buffer.allow(self.proxies[base].overrun)
-        places, scratch = self._places([call for call, _ in calls])
+        places, scratch = self._places()
         blob, records, pointers = self._tables(calls, places)
         self.b.scratch = max(self.b.scratch, scratch + self.inner.scratch)
         self.b.constants += self.constants.values()
@@ -315,7 +315,7 @@ class _Fused:
             pointers.append(_Pointer(offsets[field], base, view.buffer, view.offset))
         return _Call(native.kernels().index(name), native.arguments(name, fields), tuple(pointers), step.work)
 
-    def _places(self, calls: Sequence[_Call]) -> tuple[dict[Buffer, int], int]:
+    def _places(self) -> tuple[dict[Buffer, int], int]:
         """Where the tensors in scratch lie, and where its rest begins. What only one block has shares a place."""
         shared = [view.buffer for view in (self.made, self.met) if view is not None]
         places, at, end = dict[Buffer, int](), 0, 0

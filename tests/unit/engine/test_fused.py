@@ -11,7 +11,7 @@ from dovetail.engine import Schedule, Session, fused, native_status
 from dovetail.engine.builder import Builder
 from dovetail.engine.conv import Epilogue, Geometry
 from dovetail.engine.fused import Block, Placed, Stage, fits
-from dovetail.engine.native import cores
+from dovetail.engine.native import cores, require_native
 from dovetail.errors import EngineError
 from dovetail.program import reference
 from dovetail.program.program import Activation, Program
@@ -170,3 +170,16 @@ def test_what_it_refuses(layer_of: dict[str, Any], kernel: str, what: str):
     with pytest.raises(EngineError, match="conv2d1") as error:
         Session(program, schedule=schedule(kernel))(x)
     assert what in str(error.value)
+
+
+def test_arguments_of_a_kernel():
+    native = require_native()
+    offsets = native.offsets("dovetail_conv2d_tucker_f32")
+    made = native.arguments("dovetail_conv2d_tucker_f32", {"images": 3, "x": 1 << 40})
+    words = np.frombuffer(made, np.int64)
+    assert (words[offsets["images"] // 8], words[offsets["x"] // 8]) == (3, 1 << 40)
+    assert np.count_nonzero(words) == 2
+    with pytest.raises(ValueError, match="that it does not have"):
+        native.arguments("dovetail_conv2d_tucker_f32", {"channels": 3})
+    with pytest.raises(ValueError, match="unknown kernel"):
+        native.offsets("dovetail_conv2d_none_f32")
