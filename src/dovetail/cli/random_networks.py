@@ -70,7 +70,7 @@ def make(case: Case) -> Made:
 def random_images(case: Case) -> np.ndarray:
     """Normal numbers, or zeros where the variant wants them, `(IMAGES, …)` float32."""
     random = np.random.default_rng(case.sheet.seed)
-    images = random.standard_normal((IMAGES, *case.sheet.input), dtype=np.float32)
+    images = random.standard_normal((IMAGES, *case.input), dtype=np.float32)
     if case.what.zeros:
         images *= random.random(images.shape, dtype=np.float32) >= case.what.zeros
     return images
@@ -82,7 +82,7 @@ def _network(case: Case) -> nn.Module:
     from dovetail.cli.materials import build_network
 
     torch.manual_seed(case.sheet.seed)
-    return build_network(case.sheet.network, None)
+    return build_network(case.built, None)
 
 
 def _part(case: Case, whole: nn.Module) -> nn.Module:

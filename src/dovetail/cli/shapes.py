@@ -43,7 +43,7 @@ def collect(
 
     files.make_folder(out, error=DataError)
     for path in [path for name in networks or (None,) for path in _sheets(name)]:
-        found = _shapes_of(sheets.read(path))
+        found = _shapes_of(str(path))
         target = out / f"{path.stem}.json"
         write(path.stem, f"dovetail shapes collect {path.stem}", found, target)
         say(f"wrote {target}: {len(found)} shapes of {sum(shape.count for shape in found)} layers")
@@ -165,15 +165,20 @@ def _draw(result: dict[str, Any], beside: Path) -> None:
     say(f"wrote {beside} and {target}" if beside.is_file() else f"wrote {target}")
 
 
-def _shapes_of(sheet: sheets.Sheet) -> list[LayerShape]:
+def _shapes_of(name: str) -> list[LayerShape]:
+    """Of every network that a sheet's variants build."""
     import torch
 
     from dovetail.cli.materials import build_network
     from dovetail.program.layers import layer_shapes
     from dovetail.program.lower import lower
 
-    model = build_network(sheet.network, None).eval()
-    return layer_shapes(lower(model, torch.zeros(1, *sheet.input)))
+    found: dict[LayerShape, tuple[str, ...]] = {}
+    for network, image in {repr((case.built, case.input)): (case.built, case.input) for case in sheets.cases(name)}.values():
+        for shape in layer_shapes(lower(build_network(network, None).eval(), torch.zeros(1, *image))):
+            same = replace(shape, layers=())
+            found[same] = found.get(same, ()) + shape.layers
+    return [replace(shape, layers=names) for shape, names in found.items()]
 
 
 def _sheets(name: str | None) -> list[Path]:

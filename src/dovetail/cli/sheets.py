@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -24,12 +24,16 @@ class Variant(Part):
         values: "int8" computes in whole numbers.
         part: a module of the network that races alone.
         zeros: the part of the inputs that is zero, at random places: a layer after a ReLU.
+        options: of the network, beside or in place of the sheet's.
+        input: shape of one image, in place of the sheet's.
     """
 
     layers: Layers = Field(default_factory=dict)
     values: Literal["f32", "int8"] = "f32"
     part: str | None = None
     zeros: float = Field(default=0.0, ge=0, lt=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    input: tuple[int, ...] | None = Field(default=None, min_length=1)
 
 
 class Sheet(Part):
@@ -92,6 +96,17 @@ class Case:
     def what(self) -> Variant:
         """What becomes of the network."""
         return self.sheet.variants[self.variant]
+
+    @property
+    def built(self) -> Network:
+        """The dense network, with the options of this case."""
+        network = self.sheet.network
+        return network.model_copy(update={"options": network.options | self.what.options})
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return self.what.input or self.sheet.input
 
 
 def folder() -> Path:

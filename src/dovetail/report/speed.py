@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from dovetail.report import numbers, tables
 
 COLUMNS = ("case", "ratio", "value", "target", "", "against", "A/A", "our time", "accuracy", "on")
+GEOMEAN = "geomean"
+"""The variant that stands for the geometric mean over all cases of a network."""
 _RATIOS = ("vs_f32", "vs_best", "vs_own_dense", "vs_int8", "vs_same")
 Json = Mapping[str, Any]
 
@@ -59,10 +62,13 @@ class Claim:
 def claims(races: Iterable[Json], targets: Mapping[str, float]) -> list[Claim]:
     """Every ratio of the races, as their JSON has them, and every target that none of them has measured.
 
-    Networks in order of their names; the plain variants of each before those of other conditions.
+    Networks in order of their names; the plain variants of each before those of other conditions. A target of the variant
+    "geomean" is for the geometric mean of the ratio over the raced cases of its network, whatever their conditions.
     """
     wanted = {tuple(name.rsplit("/", 1)): float(target) for name, target in targets.items()}
     found = {(claim.case, claim.ratio): claim for race in races for claim in _measured(race, wanted)}
+    means = {key: mean for key in wanted if (mean := _mean(*key, wanted[key], list(found.values()))) is not None}
+    found |= means
     missing = {key: Claim(*key, target=target) for key, target in wanted.items() if key not in found}
     return sorted((found | missing).values(), key=_rank)
 
@@ -98,6 +104,17 @@ def _measured(race: Json, wanted: Mapping[tuple[str, ...], float]) -> Iterator[C
             time_only=bool(race.get("time_only")),
             machine=str(race["machine"].get("gpu", race["machine"].get("engine_isa", ""))),
         )
+
+
+def _mean(case: str, ratio: str, target: float, found: Sequence[Claim]) -> Claim | None:
+    """The geometric mean over the cases of a network, where `case` stands for it and some were raced."""
+    network, _, variant = case.partition("/")
+    values = [c.value for c in found if c.value and c.ratio == ratio and c.case.startswith(f"{network}/")]
+    if variant != GEOMEAN or not values:
+        return None
+    alike = {c.machine for c in found if c.ratio == ratio and c.case.startswith(f"{network}/")}
+    told = f"the best of each of {len(values)} cases"
+    return Claim(case, ratio, math.prod(values) ** (1 / len(values)), target, told, machine=", ".join(sorted(alike)))
 
 
 def _rank(claim: Claim) -> tuple[str, str, int]:

@@ -42,6 +42,12 @@ def single_linear(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs))
 
 
+def single_convolution(inputs: int, outputs: int) -> nn.Sequential:
+    """One 3x3 convolution of unit stride, called "0", with a bias and a ReLU."""
+    positive(inputs=inputs, outputs=outputs)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU())
+
+
 def initialise(model: nn.Module, *, classifier_std: float | None = None) -> None:
     """He's normal initialisation of the convolutions (fan out); norms start as the identity, biases at zero.
 

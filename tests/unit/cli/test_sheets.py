@@ -158,6 +158,14 @@ def test_a_part_races_alone(sheet):
         random_networks.make(case_of(sheet(variants={"first": {"part": "layer9"}}), "first"))
 
 
+def test_a_variant_may_build_and_feed_the_network_in_its_own_way(sheet):
+    path = sheet(variants={"usual": {}, "wide": {"options": {"width": 1.0}, "input": [3, 12, 12]}})
+    usual, wide = (random_networks.make(case_of(path, variant)) for variant in ("usual", "wide"))
+    assert [made.images.shape[1:] for made in (usual, wide)] == [(3, 8, 8), (3, 12, 12)]
+    first = [made.program.weights["conv1"].shape[0] for made in (usual, wide)]
+    assert first == [8, 16]
+
+
 def test_a_layer_that_does_not_exist_is_refused(sheet):
     layers = {"conv9": {"format": "sparse", "density": 0.5}}
     with pytest.raises(SpecError, match="no layer is called 'conv9'"):
@@ -168,14 +176,14 @@ def test_the_committed_sheets_are_the_networks_of_the_plan():
     assert {path.stem for path in SHEETS} == {
         "resnet18_224", "resnet18_cifar", "resnet50_224", "vgg16_224", "squeezenet_224", "mobilenetv2_224",
         "resnet20_cifar", "resnet56_cifar", "fc_4096x9216", "fc_4096x4096", "fc_2048x2048",
-        "lstm_1024",
+        "lstm_1024", "tucker_core",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_committed_case_fits_its_network(case):
     with torch.device("meta"):
-        model = zoo.build(case.sheet.network.name, **case.sheet.network.options)
+        model = zoo.build(case.built.name, **case.built.options)
     given = given_plan(case.what.layers)
     plan = {} if given is None else given.resolve(model)
     assert case.what.part is None or all(fnmatch.fnmatch(name, f"{case.what.part}.*") for name in plan)
@@ -192,7 +200,7 @@ def test_pruned_cases_prune_every_3x3_layer_but_stems_without_blocks(name):
         if case.variant.removesuffix("_convs") != name:
             continue
         with torch.device("meta"):
-            model = zoo.build(case.sheet.network.name, **case.sheet.network.options)
+            model = zoo.build(case.built.name, **case.built.options)
         plan = complete_plan(model, case)
         kept = [n for n, what in plan.items() if isinstance(what, Kept)]
         stems = {n for n in kept if tuple(getattr(model.get_submodule(n), "kernel_size", ())) == (3, 3)}
@@ -219,8 +227,8 @@ def test_tdc_ranks_leave_the_work_that_its_formulas_give(name, dense, tucker):
     """Multiply-accumulates of one image in thousand millions, worked out by hand for the shipped ranks."""
     (case,) = sheets.cases(name)
     with torch.device("meta"):
-        model = zoo.build(case.sheet.network.name, **case.sheet.network.options).eval()
-        uses = positions(model, torch.zeros(1, *case.sheet.input), case.what.part or "")
+        model = zoo.build(case.built.name, **case.built.options).eval()
+        uses = positions(model, torch.zeros(1, *case.input), case.what.part or "")
     plan = given_plan(case.what.layers).resolve(model)
     before = sum(layer.weight.numel() * outputs for layer, _, outputs in uses.values())
     after = before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dovetail.report.speed import COLUMNS, Claim, claims, markdown, summary
 
 
@@ -39,6 +41,15 @@ def test_a_target_that_nobody_raced_is_in_the_table():
     (found,) = claims([], {"net/a/vs_int8": 1.0})
     assert (found.value, found.verdict) == (None, "not raced")
     assert found.cells()[:5] == ("net/a", "vs_int8", "–", "1.00×", "not raced")
+
+
+def test_a_geometric_mean_is_over_the_raced_cases_of_a_network():
+    races = [race("net/a", vs_same=4.0, vs_f32=9.0), race("net/b", vs_same=1.0), race("nets/a", vs_same=50.0)]
+    found = {claim.case: claim for claim in claims(races, {"net/geomean/vs_same": 2.5}) if claim.ratio == "vs_same"}
+    assert found["net/geomean"].value == pytest.approx(2.0)
+    assert found["net/geomean"].cells()[3:6] == ("2.50×", "80% of it", "the best of each of 2 cases")
+    (unraced,) = claims([], {"net/geomean/vs_same": 2.5})
+    assert unraced.verdict == "not raced"
 
 
 def test_a_target_that_is_just_reached_is_met():
