@@ -174,7 +174,8 @@ def _shapes_of(name: str) -> list[LayerShape]:
     from dovetail.program.lower import lower
 
     found: dict[LayerShape, tuple[str, ...]] = {}
-    for network, image in {repr((case.built, case.input)): (case.built, case.input) for case in sheets.cases(name)}.values():
+    distinct = {repr((case.built, case.input)): (case.built, case.input) for case in sheets.cases(name)}
+    for network, image in distinct.values():
         for shape in layer_shapes(lower(build_network(network, None).eval(), torch.zeros(1, *image))):
             same = replace(shape, layers=())
             found[same] = found.get(same, ()) + shape.layers

@@ -62,8 +62,9 @@ class Claim:
 def claims(races: Iterable[Json], targets: Mapping[str, float]) -> list[Claim]:
     """Every ratio of the races, as their JSON has them, and every target that none of them has measured.
 
-    Networks in order of their names; the plain variants of each before those of other conditions. A target of the variant
-    "geomean" is for the geometric mean of the ratio over the raced cases of its network, whatever their conditions.
+    Networks in order of their names; the plain variants of each before those of other conditions. A target of the
+    variant "geomean" is for the geometric mean of the ratio over the raced cases of its network, whatever their
+    conditions.
     """
     wanted = {tuple(name.rsplit("/", 1)): float(target) for name, target in targets.items()}
     found = {(claim.case, claim.ratio): claim for race in races for claim in _measured(race, wanted)}
