@@ -262,6 +262,16 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const void, entries) P(const int32_t, basis_starts) P(const int32_t, turns) I(column_count) \
   I(channels) I(out_channels) I(group_count)
 
+// The same where pixels lie as they do in the plane: `blocks` are (word offset of four channels' line, word of four coefficients), for
+// each output and basis (an even number) as `block_starts` has it; `entries`: (offset into an output's pairs of sums, word of two
+// weights), `basis_starts`: where their list begins and ends. A line, and a pair's sums, are `stretch` words, whole vectors: as many as the longest run, of `most_vectors`,
+// and its taps need, which begin at `first_tap`.
+#define DOVETAIL_CONV_RUN_COEFFICIENTS(P, I, A, F)                                         \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
+  P(const int32_t, phases) I(phase_count) I(first_tap) I(stretch) I(most_vectors)          \
+  P(const void, blocks) P(const int32_t, block_starts) I(base_count) P(const void, entries) P(const int32_t, basis_starts) \
+  I(channels) I(out_channels) I(group_count)
+
 // Groups of any size: `weight` is [out_channels][C/groups][taps], whole numbers.
 #define DOVETAIL_CONV_GROUPED_CODES(P, I, A, F)                                            \
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
@@ -345,6 +355,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvCoefficientsArgs, conv2d_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvSharedCoefficientsArgs, conv2d_shared_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvBlockCoefficientsArgs, conv2d_block_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
+  K(ConvRunCoefficientsArgs, conv2d_run_coefficients_int8, DOVETAIL_CONV_RUN_COEFFICIENTS) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
   K(LinearClassesCodesArgs, linear_classes_int8, DOVETAIL_LINEAR_CLASSES_CODES) \

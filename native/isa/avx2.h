@@ -198,6 +198,11 @@ inline Ints dot(Ints acc, Ints codes, Ints weights) {
   return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
 }
 
+// Adds to `acc` a word's codes, each times -1, 0 or 1; `signed_sum` makes a sum of what has come together, of up to 128 codes of
+// either sign. That is two numbers of 16 bits a word here: twice a code is nothing that `maddubs` would cut.
+inline Ints add_signed(Ints acc, Ints codes, Ints signs) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, signs)); }
+inline Ints signed_sum(Ints acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
+
 // Sixteen numbers of float16, which in float32 have a lowest byte of zero: tables of the other three.
 struct Book {
   Ints bytes[3];

@@ -171,6 +171,15 @@ inline Ints dot(Ints acc, Ints codes, Ints weights) {
 #endif
 }
 
+// As in avx2.h; where bytes have dot products, those are the sums.
+#ifdef DOVETAIL_VNNI
+inline Ints add_signed(Ints acc, Ints codes, Ints signs) { return dot(acc, codes, signs); }
+inline Ints signed_sum(Ints acc) { return acc; }
+#else
+inline Ints add_signed(Ints acc, Ints codes, Ints signs) { return _mm512_add_epi16(acc, _mm512_maddubs_epi16(codes, signs)); }
+inline Ints signed_sum(Ints acc) { return _mm512_madd_epi16(acc, _mm512_set1_epi16(1)); }
+#endif
+
 // Sixteen numbers of float16.
 struct Book {
   Vec numbers;

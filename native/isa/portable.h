@@ -204,6 +204,9 @@ inline Ints dot(Ints acc, Ints codes, Ints weights) {
       acc.v[i] += byte_of_word(codes.v[i], b) * static_cast<int8_t>(byte_of_word(weights.v[i], b));
   return acc;
 }
+// As in avx2.h.
+inline Ints add_signed(Ints acc, Ints codes, Ints signs) { return dot(acc, codes, signs); }
+inline Ints signed_sum(Ints acc) { return acc; }
 // Sixteen numbers of float16, and codes of 4 bits into them. With eight lanes the code of vector q + 4 n, lane 4 h + i, is half
 // n (the lower one first) of byte 16 h + 4 q + i; of four vectors in half the bytes that of vector q, lane 4 h + i, is half h of
 // byte 4 q + i. With sixteen lanes the code of vector k, lane l, is the k-th of word l, or of half word l.

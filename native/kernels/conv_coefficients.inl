@@ -256,7 +256,7 @@ struct SharedPlaces : WideLines {
 // `starts` has a list an output and basis. Zeros within a block are what they are.
 struct BlockPlaces {
   static constexpr int kOutputs = 1;
-  static constexpr int kMost = kLanes == 16 ? 20 : 10;  // vectors of sums in registers
+  static constexpr int kMost = kLanes == 16 ? 20 : 12;  // vectors of sums in registers
   static constexpr int kFew = kLanes == 16 ? 6 : 3;     // that have several sums each, so that additions need not wait; lists are fours then
 
   template <int Rows, class Args>
@@ -273,11 +273,11 @@ struct BlockPlaces {
         each<turn>(DOVETAIL_LAMBDA(int i) {
           const int32_t* const p = lines + e[i].offset;
           const Ints word = splat_word(e[i].word);
-          each<P>(DOVETAIL_LAMBDA(int j) { acc[i % chains][j] = dot(acc[i % chains][j], load_words(p + j * kLanes), word); });
+          each<P>(DOVETAIL_LAMBDA(int j) { acc[i % chains][j] = add_signed(acc[i % chains][j], load_words(p + j * kLanes), word); });
         });
       each<P>(DOVETAIL_LAMBDA(int j) {
-        Ints sum = acc[0][j];
-        each<chains - 1>(DOVETAIL_LAMBDA(int i) { sum = add(sum, acc[i + 1][j]); });
+        Ints sum = signed_sum(acc[0][j]);
+        each<chains - 1>(DOVETAIL_LAMBDA(int i) { sum = add(sum, signed_sum(acc[i + 1][j])); });
         store_words(pairs + j * kLanes, b % 2 ? halves_of(load_words(pairs + j * kLanes), sum) : sum);
       });
       if (b % 2) pairs += pair;
@@ -304,6 +304,54 @@ struct BlockPlaces {
     });
   }
 };
+
+// The same over words of four channels, without tiles: pixels lie in a run as they do in the plane, row after row with the zeros
+// between them, and a tap is a shift by words. Loads of shifted pixels are not aligned, but nothing is turned, and no lane is
+// without a pixel. A unit is a run of one image and a group of outputs; `stretch` words of a phase are what the taps of the
+// longest run reach, from `first_tap` on.
+void conv2d_run_coefficients_int8(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const ConvRunCoefficientsArgs*>(arguments);
+  const Run* runs = runs_of(a.runs);
+  const auto* blocks = static_cast<const CodeEntry*>(a.blocks);
+  const BasisLists lists = {static_cast<const CodeEntry*>(a.entries), a.basis_starts, nullptr, 1};
+  const Rounding rounding = rounding_of(a);
+  const int64_t phase = a.channels * a.stretch, phase_pairs = a.base_count / 2 * a.stretch, step = a.most_vectors * kLanes;
+  const int64_t per_image = a.run_count * a.group_count, quads = (a.out_channels + 3) / 4;
+  auto* const lines = reinterpret_cast<int32_t*>(worker.scratch);
+  int32_t* const pairs = lines + a.phase_count * phase;
+  int32_t* const sums = pairs + a.phase_count * phase_pairs;
+  for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t image = unit / per_image, group = unit % a.group_count;
+      Run run = runs[unit % per_image / a.group_count];
+      const bool leads = unit % per_image < a.group_count;
+      int vectors = vectors_of(run);
+      while (vectors > 1 && !a.masks[run.mask + vectors - 1]) --vectors;  // zeros behind the last row
+      const int used = vectors + static_cast<int>(a.stretch / kLanes - a.most_vectors);
+      for (int64_t f = 0; f < a.phase_count; ++f)
+        for (int64_t c = 0; c < a.channels; ++c) {
+          const int32_t* const x = a.x + image * a.x_image + run.x + a.phases[f] + a.first_tap + c * a.x_channel;
+          int32_t* const to = lines + f * phase + c * a.stretch;
+          for (int j = 0; j < used; ++j) store_words(to + j * kLanes, load_words(x + j * kLanes));
+        }
+      run.x = 0;  // of its sums
+      for (int64_t k = 4 * (quads * group / a.group_count); k < 4 * (quads * (group + 1) / a.group_count); k += 4) {
+        for (int i = 0; i < 4 && k + i < a.out_channels; ++i) {
+          for (int64_t f = 0; f < a.phase_count; ++f)
+            even_pieces(used, BlockPlaces::kMost, [&](int first, int count) {
+              const int64_t at = static_cast<int64_t>(first) * kLanes;
+              BlockPlaces::sums_for(count)(lines + f * phase + at, blocks, a.block_starts + (k + i) * a.base_count, a.base_count, pairs + f * phase_pairs + at, a.stretch);
+            });
+          even_pieces(vectors, kMostLines, [&](int first, int count) {
+            const int64_t at = static_cast<int64_t>(first) * kLanes;
+            basis_sums_for<false>(count, false)(lists, pairs + at, a.bias[k + i], sums + i * step + at);
+          });
+        }
+        finish_code_tile(a, rounding, image, k, &run, 1, leads, sums, step, 0, false, nullptr);
+      }
+    }
+  });
+}
 
 template <class Places, class Args>
 void conv_coefficients(const Args& a, Worker& worker) {

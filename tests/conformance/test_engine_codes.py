@@ -175,6 +175,34 @@ def test_layers_without_ternary_numbers_give_their_biases(isa: str) -> None:
     assert spread == [0, 0]
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", [c.name for c in CANDIDATES if c.name.endswith("coefficients")])
+def test_sums_of_coefficients_that_16_bits_cannot_hold(kernel: str, isa: str) -> None:
+    """All codes are 255, and some outputs add up, or take away, those of all 300 channels, or of most of them."""
+    sketch = Sketch(8)
+    x = sketch.input("batch", 300, 4, 5)
+    coefficients = sketch.random.choice([-1.0, 0.0, 1.0], (8, 300, 3), p=[0.05, 0.05, 0.9])
+    coefficients[4:] = sketch.random.choice([-1.0, 0.0, 0.0, 1.0], (4, 300, 3))
+    coefficients[0], coefficients[1, :, 1], coefficients[2] = 1, -1, np.where(np.arange(300) < 150, -1, 1)[:, None]
+    shared = kernel == "conv2d_shared_coefficients"
+    if shared:
+        coefficients[4:] = np.where(coefficients[4:5] == 0, 0, np.where(coefficients[4:] == 0, 1, coefficients[4:]))
+        coefficients[:4] = np.where(coefficients[:4] == 0, 1, coefficients[:4])
+    spec = KernelBasisSpec(bases=3, coefficients="ternary", values=INT8, shared=4 if shared else 1)
+    packed = PackedKernelBasis.from_factors(sketch.random.standard_normal((3, 3, 3)), coefficients, spec)
+    same_size = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
+    y = sketch.add("conv2d", x, packed=packed, biased=True, **same_size)
+    last = sketch.add("conv2d", y, packed=random_packed("dense", (5, 8, 1, 1), sketch.random), biased=True)
+    images = np.ones((2, 300, 4, 5), np.float32)
+    program = quantized(sketch.program(y, last), images)
+    (weight,) = (program.weights[node.weight] for node in program.graph.nodes if node.name == y)
+    assert isinstance(weight, PackedKernelBasis)
+    assert np.abs(weight.codes()[1]).sum(axis=1).max() == 300
+    session = Session(program, isa=isa, schedule=Schedule({y: kernel}))
+    assert_same(session, images, reference.run(program, images))
+    assert native_calls(session, y)[f"{kernel}_int8__{isa}"] == 1
+
+
 def test_every_kernel_is_forced_somewhere() -> None:
     assert {c.name for c in CANDIDATES} == {parameters.values[2] for parameters in forced()}
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dovetail.engine.builder import Builder
 from dovetail.engine.codes import CodeCall, sums, words
-from dovetail.engine.codes_conv import geometry, residual_fields
+from dovetail.engine.codes_conv import geometry, residual_fields, run_tables
 from dovetail.engine.columns import strided_taps
-from dovetail.engine.conv import Taps, allow_reads, allow_whole_vectors, entry_lists, evenly, lane_masks, plane_fields
+from dovetail.engine.conv import (
+    Runs,
+    Taps,
+    allow_reads,
+    allow_whole_vectors,
+    entry_lists,
+    evenly,
+    lane_masks,
+    plane_fields,
+    prepare,
+    runs_over,
+)
 from dovetail.engine.layout import View, round_up
 from dovetail.formats.base import Packed
 from dovetail.formats.kernel_basis import PackedKernelBasis
@@ -19,21 +29,21 @@ from dovetail.formats.values import INT8
 from dovetail.program.integer import Product
 
 MOST_HALVES = {16: 20, 8: 10}  # vectors of 16-bit sums in registers: as kMostHalves in conv_coefficients.inl
+MOST_SUMS = {16: 20, 8: 12}  # vectors of sums of words in registers: as kMost of BlockPlaces
 MOST_REACH = 8  # rows of the kernel: vectors of sums beyond those of a tile
 FEW = 4  # vectors for which lists are filled up: as coefficient_turn in conv_coefficients.inl
 FEW_SUMS = {16: 6, 8: 3}  # vectors whose lists of words are filled up: as kFew in conv_coefficients.inl
 OUTPUTS = 4  # that may share their places: as SharedPlaces in conv_coefficients.inl
 CLASSES = 8  # of the signs that the other outputs have where the first has plus
 MOST_TERMS = 128  # codes of up to 255 that a number of 16 bits can be the sum of
+NEAR = 28 * 1024  # bytes of the lines of a run that stay in L1
 
 
 def adds_up(packed: Packed) -> bool:
-    """Whether the coefficients are -1, 0 and 1, and few enough of one sign at an output and basis for 16 bits."""
+    """Whether the coefficients are -1, 0 and 1."""
     if not isinstance(packed, PackedKernelBasis) or packed.spec.values != INT8:
         return False
-    coefficients = packed.codes()[1]
-    terms = max(int((coefficients == sign).sum(axis=1).max()) for sign in (1, -1))
-    return int(np.abs(coefficients).max()) <= 1 and terms <= MOST_TERMS
+    return int(np.abs(packed.codes()[1]).max()) <= 1
 
 
 def shares_places(packed: Packed) -> bool:
@@ -56,23 +66,61 @@ def conv_block_coefficients(b: Builder, call: CodeCall, x: View, found: Product,
     _emit(b, call, x, found, y, "conv2d_block_coefficients_int8")
 
 
+def conv_run_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
+    """The same over runs of pixels, which lie as they do in the input."""
+    packed = call.program.weights[call.node.weight or ""]
+    assert isinstance(packed, PackedKernelBasis)
+    bases, coefficients = _whole_pairs(*packed.codes())
+    taps = prepare(b, x, packed.shape, y, geometry(call.node))
+    within = taps.rows * taps.pitch + taps.columns
+    phases, phase = np.unique(taps.offsets - within, return_inverse=True)
+    first, halo = int(within.min()), int(np.ptp(within))
+    outputs, channels = len(coefficients), words(coefficients.shape[1])
+    near = (NEAR // (4 * channels * len(phases)) - halo) // b.lanes
+    runs = runs_over(b, y, taps, max(near, -(-2 * halo // b.lanes), 4), words(outputs))
+    stretch = round_up(runs.longest * b.lanes + halo, b.lanes)
+    allow_reads(taps.x, int(runs.records[:, 0].max()) + first + stretch)
+    used = {needed + stretch // b.lanes - runs.longest for needed in _needed(runs, b.lanes)}
+    blocks = _blocks(coefficients.transpose(0, 2, 1), stretch, _turn_of(b, used))
+    pairs = len(bases) // 2
+    p, r, s = (axis.ravel() for axis in np.indices((pairs, *bases.shape[1:])))
+    place = (phase.reshape(within.shape)[r, s] * pairs + p) * stretch + within[r, s] - first
+    entries, starts = entry_lists(np.zeros_like(p), place, _words_of_pairs(bases)[p, r, s], 1)
+    groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * len(runs.records)))
+    b.scratch = max(b.scratch, len(phases) * (channels + pairs) * stretch + 4 * runs.longest * b.lanes)
+    b.emit(
+        "conv2d_run_coefficients_int8",
+        {"x": taps.x, **sums(b, call, found), **run_tables(b, call, runs), "entries": b.constant(entries),
+         "basis_starts": b.constant(starts.astype(np.int32)), "phases": b.constant(phases.astype(np.int32)),
+         "blocks": b.constant(blocks["places"]), "block_starts": b.constant(blocks["starts"])},
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **residual_fields(call), **call.rounding(),
+        phase_count=len(phases), first_tap=first, stretch=stretch, most_vectors=runs.longest, base_count=len(bases),
+        channels=channels, out_channels=outputs, group_count=min(groups, words(outputs)),
+        work=(2 * len(blocks["places"]) + outputs * len(entries)) * y.shape[0] * y.shape[2] * y.shape[3],
+    )  # fmt: skip
+
+
+def _needed(runs: Runs, lanes: int) -> list[int]:
+    """Vectors of each run up to the last that has a pixel."""
+    masks = [runs.masks[mask : mask - (-pixels // lanes)] for _, _, pixels, mask in runs.records.tolist()]
+    return [max(1, int(np.flatnonzero(part).max(initial=0)) + 1) for part in masks]
+
+
 def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, kernel: str) -> None:
     packed = call.program.weights[call.node.weight or ""]
     assert isinstance(packed, PackedKernelBasis)
-    bases, coefficients = (np.pad(part, pad) for part, pad in zip(packed.codes(), _even(packed.spec.bases)))
+    shared = kernel == "conv2d_shared_coefficients_int8"
+    bases, coefficients = _whole_pairs(*packed.codes(), OUTPUTS if shared else 1)
     taps = strided_taps(b, x, packed.shape, y, geometry(call.node))
     rows = rows_of(b.lanes, taps, y, zeros=not call.tensor().zero)
     tiles, fields = _tiles(b, taps, rows, y)
     outputs, channels = len(coefficients), words(coefficients.shape[1])
     line = fields["most_halves"] * b.lanes
     flat = coefficients.transpose(0, 2, 1)  # (K, d, C)
-    shared = kernel == "conv2d_shared_coefficients_int8"
     if shared:
         places = _shared_places(flat, line)
     elif kernel == "conv2d_block_coefficients_int8":
-        pieces = {size for halves in tiles["tiles"][:, 3].tolist() for size in evenly(2 * halves, MOST_HALVES[b.lanes])}
-        few = min(pieces) <= FEW_SUMS[b.lanes]
-        places = _blocks(flat, 2 * line, 4 if few else 1)
+        places = _blocks(flat, 2 * line, _turn_of(b, {2 * halves for halves in tiles["tiles"][:, 3].tolist()}))
     else:
         zeros, vectors = 4 * channels * line, int(tiles["tiles"][:, 3].min())
         places = _places(flat, line, zeros, vectors)
@@ -91,10 +139,34 @@ def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, kernel: 
     )  # fmt: skip
 
 
-def _even(bases: int) -> tuple[Any, Any]:
-    """How to pad bases `(d, R, S)` and coefficients `(K, C, d)` to an even d."""
-    more = bases % 2
-    return ((0, more), (0, 0), (0, 0)), ((0, 0), (0, 0), (0, more))
+def _whole_pairs(bases: np.ndarray, coefficients: np.ndarray, together: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Bases `(d, R, S)` and coefficients `(K, C, d)` that stand for the same weight, d even and no sum beyond 16 bits.
+
+    Where too many channels meet a basis in an output, those that are left over meet a copy of it. `together`: outputs
+    that go over at the same channel.
+    """
+    piece = _pieces(coefficients, together)
+    copies = [(basis, part) for basis in range(len(bases)) for part in range(int(piece[..., basis].max()) + 1)]
+    of = [basis for basis, _ in copies]
+    parts = [np.where(piece[..., basis] == part, coefficients[..., basis], 0) for basis, part in copies]
+    more = len(copies) % 2
+    return np.pad(bases[of], ((0, more), (0, 0), (0, 0))), np.pad(np.stack(parts, axis=2), ((0, 0), (0, 0), (0, more)))
+
+
+def _pieces(coefficients: np.ndarray, together: int) -> np.ndarray:
+    """`(K, C, d)`: the copy of its basis that each coefficient meets, where sums have to be cut."""
+    outputs, channels, count = coefficients.shape
+    quads = np.pad(coefficients, ((0, -outputs % together), (0, -channels % 4), (0, 0)))
+    quads = quads.reshape(-1, together, words(channels), 4, count)
+    there = np.stack([(quads == sign).sum(axis=3) for sign in (1, -1)])  # (signs, quads, together, words, d)
+    so_far = np.zeros((2, len(quads), together, count), np.int64)
+    piece = np.zeros((len(quads), words(channels), count), np.int64)
+    for word in range(1, words(channels)):
+        so_far += there[:, :, :, word - 1]
+        cut = (so_far + there[:, :, :, word] > MOST_TERMS).any(axis=(0, 2))  # (quads, d)
+        so_far = np.where(cut[:, None], 0, so_far)
+        piece[:, word] = piece[:, word - 1] + cut
+    return piece.repeat(4, axis=1)[:, :channels].repeat(together, axis=0)[:outputs]
 
 
 @dataclass(frozen=True)
@@ -209,6 +281,12 @@ def _shared_places(flat: np.ndarray, line: int) -> dict[str, np.ndarray]:
     return {"places": (channel[order] * line).astype(np.int32), "starts": starts.astype(np.int32)}
 
 
+def _turn_of(b: Builder, vectors: set[int]) -> int:
+    """What lists of words are filled up to a multiple of, where so many vectors are cut into pieces; as BlockPlaces."""
+    fewest = min(size for count in vectors for size in evenly(count, MOST_SUMS[b.lanes]))
+    return 4 if fewest <= FEW_SUMS[b.lanes] else 1
+
+
 def _blocks(flat: np.ndarray, line: int, multiple: int) -> dict[str, np.ndarray]:
     """Lines of the words of channels that have a coefficient, with the four of each, for each output and basis.
 
@@ -226,10 +304,15 @@ def _blocks(flat: np.ndarray, line: int, multiple: int) -> dict[str, np.ndarray]
     return {"places": places, "starts": starts.astype(np.int32)}
 
 
+def _words_of_pairs(bases: np.ndarray) -> np.ndarray:
+    """`(d/2, R, S)`: the weights of two bases in a word."""
+    pair = bases.astype(np.int16).reshape(len(bases) // 2, 2, *bases.shape[1:]).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(pair).view(np.int32)[..., 0]
+
+
 def _basis_lists(lanes: int, bases: np.ndarray, rows: Rows, fields: dict[str, int]) -> dict[str, np.ndarray]:
     """For each column, the places in the pairs of sums and their two weights; and how a column's sums are turned."""
-    pair = bases.astype(np.int16).reshape(len(bases) // 2, 2, *bases.shape[1:]).transpose(0, 2, 3, 1)
-    word = np.ascontiguousarray(pair).view(np.int32)[..., 0]  # (pairs, R, S)
+    word = _words_of_pairs(bases)
     columns = [*(n for n in np.unique(rows.column).tolist() if n != 0), 0]
     column = np.array([columns.index(n) for n in rows.column.ravel().tolist()]).reshape(rows.column.shape)
     p, r, s = (axis.ravel() for axis in np.indices(word.shape))

@@ -13,6 +13,7 @@ from dovetail.engine.codes_coefficients import (
     adds_up,
     conv_block_coefficients,
     conv_coefficients,
+    conv_run_coefficients,
     conv_shared_coefficients,
     shares_places,
 )
@@ -88,9 +89,13 @@ def _shared_bases(packed: Packed, at: Place) -> bool:
     return not _bytes(packed)
 
 
+def _ternary_words(packed: Packed, at: Place) -> bool:
+    return at.groups == 1 and adds_up(packed)
+
+
 def _ternary(packed: Packed, at: Place) -> bool:
     low = reach(packed.shape[2], at.stride[0], at.dilation[0]) <= MOST_REACH
-    return at.groups == 1 and adds_up(packed) and is_narrow(packed, at) and low
+    return _ternary_words(packed, at) and is_narrow(packed, at) and low
 
 
 def _shared_ternary(packed: Packed, at: Place) -> bool:
@@ -115,6 +120,7 @@ CANDIDATES = (
     CodeCandidate("conv2d_coefficients", "conv2d", _ternary, conv_coefficients, reads="lying"),
     CodeCandidate("conv2d_shared_coefficients", "conv2d", _shared_ternary, conv_shared_coefficients, reads="lying"),
     CodeCandidate("conv2d_block_coefficients", "conv2d", _ternary, conv_block_coefficients, reads="lying"),
+    CodeCandidate("conv2d_run_coefficients", "conv2d", _ternary_words, conv_run_coefficients),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),
     CodeCandidate("linear_classes", "linear", in_classes(), linear_classes),
 )
