@@ -86,7 +86,7 @@ def conv_run_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
     p, r, s = (axis.ravel() for axis in np.indices((pairs, *bases.shape[1:])))
     place = (phase.reshape(within.shape)[r, s] * pairs + p) * stretch + within[r, s] - first
     entries, starts = entry_lists(np.zeros_like(p), place, _words_of_pairs(bases)[p, r, s], 1)
-    groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * len(runs.records)))
+    groups = 1 if b.threads == 1 else -(-4 * b.threads // (y.shape[0] * len(runs.records)))
     b.scratch = max(b.scratch, len(phases) * (channels + pairs) * stretch + 4 * runs.longest * b.lanes)
     b.emit(
         "conv2d_run_coefficients_int8",
