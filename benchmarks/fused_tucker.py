@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 
+from dovetail.cli import sheets
 from dovetail.engine import Schedule, Session
 from dovetail.formats import PackedTucker, TuckerSpec
 from dovetail.program.ops import check_node, complete
 from dovetail.program.program import BATCH, Activation, Epilogue, Graph, Node, Program, Tensor
 from dovetail.program.quantize import split_factors
 
-LAYERS = (
-    (64, 64, 32, 64, 224), (128, 64, 32, 128, 112), (64, 32, 32, 64, 56), (64, 64, 32, 64, 56), (256, 64, 64, 256, 56),
-    (128, 32, 32, 32, 28), (128, 64, 32, 128, 28), (128, 96, 64, 128, 28), (512, 160, 96, 512, 28),
-    (512, 192, 96, 512, 28), (128, 32, 32, 32, 14), (256, 64, 32, 256, 14), (256, 128, 96, 256, 14),
-    (512, 192, 96, 512, 14), (128, 32, 32, 32, 7), (128, 64, 32, 32, 7), (512, 96, 64, 512, 7), (512, 192, 160, 512, 7),
-)  # fmt: skip
-"""Input channels, ranks, output channels, rows and columns: VGG-16, ResNet-18 and 50, DenseNet-121 and 201."""
+SHEET = "tucker_core"
+
+
+def layers() -> Iterator[tuple[int, int, int, int, int]]:
+    """Input channels, ranks, output channels, rows and columns of the sheet's cases."""
+    for case in sheets.cases(SHEET):
+        spec, options = case.what.layers["0"], case.built.options
+        yield options["inputs"], spec["rank_in"], spec["rank_out"], options["outputs"], case.input[1]
 
 
 def network(inputs: int, rank_in: int, rank_out: int, outputs: int, size: int) -> Program:
@@ -77,7 +80,7 @@ def main() -> int:
     given = parser.parse_args()
     ratios = []
     print("| channels, map | kernels | one after another, us | by rows, us | ratio |\n|---|---|---|---|---|")
-    for layer in LAYERS:
+    for layer in layers():
         x = np.random.default_rng(1).standard_normal((given.batch, layer[0], *layer[4:] * 2), dtype=np.float32)
         names, times = race(network(*layer), x, given.threads, given.blocks)
         tenth = 1e6 * np.percentile(times, 10, axis=1)

@@ -262,10 +262,11 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const void, entries) P(const int32_t, basis_starts) P(const int32_t, turns) I(column_count) \
   I(channels) I(out_channels) I(group_count)
 
-// The same where pixels lie as they do in the plane: `blocks` are (word offset of four channels' line, word of four coefficients), for
-// each output and basis (an even number) as `block_starts` has it; `entries`: (offset into an output's pairs of sums, word of two
-// weights), `basis_starts`: where their list begins and ends. A line, and a pair's sums, are `stretch` words, whole vectors: as many as the longest run, of `most_vectors`,
-// and its taps need, which begin at `first_tap`.
+// The same where pixels lie as they do in the plane: `phases`: x offsets of phase_count planes; `blocks` are (word offset of four
+// channels' line, word of four coefficients), for each output and basis (an even number) as `block_starts` has it; `entries`:
+// (offset into an output's pairs of sums, word of two weights), `basis_starts`: where their list begins and ends. A line, and a
+// pair's sums, are `stretch` words, whole vectors: as many as the longest run, of `most_vectors`, and its taps need, which begin
+// at `first_tap`.
 #define DOVETAIL_CONV_RUN_COEFFICIENTS(P, I, A, F)                                         \
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
   P(const int32_t, phases) I(phase_count) I(first_tap) I(stretch) I(most_vectors)          \

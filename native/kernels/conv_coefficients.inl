@@ -269,7 +269,7 @@ struct BlockPlaces {
       Ints acc[chains][P];
       each<chains>(DOVETAIL_LAMBDA(int i) { each<P>(DOVETAIL_LAMBDA(int j) { acc[i][j] = splat_word(0); }); });
       const CodeEntry* const end = entries + starts[b + 1];
-      for (const CodeEntry* e = entries + starts[b]; e != end; e += turn)
+      for (const CodeEntry* e = entries + starts[b]; e < end; e += turn)
         each<turn>(DOVETAIL_LAMBDA(int i) {
           const int32_t* const p = lines + e[i].offset;
           const Ints word = splat_word(e[i].word);
@@ -306,8 +306,8 @@ struct BlockPlaces {
 };
 
 // The same over words of four channels, without tiles: pixels lie in a run as they do in the plane, row after row with the zeros
-// between them, and a tap is a shift by words. Loads of shifted pixels are not aligned, but nothing is turned, and no lane is
-// without a pixel. A unit is a run of one image and a group of outputs; `stretch` words of a phase are what the taps of the
+// between them, and a tap is a shift by words. Loads of shifted pixels are not aligned, but nothing is turned, and no lanes are
+// lost but those of these zeros. A unit is a run of one image and a group of outputs; `stretch` words of a phase are what the taps of the
 // longest run reach, from `first_tap` on.
 void conv2d_run_coefficients_int8(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvRunCoefficientsArgs*>(arguments);

@@ -38,7 +38,7 @@ def collect(
     *networks: Annotated[str, Parameter(help="Sheets; all by default.")],
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder of the files.")] = FOLDER,
 ) -> None:
-    """Write the distinct layers of each sheet's network, with their sizes and how often they occur."""
+    """Write the distinct layers of each sheet's networks, with their sizes and how often they occur."""
     from dovetail.peers.shapes import write
 
     files.make_folder(out, error=DataError)

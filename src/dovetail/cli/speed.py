@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from dovetail import files
+from dovetail.cli import sheets
 from dovetail.cli.bench import RESULTS, read_race
 from dovetail.cli.console import say, table
 from dovetail.cli.options import writable
@@ -39,7 +40,8 @@ def speed(
 
     page = None if out is None else writable(out)
     races = read_races(bench)
-    found = claims(races.values(), read_targets(targets))
+    wanted = read_targets(targets)
+    found = claims(races.values(), wanted, _cases(wanted))
     table("", COLUMNS, [claim.cells() for claim in found], left=2, note=summary(found))
     if page is not None:
         files.write(page, PAGE.format(machines=_machines(races), table=markdown(found), summary=summary(found)))
@@ -67,6 +69,14 @@ def read_targets(path: Path) -> dict[str, float]:
         if str(name).count("/") != 2 or isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise RecipeError(f"{path}: {name}: {value}; write <network>/<variant>/<ratio>: a positive number")
     return {str(name): float(value) for name, value in given.items()}
+
+
+def _cases(targets: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The cases of each network that has a target for their mean."""
+    from dovetail.report.speed import GEOMEAN
+
+    networks = {name.partition("/")[0] for name in targets if name.split("/")[1] == GEOMEAN}
+    return {network: tuple(case.name for case in sheets.cases(network)) for network in networks}
 
 
 def _machines(races: Mapping[str, Mapping[str, Any]]) -> str:

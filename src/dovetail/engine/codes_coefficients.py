@@ -1,4 +1,5 @@
-"""Shared kernel bases over codes, coefficients first: tiles of rows, lists of channels, and the bases by columns."""
+"""Shared kernel bases over codes, coefficients first: lists of channels; then the bases, by columns in tiles of rows, or by taps
+over runs of pixels."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def conv_run_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
     first, halo = int(within.min()), int(np.ptp(within))
     outputs, channels = len(coefficients), words(coefficients.shape[1])
     near = (NEAR // (4 * channels * len(phases)) - halo) // b.lanes
-    runs = runs_over(b, y, taps, max(near, -(-2 * halo // b.lanes), 4), words(outputs))
+    least = max(-(-2 * halo // b.lanes), 4)  # so that the halo is a third at most, and lists are worth their ends
+    runs = runs_over(b, y, taps, max(near, least), words(outputs))
     stretch = round_up(runs.longest * b.lanes + halo, b.lanes)
     allow_reads(taps.x, int(runs.records[:, 0].max()) + first + stretch)
     used = {needed + stretch // b.lanes - runs.longest for needed in _needed(runs, b.lanes)}
@@ -96,7 +98,7 @@ def conv_run_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **residual_fields(call), **call.rounding(),
         phase_count=len(phases), first_tap=first, stretch=stretch, most_vectors=runs.longest, base_count=len(bases),
         channels=channels, out_channels=outputs, group_count=min(groups, words(outputs)),
-        work=(2 * len(blocks["places"]) + outputs * len(entries)) * y.shape[0] * y.shape[2] * y.shape[3],
+        work=(len(blocks["places"]) + outputs * len(entries)) * y.shape[0] * y.shape[2] * y.shape[3],
     )  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, kernel: 
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **residual_fields(call), **call.rounding(), **fields,
         phase_count=len(rows.phases), base_count=len(bases), column_count=len(lists["turns"]) + 1,
         channels=channels, out_channels=outputs, group_count=min(groups, words(outputs)),
-        work=(len(lists["places"]) // 2 + outputs * len(lists["entries"])) * y.shape[0] * y.shape[2] * y.shape[3],
+        work=(places["places"].size // 2 + outputs * len(lists["entries"])) * y.shape[0] * y.shape[2] * y.shape[3],
     )  # fmt: skip
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from dovetail.report import numbers, tables
@@ -59,17 +60,20 @@ class Claim:
         return (self.case, self.ratio, value, target, self.verdict, self.peer, chance, spent, quality, self.machine)
 
 
-def claims(races: Iterable[Json], targets: Mapping[str, float]) -> list[Claim]:
+def claims(
+    races: Iterable[Json], targets: Mapping[str, float], cases: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> list[Claim]:
     """Every ratio of the races, as their JSON has them, and every target that none of them has measured.
 
     Networks in order of their names; the plain variants of each before those of other conditions. A target of the
-    variant "geomean" is for the geometric mean of the ratio over the raced cases of its network, whatever their
-    conditions.
+    variant "geomean" is for the geometric mean of the ratio over all `cases` of its network.
     """
     wanted = {tuple(name.rsplit("/", 1)): float(target) for name, target in targets.items()}
     found = {(claim.case, claim.ratio): claim for race in races for claim in _measured(race, wanted)}
-    means = {key: mean for key in wanted if (mean := _mean(*key, wanted[key], list(found.values()))) is not None}
-    found |= means
+    for case, ratio in wanted:
+        network, _, variant = case.partition("/")
+        if variant == GEOMEAN and (mean := _mean(ratio, cases.get(network, ()), found)) is not None:
+            found[case, ratio] = replace(mean, case=case, target=wanted[case, ratio])
     missing = {key: Claim(*key, target=target) for key, target in wanted.items() if key not in found}
     return sorted((found | missing).values(), key=_rank)
 
@@ -107,15 +111,15 @@ def _measured(race: Json, wanted: Mapping[tuple[str, ...], float]) -> Iterator[C
         )
 
 
-def _mean(case: str, ratio: str, target: float, found: Sequence[Claim]) -> Claim | None:
-    """The geometric mean over the cases of a network, where `case` stands for it and some were raced."""
-    network, _, variant = case.partition("/")
-    values = [c.value for c in found if c.value and c.ratio == ratio and c.case.startswith(f"{network}/")]
-    if variant != GEOMEAN or not values:
+def _mean(ratio: str, of: Collection[str], found: Mapping[tuple[str, str], Claim]) -> Claim | None:
+    """The geometric mean of a ratio over cases, if all of them were raced, and on one machine."""
+    raced = [found[key] for case in of if (key := (case, ratio)) in found]
+    values = [claim.value for claim in raced if claim.value is not None]
+    if not raced or len(values) < len(of) or len({claim.machine for claim in raced}) > 1:
         return None
-    alike = {c.machine for c in found if c.ratio == ratio and c.case.startswith(f"{network}/")}
-    told = f"the best of each of {len(values)} cases"
-    return Claim(case, ratio, math.prod(values) ** (1 / len(values)), target, told, machine=", ".join(sorted(alike)))
+    told, time_only = f"the best in each of {len(values)}", any(claim.time_only for claim in raced)
+    mean = math.exp(sum(map(math.log, values)) / len(values))
+    return Claim("", ratio, mean, peer=told, time_only=time_only, machine=raced[0].machine)
 
 
 def _rank(claim: Claim) -> tuple[str, str, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import dovetail
+from dovetail.cli import main, sheets
 from dovetail.errors import DataError
 from dovetail.peers.shapes import module_of, read, write
 from dovetail.program.counts import count
@@ -18,7 +19,8 @@ from dovetail.program.layers import LayerShape, layer_shapes
 from dovetail.program.lower import lower
 from dovetail.zoo import build
 
-COMMITTED = sorted((Path(dovetail.__file__).parents[2] / "benchmarks/shapes").glob("*.json"))
+SHAPES = Path(dovetail.__file__).parents[2] / "benchmarks/shapes"
+COMMITTED = sorted(SHAPES.glob("*.json"))
 CONV = LayerShape("conv2d", (64, 56, 56), (128, 28, 28), (128, 64, 3, 3), (2, 2), (1, 1, 1, 1), layers=("a", "b"))
 LINEAR = LayerShape("linear", (512,), (1000,), (1000, 512), layers=("fc",))
 
@@ -92,6 +94,14 @@ def test_every_sheet_has_its_shapes():
     from dovetail.cli.sheets import listed
 
     assert {path.stem for path in COMMITTED} == {path.stem for path in listed()}
+
+
+def test_shapes_of_a_sheet_are_those_of_every_network_that_its_variants_build(tmp_path, monkeypatch):
+    monkeypatch.chdir(SHAPES.parents[1])
+    assert main(["shapes", "collect", "tucker_core", "--out", str(tmp_path)]) == 0
+    found = read(tmp_path / "tucker_core.json")
+    assert found == read(SHAPES / "tucker_core.json")
+    assert {shape.input for shape in found} == {case.input for case in sheets.cases("tucker_core")}
 
 
 def test_linear_layers_over_several_rows_are_left_out():

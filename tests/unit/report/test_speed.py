@@ -43,13 +43,30 @@ def test_a_target_that_nobody_raced_is_in_the_table():
     assert found.cells()[:5] == ("net/a", "vs_int8", "–", "1.00×", "not raced")
 
 
-def test_a_geometric_mean_is_over_the_raced_cases_of_a_network():
-    races = [race("net/a", vs_same=4.0, vs_f32=9.0), race("net/b", vs_same=1.0), race("nets/a", vs_same=50.0)]
-    found = {claim.case: claim for claim in claims(races, {"net/geomean/vs_same": 2.5}) if claim.ratio == "vs_same"}
-    assert found["net/geomean"].value == pytest.approx(2.0)
-    assert found["net/geomean"].cells()[3:6] == ("2.50×", "80% of it", "the best of each of 2 cases")
-    (unraced,) = claims([], {"net/geomean/vs_same": 2.5})
-    assert unraced.verdict == "not raced"
+def test_a_geometric_mean_is_over_all_cases_of_a_network_and_no_others():
+    races = [
+        race("net/a", time_only=True, vs_same=4.0, vs_f32=9.0),
+        race("net/b", vs_same=1.0),
+        race("net/b_b16", vs_same=50.0),
+        race("nets/a", vs_same=50.0),
+    ]
+    wanted, cases = {"net/geomean/vs_same": 2.5}, {"net": ("net/a", "net/b")}
+    found = {(claim.case, claim.ratio): claim for claim in claims(races, wanted, cases)}
+    mean = found["net/geomean", "vs_same"]
+    assert mean.value == pytest.approx(2.0)
+    assert mean.cells()[3:6] == ("2.50×", "80% of it", "the best in each of 2")
+    assert mean.cells()[-2:] == ("time only", "avx2")
+
+
+@pytest.mark.parametrize("missing", ["a case", "one machine", "all"])
+def test_a_geometric_mean_of_some_cases_is_none(missing):
+    races = [race("net/a", vs_same=4.0), race("net/b", vs_same=1.0)]
+    if missing == "one machine":
+        races[1]["machine"] = {"engine_isa": "avx512"}
+    cases = {"net": ("net/a", "net/b", "net/c") if missing == "a case" else ("net/a", "net/b")}
+    found = claims([] if missing == "all" else races, {"net/geomean/vs_same": 2.5}, cases)
+    (mean,) = (claim for claim in found if claim.case == "net/geomean")
+    assert (mean.value, mean.verdict) == (None, "not raced")
 
 
 def test_a_target_that_is_just_reached_is_met():
