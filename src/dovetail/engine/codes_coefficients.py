@@ -1,5 +1,7 @@
-"""Shared kernel bases over codes, coefficients first: lists of channels; then the bases, by columns in tiles of rows, or by taps
-over runs of pixels."""
+"""Shared kernel bases over codes, coefficients first: lists of channels, then the bases.
+
+Over tiles of whole rows bases are met by columns, over runs of pixels by taps.
+"""
 
 from __future__ import annotations
 

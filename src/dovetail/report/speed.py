@@ -70,10 +70,10 @@ def claims(
     """
     wanted = {tuple(name.rsplit("/", 1)): float(target) for name, target in targets.items()}
     found = {(claim.case, claim.ratio): claim for race in races for claim in _measured(race, wanted)}
-    for case, ratio in wanted:
+    for (case, ratio), target in wanted.items():
         network, _, variant = case.partition("/")
         if variant == GEOMEAN and (mean := _mean(ratio, cases.get(network, ()), found)) is not None:
-            found[case, ratio] = replace(mean, case=case, target=wanted[case, ratio])
+            found[case, ratio] = replace(mean, case=case, target=target)
     missing = {key: Claim(*key, target=target) for key, target in wanted.items() if key not in found}
     return sorted((found | missing).values(), key=_rank)
 
