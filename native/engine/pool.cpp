@@ -80,11 +80,11 @@ void Pool::run(const std::shared_ptr<Task>& task) {
 
 void Pool::serve(int thread) {
   for (uint32_t seen = 0;;) {
-    seen = wait_for_run_after(seen);
-    if (stop_) return;
+    wait_for_run_after(seen);
     std::shared_ptr<Task> task;
     {
       std::lock_guard<std::mutex> lock(bed_->mutex);
+      if (stop_) return;  // as stop() counts as a run, too, which nobody would announce once it is `seen`
       task = task_;
       seen = run_.load();  // the task is of this run or of a later one that is about to be announced
     }
@@ -92,11 +92,11 @@ void Pool::serve(int thread) {
   }
 }
 
-uint32_t Pool::wait_for_run_after(uint32_t seen) {
+void Pool::wait_for_run_after(uint32_t seen) {
   const auto limit = std::chrono::steady_clock::now() + kSpin;
   do {
     for (int i = 0; i < 64; ++i) {
-      if (run_.load(std::memory_order_acquire) != seen) return run_.load();
+      if (run_.load(std::memory_order_acquire) != seen) return;
       pause();
     }
   } while (std::chrono::steady_clock::now() < limit);
@@ -104,7 +104,6 @@ uint32_t Pool::wait_for_run_after(uint32_t seen) {
   sleepers_.fetch_add(1);
   bed_->awake.wait(lock, [&] { return run_.load() != seen; });
   sleepers_.fetch_sub(1);
-  return run_.load();
 }
 
 }  // namespace dovetail

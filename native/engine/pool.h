@@ -39,14 +39,14 @@ class Pool {
  private:
   void serve(int thread);
   void stop();
-  uint32_t wait_for_run_after(uint32_t seen);
+  void wait_for_run_after(uint32_t seen);
 
   const int threads_;
   const int process_;  // a forked child has no workers
   std::vector<std::thread> workers_;
   alignas(64) std::atomic<uint32_t> run_{0};
   alignas(64) std::atomic<int> sleepers_{0};
-  std::atomic<bool> stop_{false};
+  bool stop_ = false;  // guarded by the bed's mutex, like task_
   std::mutex caller_;  // held during a run
   struct Bed {
     std::mutex mutex;  // guards task_ and sleep

@@ -264,3 +264,31 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     command = [sys.executable, "-W", "ignore", "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip() == "0"
+
+
+CLOSED_WHILE_WAKING = """
+import time
+import numpy as np
+from programs import Sketch, random_packed
+from dovetail.engine import Session
+
+sketch = Sketch(1)
+x = sketch.input("batch", 8)
+program = sketch.program(sketch.add("linear", x, packed=random_packed("dense", (8, 8), sketch.random)))
+image = np.ones((1, 8), np.float32)
+for _ in range(3000):
+    session = Session(program, threads=2)
+    session(image)
+    end = time.perf_counter() + sketch.random.uniform(0, 1.2e-4)  # about as long as a worker spins before it sleeps
+    while time.perf_counter() < end:
+        pass
+    session(image)
+    del session
+"""
+
+
+@pytest.mark.skipif(cores() < 2, reason="one core has no workers")
+def test_a_session_closes_while_its_workers_wake():
+    """It hung once in some thousand times, where the end came between a worker's waking and its look at the task."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", CLOSED_WHILE_WAKING], check=True, timeout=120, env=env)
