@@ -43,6 +43,21 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """1x1, core and 1x1.
+
+    Attributes:
+        before, after: None where that factor is part of the core.
+        kernel: rows and columns of the core's.
+    """
+
+    before: Stage | None
+    core: Stage
+    after: Stage | None
+    kernel: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Block:
     """Some rows of the output, and what they read of the core's input.
 
@@ -78,21 +93,13 @@ def fits(kernel: Sequence[int], padding: Sequence[int], dilation: Sequence[int])
     return max(padding[:2]) <= (kernel[0] - 1) * dilation[0]
 
 
-def conv_fused(
-    b: Builder,
-    x: View,
-    before: Stage | None,
-    core: Stage,
-    after: Stage | None,
-    kernel: tuple[int, int],
-    y: View,
-    at: Geometry,
-    epilogue: Epilogue,
-) -> None:
-    """1x1 (`before`), core and 1x1 (`after`), whose geometry is the core's and whose epilogue belongs to the last."""
-    weight = (core.outputs, x.shape[1], *kernel) if before is None else (before.outputs, x.shape[1], 1, 1)
-    x = lying(b, x, weight, y if before is None else x, at if before is None else Geometry()).x
-    _Fused(b, x, before, core, after, kernel, y, at, epilogue).emit()
+def conv_fused(b: Builder, x: View, chain: Chain, y: View, at: Geometry, epilogue: Epilogue) -> None:
+    """The convolutions of `chain`, whose geometry is the core's and whose epilogue belongs to the last."""
+    if chain.before is None:
+        x = lying(b, x, (chain.core.outputs, x.shape[1], *chain.kernel), y, at).x
+    else:
+        x = lying(b, x, (chain.before.outputs, x.shape[1], 1, 1), x, Geometry()).x
+    _Fused(b, x, chain, y, at, epilogue).emit()
 
 
 @dataclass(frozen=True)
@@ -118,32 +125,21 @@ class _Call:
 class _Fused:
     """The calls of all blocks, and the memory that they share."""
 
-    def __init__(
-        self,
-        b: Builder,
-        x: View,
-        before: Stage | None,
-        core: Stage,
-        after: Stage | None,
-        kernel: tuple[int, int],
-        y: View,
-        at: Geometry,
-        epilogue: Epilogue,
-    ) -> None:
+    def __init__(self, b: Builder, x: View, chain: Chain, y: View, at: Geometry, epilogue: Epilogue) -> None:
         self.b, self.x, self.y, self.at, self.epilogue = b, x, y, at, epilogue
-        self.before, self.core, self.after = before, core, after
+        self.before, self.core, self.after = chain.before, chain.core, chain.after
         self.inner = Builder(b.lanes, threads=1, node=b.node)
         self.proxies = {base: Buffer(0) for base in (X, Y, RESIDUAL)}  # two of the tensors may lie in one buffer
         self.constants: dict[bytes, np.ndarray] = {}
         self.kinds: dict[Block, list[_Call]] = {}
-        self.reach = (kernel[0] - 1) * at.dilation[0] + 1
-        self.halo = at.own_halo(kernel, x.shape[2:], y.shape[2:])
-        grain = math.lcm(*(stage.grain for stage in (before, core, after) if stage))
+        self.reach = (chain.kernel[0] - 1) * at.dilation[0] + 1
+        self.halo = at.own_halo(chain.kernel, x.shape[2:], y.shape[2:])
+        grain = math.lcm(*(stage.grain for stage in (self.before, self.core, self.after) if stage))
         self.strips = self._strips(round_up(at.padding[1] // at.stride[0] + 1, grain))
         blocks = [placed.block for strip in self.strips for placed in strip]
         height, rows = max(block.height for block in blocks), max(block.rows for block in blocks)
-        self.made = None if before is None else self._room(before, self._input_planes(height))
-        self.met = None if after is None else self._room(core, self._output_planes(rows))
+        self.made = None if self.before is None else self._room(self.before, self._input_planes(height))
+        self.met = None if self.after is None else self._room(self.core, self._output_planes(rows))
 
     def emit(self) -> None:
         """The kernel call of the layer."""

@@ -29,7 +29,7 @@ from dovetail.engine.conv import Epilogue, Geometry, conv_dense, conv_kernel_bas
 from dovetail.engine.depthwise import conv_depthwise, fits
 from dovetail.engine.diagonals import LARGEST_SIZE, linear_diagonals
 from dovetail.engine.expanded import Expansion, conv_expanded
-from dovetail.engine.fused import Stage, conv_fused
+from dovetail.engine.fused import Chain, Stage, conv_fused
 from dovetail.engine.lanes import conv_lanes
 from dovetail.engine.layout import Shape, View
 from dovetail.engine.linear import linear_dense, linear_sparse
@@ -216,8 +216,8 @@ def _conv_fused_tucker(
         weight = scaled(weight, scale) if name == last else weight
         tile = _TILES.get(part.name, 0)
         made[name] = Stage(len(weight), _stage(part, weight), max(tile, 1), tile * b.lanes // 4)
-    kernel = stages["core"].shape[2:]
-    conv_fused(b, x, made.get("input"), made["core"], made.get("output"), kernel, y, at, epilogue)
+    chain = Chain(made.get("input"), made["core"], made.get("output"), stages["core"].shape[2:])
+    conv_fused(b, x, chain, y, at, epilogue)
 
 
 def _stage(part: Candidate, weight: np.ndarray) -> Callable[[Builder, View, View, Geometry, Epilogue], None]:

@@ -10,7 +10,7 @@ import pytest
 from dovetail.engine import Schedule, Session, fused, native_status
 from dovetail.engine.builder import Builder
 from dovetail.engine.conv import Epilogue, Geometry
-from dovetail.engine.fused import Block, Placed, Stage, fits
+from dovetail.engine.fused import Block, Chain, Placed, Stage, fits
 from dovetail.engine.native import cores, require_native
 from dovetail.errors import EngineError
 from dovetail.program import reference
@@ -120,7 +120,8 @@ def blocks(threads: int, grain: int, room: int, monkeypatch: pytest.MonkeyPatch)
     b, at = Builder(8, threads), Geometry(padding=(1, 1, 1, 1))
     x, y = (b.planar((1, channels, 12, 10)) for channels in (3, 5))
     stage = Stage(4, lambda *_: None, grain)
-    return fused._Fused(b, x, Stage(4, stage.emit), stage, Stage(5, stage.emit), (3, 3), y, at, Epilogue()).strips
+    chain = Chain(Stage(4, stage.emit), stage, Stage(5, stage.emit), (3, 3))
+    return fused._Fused(b, x, chain, y, at, Epilogue()).strips
 
 
 def test_a_block_makes_the_rows_that_the_one_before_has_not(monkeypatch: pytest.MonkeyPatch):

@@ -276,7 +276,7 @@ sketch = Sketch(1)
 x = sketch.input("batch", 8)
 program = sketch.program(sketch.add("linear", x, packed=random_packed("dense", (8, 8), sketch.random)))
 image = np.ones((1, 8), np.float32)
-for _ in range(3000):
+for closed in range(1, 3001):
     session = Session(program, threads=2)
     session(image)
     end = time.perf_counter() + sketch.random.uniform(0, 1.2e-4)  # about as long as a worker spins before it sleeps
@@ -284,6 +284,7 @@ for _ in range(3000):
         pass
     session(image)
     del session
+print(closed)
 """
 
 
@@ -291,4 +292,6 @@ for _ in range(3000):
 def test_a_session_closes_while_its_workers_wake():
     """It hung once in some thousand times, where the end came between a worker's waking and its look at the task."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", CLOSED_WHILE_WAKING], check=True, timeout=120, env=env)
+    command = [sys.executable, "-c", CLOSED_WHILE_WAKING]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=env)
+    assert done.stdout.strip() == "3000"
