@@ -273,6 +273,17 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   P(const void, blocks) P(const int32_t, block_starts) I(base_count) P(const void, entries) P(const int32_t, basis_starts) \
   I(channels) I(out_channels) I(group_count)
 
+// The same for maps of at most eight rows of `row_lanes` (4 or 8) pixels, which kernels of 3x3 or 1x1 (`side`) read whole: `vectors`
+// vectors of each of the phases. `blocks` and `block_starts` as above, with lists as long as a multiple
+// of the sums that they go to (conv_map_coefficients.inl); `lost`: [out_channels][base_count] numbers to add to their
+// sums, or null; `bases`: [pairs of bases][taps] words of two weights;
+// `turns`: for the columns on the left and on the right the lane that each lane gets, and a mask of those that get one.
+#define DOVETAIL_CONV_MAP_COEFFICIENTS(P, I, A, F)                                         \
+  DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
+  P(const int32_t, phases) I(phase_count) I(row_lanes) I(x_row) I(step) I(side) I(vectors) \
+  P(const void, blocks) P(const int32_t, block_starts) P(const int32_t, lost) P(const int32_t, bases) I(base_count) P(const int32_t, turns) \
+  I(channels) I(out_channels) I(group_count)
+
 // Groups of any size: `weight` is [out_channels][C/groups][taps], whole numbers.
 #define DOVETAIL_CONV_GROUPED_CODES(P, I, A, F)                                            \
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
@@ -357,6 +368,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvSharedCoefficientsArgs, conv2d_shared_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvBlockCoefficientsArgs, conv2d_block_coefficients_int8, DOVETAIL_CONV_COEFFICIENTS) \
   K(ConvRunCoefficientsArgs, conv2d_run_coefficients_int8, DOVETAIL_CONV_RUN_COEFFICIENTS) \
+  K(ConvMapCoefficientsArgs, conv2d_map_coefficients_int8, DOVETAIL_CONV_MAP_COEFFICIENTS) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
   K(LinearClassesCodesArgs, linear_classes_int8, DOVETAIL_LINEAR_CLASSES_CODES) \

@@ -141,6 +141,12 @@ inline Vec pick_of_two(Vec a, Vec b, Ints from) {
   const Vec second = _mm256_castsi256_ps(_mm256_slli_epi32(from, 28));
   return _mm256_blendv_ps(pick_lanes(a, from), pick_lanes(b, from), second);
 }
+// Lanes N, N + 1, … of a, then the first N of b.
+template <int N>
+inline Ints moved_up(Ints a, Ints b) {
+  static_assert(N == kLanes / 2, "halves of vectors only");
+  return _mm256_permute2x128_si256(a, b, 0x21);
+}
 inline Vec to_real(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm256_cvtps_epi32(a); }
 inline int32_t sum(Ints a) {

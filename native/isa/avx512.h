@@ -113,6 +113,9 @@ inline Vec pick_lanes(Vec a, Ints from) { return _mm512_permutexvar_ps(from, a);
 inline Ints pick_lanes(Ints a, Ints from) { return _mm512_permutexvar_epi32(from, a); }
 // Lane i is lane from[i] of a, then of b: from 0 to twice the lanes.
 inline Vec pick_of_two(Vec a, Vec b, Ints from) { return _mm512_permutex2var_ps(a, from, b); }
+// Lanes N, N + 1, … of a, then the first N of b.
+template <int N>
+inline Ints moved_up(Ints a, Ints b) { return _mm512_alignr_epi32(b, a, N); }
 inline Vec to_real(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline Ints to_whole(Vec a) { return _mm512_cvtps_epi32(a); }
 inline int32_t sum(Ints a) { return _mm512_reduce_add_epi32(a); }
@@ -154,7 +157,8 @@ inline Ints sub_halves(Ints a, Ints b) { return _mm512_sub_epi16(a, b); }
 // acc + the two products of the halves of each word.
 inline Ints dot_halves(Ints acc, Ints a, Ints b) {
 #ifdef DOVETAIL_VNNI
-  return _mm512_dpwssd_epi32(acc, a, b);
+  asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));  // not the intrinsic: gcc copies its sums to and fro
+  return acc;
 #else
   return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
 #endif
@@ -162,7 +166,8 @@ inline Ints dot_halves(Ints acc, Ints a, Ints b) {
 // acc + the four products of unsigned codes and signed weights of each word, exactly.
 inline Ints dot(Ints acc, Ints codes, Ints weights) {
 #ifdef DOVETAIL_VNNI
-  return _mm512_dpbusd_epi32(acc, codes, weights);
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));
+  return acc;
 #else
   const Ints low = _mm512_set1_epi16(255);
   const Ints even = _mm512_madd_epi16(_mm512_and_si512(codes, low), _mm512_srai_epi16(_mm512_slli_epi16(weights, 8), 8));

@@ -31,6 +31,7 @@ extern const KernelFunction functions[];  // below; kernels that are made of oth
 #include "../kernels/conv_sparse_columns_codes.inl"
 #include "../kernels/conv_basis_codes.inl"
 #include "../kernels/conv_coefficients.inl"
+#include "../kernels/conv_map_coefficients.inl"
 #include "../kernels/linear_codes.inl"
 #include "../kernels/linear_classes_codes.inl"
 #include "../kernels/pointwise_codes.inl"

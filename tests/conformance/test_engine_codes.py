@@ -156,16 +156,16 @@ def test_forced_kernel_equals_reference(name: str, case: Case, kernel: str, sign
 @pytest.mark.parametrize("isa", ISAS)
 def test_layers_without_ternary_numbers_give_their_biases(isa: str, kernel: str) -> None:
     sketch = Sketch(4)
-    x = sketch.input("batch", 6, 7, 9)
+    x = sketch.input("batch", 6, 7, 8)
     bases = PackedKernelBasis.from_factors(
         sketch.random.standard_normal((4, 3, 3)),
         np.zeros((8, 6, 4)),
         KernelBasisSpec(bases=4, coefficients="ternary", values=INT8, shared=4),
     )
     weight = PackedSparse.from_dense(np.zeros((8, 8, 3, 3), np.float32), SparseSpec(values=TERNARY))
-    first = sketch.add("conv2d", x, packed=bases, biased=True)
+    first = sketch.add("conv2d", x, packed=bases, biased=True, padding=(1, 1, 1, 1))
     last = sketch.add("conv2d", first, packed=weight, biased=True)
-    images = sketch.random.standard_normal((2, 6, 7, 9)).astype(np.float32)
+    images = sketch.random.standard_normal((2, 6, 7, 8)).astype(np.float32)
     program = quantized(sketch.program(first, last), images)
     assert [packed.nonzeros() for packed in program.weights.values()] == [np.count_nonzero(bases.decode("bases")), 0]
     schedule = Schedule({first: kernel, last: "conv2d_sparse"})

@@ -25,6 +25,7 @@ from dovetail.engine.conv import (
     prepare,
     runs_over,
 )
+from dovetail.engine.kernels import Place
 from dovetail.engine.layout import View, round_up
 from dovetail.formats.base import Packed
 from dovetail.formats.kernel_basis import PackedKernelBasis
@@ -39,6 +40,7 @@ FEW_SUMS = {16: 6, 8: 3}  # vectors whose lists of words are filled up: as kFew 
 OUTPUTS = 4  # that may share their places: as SharedPlaces in conv_coefficients.inl
 CLASSES = 8  # of the signs that the other outputs have where the first has plus
 MOST_TERMS = 128  # codes of up to 255 that a number of 16 bits can be the sum of
+MAP = 8  # rows and columns of an output that lie in a few vectors: as in conv_map_coefficients.inl
 NEAR = 28 * 1024  # bytes of the lines of a run that stay in L1
 
 
@@ -104,6 +106,56 @@ def conv_run_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
     )  # fmt: skip
 
 
+def reads_maps(packed: Packed, at: Place) -> bool:
+    """Whether an output's map is at most `MAP` pixels high and wide, and a kernel of 1x1 or 3x3 lies upon it plainly."""
+    side = packed.shape[2]
+    plain = packed.shape[2:] == (side, side) and at.stride in ((1, 1), (2, 2)) and at.dilation == (1, 1)
+    fits = side == 1 and not any(at.padding) or side == 3 and (at.padding[0], at.padding[2]) == (1, 1)
+    return plain and fits and max(at.size) <= MAP
+
+
+def conv_map_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
+    """The same where a whole map fits into a few registers."""
+    packed = call.program.weights[call.node.weight or ""]
+    assert isinstance(packed, PackedKernelBasis)
+    at, side = geometry(call.node), packed.shape[2]
+    taps = strided_taps(b, x, packed.shape, y, at)
+    phases = np.zeros(1, np.int32)
+    if (side, at.stride[0]) == (3, 2):
+        phases = np.array([0, 1, taps.pitch // 2, taps.pitch // 2 + 1], np.int32)
+    row_lanes = 4 if y.shape[3] <= 4 else 8
+    vectors = (4 if y.shape[2] <= 4 else 8) * row_lanes // b.lanes
+    bases, coefficients = _whole_pairs(*packed.codes())
+    if side == 1:  # of numbers none is needed to fill up
+        real = bases[:, 0, 0] != 0
+        bases, coefficients = bases[real], coefficients[..., real]
+    masks: list[int] = []
+    runs = _row_runs(b.lanes, y, (0, y.shape[2]), (0, y.shape[3]), row_lanes, masks)
+    outputs, channels = len(coefficients), words(coefficients.shape[1])
+    line = len(phases) * vectors * b.lanes
+    blocks = _blocks(coefficients.transpose(0, 2, 1), line, _sums_at_once(b.lanes, len(phases) * vectors))
+    allow_reads(taps.x, int(phases.max()) + (vectors * b.lanes // row_lanes - 1) * taps.pitch + 2 * b.lanes)
+    allow_whole_vectors(b, call.residual)
+    groups = 1 if b.threads == 1 else -(-2 * b.threads // y.shape[0])
+    longest = round_up(max(pixels for _, _, pixels, _ in runs), b.lanes)
+    b.scratch = max(b.scratch, (channels * len(phases) + 6) * vectors * b.lanes + b.lanes + longest)
+    weights = bases[:, 0, 0].astype(np.int32) if side == 1 else _words_of_pairs(bases)
+    turns = np.array([_turn(b.lanes, row_lanes, n)[: b.lanes + 1] for n in (-1, 1)], np.int32)
+    lost = None
+    if side > 1 and call.tensor().zero:  # from the sums of channels, so that none are what lies outside
+        lost = b.constant((-call.tensor().zero * coefficients.sum(axis=1, dtype=np.int32)).astype(np.int32))
+    b.emit(
+        "conv2d_map_coefficients_int8",
+        {"x": taps.x, **sums(b, call, found, zero=lost is None), "lost": lost,
+         "runs": b.constant(np.array(runs, np.int32)), "masks": b.constant(np.array(masks, np.uint32)), "phases": b.constant(phases), "blocks": b.constant(blocks["places"]), "block_starts": b.constant(blocks["starts"]),
+         "bases": b.constant(weights), "turns": b.constant(turns)},
+        {"y": y}, disjoint=True, **plane_fields(taps.x, y), **residual_fields(call), **call.rounding(),
+        run_count=len(runs), phase_count=len(phases), row_lanes=row_lanes, x_row=taps.pitch, step=taps.step, side=side, vectors=vectors,
+        base_count=len(bases), channels=channels, out_channels=outputs, group_count=min(groups, words(outputs)),
+        work=(len(blocks["places"]) + outputs * weights.size) * y.shape[0] * y.shape[2] * y.shape[3],
+    )  # fmt: skip
+
+
 def _needed(runs: Runs, lanes: int) -> list[int]:
     """Vectors of each run up to the last that has a pixel."""
     masks = [runs.masks[mask : mask - (-pixels // lanes)] for _, _, pixels, mask in runs.records.tolist()]
@@ -143,18 +195,22 @@ def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, kernel: 
     )  # fmt: skip
 
 
-def _whole_pairs(bases: np.ndarray, coefficients: np.ndarray, together: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def _whole_pairs(
+    bases: np.ndarray, coefficients: np.ndarray, together: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Bases `(d, R, S)` and coefficients `(K, C, d)` that stand for the same weight, d even and no sum beyond 16 bits.
 
     Where too many channels meet a basis in an output, those that are left over meet a copy of it. `together`: outputs
-    that go over at the same channel.
+    that go over at the same channel. Bases with few coefficients come last: pairs that an output has none of cost little.
     """
     piece = _pieces(coefficients, together)
     copies = [(basis, part) for basis in range(len(bases)) for part in range(int(piece[..., basis].max()) + 1)]
+    there = {(basis, part): ((piece == part) & (coefficients != 0))[..., basis].sum() for basis, part in copies}
+    copies.sort(key=lambda copy: -there[copy])
     of = [basis for basis, _ in copies]
-    parts = [np.where(piece[..., basis] == part, coefficients[..., basis], 0) for basis, part in copies]
+    cut = [np.where(piece[..., basis] == part, coefficients[..., basis], 0) for basis, part in copies]
     more = len(copies) % 2
-    return np.pad(bases[of], ((0, more), (0, 0), (0, 0))), np.pad(np.stack(parts, axis=2), ((0, 0), (0, 0), (0, more)))
+    return np.pad(bases[of], ((0, more), (0, 0), (0, 0))), np.pad(np.stack(cut, axis=2), ((0, 0), (0, 0), (0, more)))
 
 
 def _pieces(coefficients: np.ndarray, together: int) -> np.ndarray:
@@ -227,13 +283,7 @@ def _tiles(b: Builder, taps: Taps, rows: Rows, y: View) -> tuple[dict[str, np.nd
         left = 0
         for wide in evenly(width, rows.width):
             first = len(runs)
-            for row in range(top, top + high):
-                end = row * pitch + left + wide
-                if left + wide == width:  # with the zeros behind
-                    end = (row + 1) * pitch if row + 1 < height else y.planes.body
-                to = row * pitch + left
-                runs.append(((row - top) * rows.lanes, to, end - to, len(masks)))
-                masks += lane_masks(to, end - to, pitch, height, width, b.lanes)
+            runs += _row_runs(b.lanes, y, (top, high), (left, wide), rows.lanes, masks)
             vectors = round_up(high * rows.lanes, max(b.lanes, rows.lanes)) // b.lanes
             halves = -(-(rows.reach * rows.lanes + vectors * b.lanes) // (2 * b.lanes))
             start = top * taps.pitch + (left + rows.first_column) * taps.step
@@ -248,6 +298,27 @@ def _tiles(b: Builder, taps: Taps, rows: Rows, y: View) -> tuple[dict[str, np.nd
         {"tile_count": len(tiles), "most_halves": halves, "most_vectors": vectors, "row_lanes": rows.lanes,
          "x_row": taps.pitch, "step": taps.step},
     )  # fmt: skip
+
+
+def _row_runs(
+    lanes: int, y: View, rows: tuple[int, int], columns: tuple[int, int], row_lanes: int, masks: list[int]
+) -> list[tuple[int, int, int, int]]:
+    """Runs of the rows (first, how many) of a tile, whose sums lie `row_lanes` apart; appends to the `masks`."""
+    assert y.planes is not None
+    (height, width), pitch = y.shape[2:], y.planes.pitch
+    runs = []
+    for row in range(rows[0], sum(rows)):
+        to, end = row * pitch + columns[0], row * pitch + sum(columns)
+        if sum(columns) == width:  # with the zeros behind
+            end = (row + 1) * pitch if row + 1 < height else y.planes.body
+        runs.append(((row - rows[0]) * row_lanes, to, end - to, len(masks)))
+        masks += lane_masks(to, end - to, pitch, height, width, lanes)
+    return runs
+
+
+def _sums_at_once(lanes: int, vectors: int) -> int:
+    """As sums_at_once in conv_map_coefficients.inl."""
+    return 4 if vectors == 1 else 2 if 2 * vectors <= lanes else 1
 
 
 def _places(flat: np.ndarray, line: int, zeros: int, vectors: int) -> dict[str, np.ndarray]:

@@ -13,8 +13,10 @@ from dovetail.engine.codes_coefficients import (
     adds_up,
     conv_block_coefficients,
     conv_coefficients,
+    conv_map_coefficients,
     conv_run_coefficients,
     conv_shared_coefficients,
+    reads_maps,
     shares_places,
 )
 from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse, conv_sparse_columns
@@ -98,6 +100,10 @@ def _ternary(packed: Packed, at: Place) -> bool:
     return _ternary_words(packed, at) and is_narrow(packed, at) and low
 
 
+def _ternary_maps(packed: Packed, at: Place) -> bool:
+    return _ternary_words(packed, at) and reads_maps(packed, at)
+
+
 def _shared_ternary(packed: Packed, at: Place) -> bool:
     return _ternary(packed, at) and shares_places(packed)
 
@@ -121,6 +127,7 @@ CANDIDATES = (
     CodeCandidate("conv2d_shared_coefficients", "conv2d", _shared_ternary, conv_shared_coefficients, reads="lying"),
     CodeCandidate("conv2d_block_coefficients", "conv2d", _ternary, conv_block_coefficients, reads="lying"),
     CodeCandidate("conv2d_run_coefficients", "conv2d", _ternary_words, conv_run_coefficients),
+    CodeCandidate("conv2d_map_coefficients", "conv2d", _ternary_maps, conv_map_coefficients, reads="lying"),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),
     CodeCandidate("linear_classes", "linear", in_classes(), linear_classes),
 )
