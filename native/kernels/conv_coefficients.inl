@@ -134,6 +134,12 @@ void three_basis_sums(const BasisLists& t, const int32_t* pairs, int32_t bias, i
 
 using BasisSumFunction = void (*)(const BasisLists&, const int32_t*, int32_t, int32_t*);
 
+// Some vectors of a tile from word `at` on.
+struct BasisPiece {
+  int64_t at;
+  BasisSumFunction sums;
+};
+
 constexpr int kMostThree = kLanes == 16 ? 6 : 2;  // vectors whose three columns are in registers
 
 template <bool Wide>
@@ -379,17 +385,20 @@ void conv_coefficients(const Args& a, Worker& worker) {
         (rows_of_vector == 1 ? Places::template read<1, Args> : rows_of_vector == 2 ? Places::template read<2, Args> : Places::template read<4, Args>)(
             a, a.x + image * a.x_image + tile.x + a.phases[f], tile.halves, pairs, lines + f * phase);
       const Run* const runs = runs_of(a.runs) + tile.first_run;
+      BasisPiece pieces[2 * kMostHalves];
+      BasisPiece* last = pieces;
+      even_pieces(tile.vectors / unit_vectors, (three ? kMostThree : kMostLines) / unit_vectors, [&](int first, int count) {
+        const BasisSumFunction function = (wide ? basis_sums_for<true> : basis_sums_for<false>)(count * unit_vectors, three);
+        *last++ = {static_cast<int64_t>(first) * unit_vectors * kLanes, function};
+      });
       for (int64_t k = 4 * (quads * group / a.group_count); k < 4 * (quads * (group + 1) / a.group_count); k += 4) {
         for (int i = 0; i < 4 && k + i < a.out_channels; ++i) {
           if (i % Places::kOutputs == 0)
             for (int64_t f = 0; f < a.phase_count; ++f)
               Places::add_up(a, lines + f * phase, k + i, tile.halves, line, before, pairs + f * pair_count * 2 * line, output);
           const int32_t* const own = pairs + i % Places::kOutputs * output;
-          even_pieces(tile.vectors / unit_vectors, (three ? kMostThree : kMostLines) / unit_vectors, [&](int first, int count) {
-            const int64_t at = static_cast<int64_t>(first) * unit_vectors * kLanes;
-            const int vectors = count * unit_vectors;
-            (wide ? basis_sums_for<true> : basis_sums_for<false>)(vectors, three)(lists, own + at, a.bias[k + i], sums + i * step + at);
-          });
+          for (const BasisPiece* piece = pieces; piece != last; ++piece)
+            piece->sums(lists, own + piece->at, a.bias[k + i], sums + i * step + piece->at);
         }
         finish_code_tile(a, rounding, image, k, runs, tile.runs, tile.first_run == 0, sums, step, tile.vectors, rows_of_vector > 1, room);
       }

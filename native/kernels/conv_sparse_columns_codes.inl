@@ -24,13 +24,31 @@ inline void finish_code_tile(const Args& a, const Rounding& rounding, int64_t im
     end_place(a, place, *begin, image, k, 4, leads);
     return;
   }
+  if (!rounding.real) {
+    CodePlace place = place_of(a, rounding, image, k, 4, *begin);
+    auto* const y = static_cast<int32_t*>(place.y) - begin->y;
+    const auto* const residual = static_cast<const int32_t*>(place.residual);
+    const uint32_t* const masks = a.masks;
+    const Ints halo = splat_word(rounding.halo);
+    for (const Run* run = begin; run != begin + runs; ++run) {
+      const int pixels = run->pixels;
+      const int32_t* from = sums + run->x;
+      for (int at = 0, j = 0; at < pixels; at += kLanes, ++j, from += kLanes) {
+        if (!masks[run->mask + j]) {  // zeros behind a row that fills its vectors
+          put_words(y + run->y + at, halo, pixels - at);
+          continue;
+        }
+        Ints four[4][1];
+        each<4>(DOVETAIL_LAMBDA(int i) { four[i][0] = load_words(from + i * step); });
+        finish_words<1>(four, place.multiplier, rounding, residual ? residual + run->y - begin->y : nullptr, y + run->y, masks + run->mask, j, pixels);
+      }
+    }
+    end_place(a, place, *begin, image, k, 4, leads);
+    return;
+  }
   for (const Run* run = begin; run != begin + runs; ++run) {
     const CodePlace place = place_of(a, rounding, image, k, 4, *run);
     for (int j = 0; j < vectors_of(*run); ++j) {
-      if (!place.masks[j] && !rounding.real) {  // zeros behind a row that fills its vectors
-        put_words(static_cast<int32_t*>(place.y) + j * kLanes, splat_word(rounding.halo), place.pixels - j * kLanes);
-        continue;
-      }
       Ints four[4][1];
       each<4>(DOVETAIL_LAMBDA(int i) { four[i][0] = load_words(sums + i * step + run->x + j * kLanes); });
       finish_four<1>(four, 0, place, j);

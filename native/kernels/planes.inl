@@ -118,9 +118,10 @@ inline void zero_lead(float* plane, int64_t stride, int64_t lead, bool last) {
 // Cuts `vectors` into pieces of at most `most`, as even as they come, and calls body(first, count).
 template <class Body>
 inline void even_pieces(int vectors, int most, const Body& body) {
-  const int pieces = (vectors + most - 1) / most;
+  const int pieces = vectors <= most ? 1 : (vectors + most - 1) / most;  // divisions are dear where pieces are small
+  const int each = pieces == 1 ? vectors : vectors / pieces, longer = vectors - pieces * each;
   for (int i = 0, first = 0; i < pieces; ++i) {
-    const int count = vectors / pieces + (i < vectors % pieces);
+    const int count = each + (i < longer);
     body(first, count);
     first += count;
   }
