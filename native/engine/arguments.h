@@ -241,11 +241,12 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 // Shared kernel bases over codes, conv-first: as DOVETAIL_CONV_BASIS, with maps and coefficients in whole numbers. `taps` are
 // `quad_count` times four (those missing are weighted by zero); `bases`: [quads][base_count] words of the weights of four
 // taps; `used`: x offsets of the used words of channels. The map of channel c of word u and basis b lies at
-// ((4 u + c) * base_count + b) * map_stride of the thread's scratch.
+// ((4 u + c) * base_count + b) * map_stride of the thread's scratch. Where all coefficients are 1 or -1, the latter of each list
+// begin at its `splits`, else that is null.
 #define DOVETAIL_CONV_BASIS_CODES(P, I, A, F)                                              \
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
   P(const int32_t, bases) I(base_count) P(const int32_t, taps) I(quad_count)               \
-  P(const int64_t, used) I(used_count) I(map_stride) P(const void, entries) P(const int64_t, starts) I(out_channels)
+  P(const int64_t, used) I(used_count) I(map_stride) P(const void, entries) P(const int64_t, starts) P(const int64_t, splits) I(out_channels)
 
 // The same, coefficients first, where those are -1, 0 and 1 (conv_coefficients.inl). `tiles`: tile_count records of (x offset,
 // first run, runs, vectors of 16-bit numbers that an input channel needs, vectors of sums), int32 each, at most

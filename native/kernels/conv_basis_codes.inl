@@ -4,7 +4,8 @@
 //
 // A unit is one run of pixels of one image, its maps in the thread's scratch and so in L2, as in conv_basis.inl. Stage one takes
 // a word of four channels: the bytes of four taps are turned around, so that a word holds four taps of one channel, and a dot
-// product does four multiply-adds. The maps of four channels and B bases are in registers. Stage two is the sparse kernel.
+// product does four multiply-adds. The maps of four channels and B bases are in registers. Stage two is the sparse kernel; of
+// coefficients that are 1 and -1 it multiplies nothing.
 
 template <int B>
 void basis_code_maps(const int32_t* x, const int32_t* bases, const int32_t* taps, int64_t quads, int64_t stride, int32_t* maps, int64_t map_stride) {
@@ -37,6 +38,30 @@ struct MapProducts {
   static Ints product(Ints sum, Ints map, Ints coefficient) { return add(sum, mul(map, coefficient)); }
 };
 
+// Four outputs: maps that are added, then those taken away.
+template <int P>
+void signed_code_tile(const int32_t* maps, const CodeEntry* entries, const int64_t* starts, const int64_t* splits, const int32_t* bias, const CodePlace& place, int first) {
+  Ints acc[4][P];
+  maps += first * kLanes;
+  each<4>(DOVETAIL_LAMBDA(int k) {
+    each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = splat_word(bias[k]); });
+    if (k >= place.outputs) return;
+    const CodeEntry *e = entries + starts[k], *const split = entries + splits[k], *const end = entries + starts[k + 1];
+    for (; e != split; ++e) each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = add(acc[k][j], load_words(maps + e->offset + j * kLanes)); });
+    for (; e != end; ++e) each<P>(DOVETAIL_LAMBDA(int j) { acc[k][j] = sub(acc[k][j], load_words(maps + e->offset + j * kLanes)); });
+  });
+  finish_four<P>(acc, 0, place, first);
+}
+
+using SignedCodeFunction = void (*)(const int32_t*, const CodeEntry*, const int64_t*, const int64_t*, const int32_t*, const CodePlace&, int);
+
+inline SignedCodeFunction signed_code_tile_for(int vectors) {
+  constexpr bool wide = kLanes == 16;
+  static const SignedCodeFunction functions[] = {nullptr, signed_code_tile<1>, signed_code_tile<2>, signed_code_tile<3>,
+                                                 signed_code_tile<wide ? 4 : 1>, signed_code_tile<wide ? 5 : 1>, signed_code_tile<wide ? 6 : 1>};
+  return functions[vectors];
+}
+
 void conv2d_kernel_basis_int8(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvBasisCodesArgs*>(arguments);
   const Run* runs = runs_of(a.runs);
@@ -58,7 +83,11 @@ void conv2d_kernel_basis_int8(const void* arguments, Worker& worker) {
       for (int64_t k = 0; k < a.out_channels; k += 4) {
         const CodePlace place = place_of(a, rounding, image, k, 4, run);
         even_pieces(vectors_of(run), kSparseCodeVectors, [&](int piece, int count) {
-          sparse_code_tile_for<MapProducts>(count)(maps, entries, a.starts + k, a.bias + k, place, piece);
+          if (a.splits) {
+            signed_code_tile_for(count)(maps, entries, a.starts + k, a.splits + k, a.bias + k, place, piece);
+          } else {
+            sparse_code_tile_for<MapProducts>(count)(maps, entries, a.starts + k, a.bias + k, place, piece);
+          }
         });
         end_place(a, place, run, image, k, 4, r == 0);
       }

@@ -15,6 +15,7 @@ from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.program.integer import Product
 
 MOST_MAPS = 1 << 17  # numbers in the maps of a run: they stay in L2
+NEAR_MAPS = 3 << 12  # where nothing is multiplied and loads are what takes time: in L1
 
 
 def conv_kernel_basis(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
@@ -27,17 +28,23 @@ def conv_kernel_basis(b: Builder, call: CodeCall, x: View, found: Product, y: Vi
     k, c, basis = np.nonzero(coefficients)
     channel = k // (len(coefficients) // at.groups) * coefficients.shape[1] + c
     used, index = np.unique(channel // 4, return_inverse=True)
-    maps = max(4 * len(used) * count, 1)
-    runs = runs_over(b, y, taps, max(1, min(6 if b.lanes == 16 else 3, MOST_MAPS // (maps * b.lanes))), 1, pieces=1)
+    maps, coefficient = max(4 * len(used) * count, 1), coefficients[k, c, basis]
+    signed = bool((np.abs(coefficient) == 1).all())
+    vectors = (NEAR_MAPS if signed else MOST_MAPS) // (maps * b.lanes)
+    runs = runs_over(b, y, taps, max(1, min(6 if b.lanes == 16 else 3, vectors)), 1, pieces=1)
     stride = runs.longest * b.lanes
     b.scratch = max(b.scratch, maps * stride)
     place = ((4 * index + channel % 4) * count + basis) * stride
-    entries, starts = entry_lists(k, place, coefficients[k, c, basis], len(coefficients))
+    if signed:  # those that are added come first
+        order = np.lexsort((-coefficient, k))
+        k, place, coefficient = k[order], place[order], coefficient[order]
+    entries, starts = entry_lists(k, place, coefficient, len(coefficients))
+    splits = starts[:-1] + np.bincount(k[coefficient > 0], minlength=len(coefficients))
     offsets = np.pad(taps.offsets.ravel(), (0, -taps.offsets.size % 4), mode="edge")
     b.emit(
         "conv2d_kernel_basis_int8",
         {"x": taps.x, **sums(b, call, found), **run_tables(b, call, runs), "entries": b.constant(entries),
-         "starts": b.constant(starts),
+         "starts": b.constant(starts), "splits": b.constant(splits.astype(np.int64)) if signed else None,
          "bases": b.constant(words_of(bases.reshape(count, -1, 1, 1))[:, :, 0, 0].T),
          "used": b.constant((used * taps.channel).astype(np.int64)), "taps": b.constant(offsets.astype(np.int32))},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **runs.fields, **residual_fields(call), **call.rounding(),
