@@ -141,6 +141,9 @@ inline Vec pick_of_two(Vec a, Vec b, Ints from) {
   const Vec second = _mm256_castsi256_ps(_mm256_slli_epi32(from, 28));
   return _mm256_blendv_ps(pick_lanes(a, from), pick_lanes(b, from), second);
 }
+inline Ints pick_of_two(Ints a, Ints b, Ints from) {
+  return _mm256_castps_si256(pick_of_two(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), from));
+}
 // Lanes N, N + 1, … of a, then the first N of b.
 template <int N>
 inline Ints moved_up(Ints a, Ints b) {

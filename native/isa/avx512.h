@@ -113,6 +113,7 @@ inline Vec pick_lanes(Vec a, Ints from) { return _mm512_permutexvar_ps(from, a);
 inline Ints pick_lanes(Ints a, Ints from) { return _mm512_permutexvar_epi32(from, a); }
 // Lane i is lane from[i] of a, then of b: from 0 to twice the lanes.
 inline Vec pick_of_two(Vec a, Vec b, Ints from) { return _mm512_permutex2var_ps(a, from, b); }
+inline Ints pick_of_two(Ints a, Ints b, Ints from) { return _mm512_permutex2var_epi32(a, from, b); }
 // Lanes N, N + 1, … of a, then the first N of b.
 template <int N>
 inline Ints moved_up(Ints a, Ints b) { return _mm512_alignr_epi32(b, a, N); }

@@ -143,6 +143,11 @@ inline Vec pick_of_two(Vec a, Vec b, Ints from) {
   DOVETAIL_EACH r.v[i] = from.v[i] < kLanes ? a.v[from.v[i]] : b.v[from.v[i] - kLanes];
   return r;
 }
+inline Ints pick_of_two(Ints a, Ints b, Ints from) {
+  Ints r;
+  DOVETAIL_EACH r.v[i] = from.v[i] < kLanes ? a.v[from.v[i]] : b.v[from.v[i] - kLanes];
+  return r;
+}
 template <int N>
 inline Ints moved_up(Ints a, Ints b) { Ints r; DOVETAIL_EACH r.v[i] = i + N < kLanes ? a.v[i + N] : b.v[i + N - kLanes]; return r; }
 inline Vec to_real(Ints a) { Vec r; DOVETAIL_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }

@@ -36,24 +36,27 @@ inline Ints to_code(Vec t, Vec low, Vec high, Ints zero) { return add(to_whole(m
 
 inline Ints load_some_words(const int32_t* p, int lanes) { return lanes >= kLanes ? load_words(p) : load_words_first(p, lanes); }
 
+// The words of four outputs; `other`: those of the residual, if there is one.
+__attribute__((always_inline)) inline Ints code_words(const Ints (&sums)[4], const float* multiplier, const Rounding& r, bool residual, Ints other) {
+  Vec t[4];
+  each<4>(DOVETAIL_LAMBDA(int i) {
+    t[i] = mul(to_real(sums[i]), splat(multiplier[i]));
+    if (residual) t[i] = add(t[i], mul(to_real(sub(byte_of(other, i), r.r_zero)), r.ratio));
+  });
+  if (r.any) return to_code_words(t, r.zeros);
+  Ints word = splat_word(0);
+  each<4>(DOVETAIL_LAMBDA(int i) { word = either(word, up(to_code(t[i], r.low, r.high, r.zero), 8 * i)); });
+  return word;
+}
+
 // Four outputs by P vectors of pixels of a run become words. `y` and `residual` point at the run's start.
 template <int P>
 __attribute__((always_inline)) inline void finish_words(const Ints (*acc)[P], const float* multiplier, const Rounding& r, const int32_t* residual, int32_t* y, const uint32_t* masks, int first, int pixels) {
   each<P>(DOVETAIL_LAMBDA(int j) {
     const int at = (first + j) * kLanes;
     const Ints other = residual ? load_words(residual + at) : splat_word(0);
-    Ints word = splat_word(0);
-    Vec t[4];
-    each<4>(DOVETAIL_LAMBDA(int i) {
-      t[i] = mul(to_real(acc[i][j]), splat(multiplier[i]));
-      if (residual) t[i] = add(t[i], mul(to_real(sub(byte_of(other, i), r.r_zero)), r.ratio));
-    });
-    if (r.any) {
-      word = to_code_words(t, r.zeros);
-    } else {
-      each<4>(DOVETAIL_LAMBDA(int i) { word = either(word, up(to_code(t[i], r.low, r.high, r.zero), 8 * i)); });
-    }
-    put_words(y + at, keep(word, masks[first + j], splat_word(r.halo)), pixels - at);
+    const Ints four[4] = {acc[0][j], acc[1][j], acc[2][j], acc[3][j]};
+    put_words(y + at, keep(code_words(four, multiplier, r, residual, other), masks[first + j], splat_word(r.halo)), pixels - at);
   });
 }
 
@@ -106,27 +109,48 @@ __attribute__((always_inline)) inline void finish_four(const Ints (*acc)[P], int
   });
 }
 
-// Four outputs whose sums lie pixel by pixel, without gaps, `step` from one output to the next: they end by whole vectors, in
-// `room` (for twice as many vectors, and one), and go out row by row. A run's x offset is that of its sums; its y offset, and
-// the place, count from the first run.
-inline void finish_gapless(const int32_t* sums, int64_t step, int64_t vectors, const CodePlace& place, const Run* runs, int64_t count, const uint32_t* masks, int32_t* room) {
-  static constexpr uint32_t all = ~0u;
-  const Rounding& r = *place.rounding;
-  const auto* residual = static_cast<const int32_t*>(place.residual);
-  int32_t* const other = room + vectors * kLanes;
-  const int64_t row = count > 1 ? runs[1].x - runs->x : vectors * kLanes;
-  for (const Run* run = runs; run != runs + count && residual; ++run)
-    for (int64_t at = 0; at < row; at += kLanes)
-      store_words(other + run->x - runs->x + at, load_words(residual + run->y - runs->y + at));
-  for (int64_t at = 0; at < vectors * kLanes; at += kLanes) {
-    Ints four[4][1];
-    each<4>(DOVETAIL_LAMBDA(int i) { four[i][0] = load_words(sums + i * step + at); });
-    finish_words<1>(four, place.multiplier, r, residual ? other + at : nullptr, room + at, &all, 0, kLanes);
+// How rows that are parts of a vector, `rows` of them in each, lie in a plane: words from `y` on, with zeros behind every row.
+struct Spread {
+  Ints from[2], back;  // lanes of a vector that words are, and words that lanes of one are
+  uint32_t real;       // words that are pixels
+  int64_t count, rows, pitch, total;
+  bool fits;           // rows are parts, and a vector's words two vectors at most
+
+  // Of `count` runs, one a row, of `row` lanes.
+  Spread(const Run* runs, int64_t count, const uint32_t* masks, int64_t row) : real(0), count(count), rows(kLanes / row) {
+    const Run& last = runs[count - 1];
+    total = last.y + last.pixels - runs->y;
+    pitch = count > 1 ? runs[1].y - runs->y : total;
+    fits = row < kLanes && rows * pitch <= 2 * kLanes;
+    if (!fits) return;
+    int32_t lanes[2 * kLanes] = {}, words[kLanes];
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < row; ++c) words[r * row + c] = static_cast<int32_t>(r * pitch + c < 2 * kLanes ? r * pitch + c : 0);
+      for (int64_t c = 0; c < row && masks[runs->mask] >> c & 1; ++c) lanes[r * pitch + c] = static_cast<int32_t>(r * row + c), real |= 1u << (r * pitch + c);
+    }
+    from[0] = load_words(lanes), from[1] = load_words(lanes + kLanes), back = load_words(words);
   }
-  for (const Run* run = runs; run != runs + count; ++run) {
-    auto* y = static_cast<int32_t*>(place.y) + run->y - runs->y;
-    for (int at = 0; at < run->pixels; at += kLanes)
-      put_words(y + at, keep(load_words(room + run->x - runs->x + at), masks[run->mask + at / kLanes], splat_word(r.halo)), run->pixels - at);
+};
+
+// Four outputs whose sums lie so, `step` from one output to the next; the place is that of the first run.
+inline void finish_spread(const int32_t* sums, int64_t step, const CodePlace& place, const Spread& spread) {
+  const Rounding& r = *place.rounding;
+  const Ints halo = splat_word(r.halo);
+  const auto* residual = static_cast<const int32_t*>(place.residual);
+  auto* y = static_cast<int32_t*>(place.y);
+  const int64_t most = spread.rows * spread.pitch;
+  int64_t words = spread.total;
+  for (int64_t rows = spread.count; rows > 0; rows -= spread.rows, words -= most, y += most, sums += kLanes) {
+    const bool last = rows <= spread.rows;
+    const auto count = static_cast<int>(last ? words : most);
+    Ints four[4], other = splat_word(0);
+    each<4>(DOVETAIL_LAMBDA(int i) { four[i] = load_words(sums + i * step); });
+    if (residual) other = pick_of_two(load_words(residual), load_words(residual + kLanes), spread.back), residual += most;
+    const Ints word = code_words(four, place.multiplier, r, residual, other);
+    const uint32_t real = rows < spread.rows ? spread.real & ((1u << (rows * spread.pitch)) - 1) : spread.real;
+    put_words(y, keep(pick_lanes(word, spread.from[0]), real, halo), count);
+    if (count > kLanes) put_words(y + kLanes, keep(pick_lanes(word, spread.from[1]), real >> kLanes, halo), count - kLanes);
+    if (count > 2 * kLanes) fill_words(y, 2 * kLanes, count, r.halo);
   }
 }
 

@@ -326,6 +326,7 @@ void conv2d_run_coefficients_int8(const void* arguments, Worker& worker) {
   auto* const lines = reinterpret_cast<int32_t*>(worker.scratch);
   int32_t* const pairs = lines + a.phase_count * phase;
   int32_t* const sums = pairs + a.phase_count * phase_pairs;
+  const Spread whole(runs, 1, a.masks, kLanes);
   for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / per_image, group = unit % a.group_count;
@@ -353,7 +354,7 @@ void conv2d_run_coefficients_int8(const void* arguments, Worker& worker) {
             basis_sums_for<false>(count, false)(lists, pairs + at, a.bias[k + i], sums + i * step + at);
           });
         }
-        finish_code_tile(a, rounding, image, k, &run, 1, leads, sums, step, 0, false, nullptr);
+        finish_code_tile(a, rounding, image, k, &run, 1, leads, sums, step, whole);
       }
     }
   });
@@ -374,7 +375,6 @@ void conv_coefficients(const Args& a, Worker& worker) {
   int32_t* const pairs = before + Places::kOutputs * line;
   const int64_t output = a.phase_count * pair_count * 2 * line;
   int32_t* const sums = pairs + Places::kOutputs * output;
-  int32_t* const room = sums + 4 * step;
   for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
     for (int64_t f = 0; f < a.phase_count; ++f) fill_words(lines + (f + 1) * phase - line, 0, line, 0);
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -385,6 +385,7 @@ void conv_coefficients(const Args& a, Worker& worker) {
         (rows_of_vector == 1 ? Places::template read<1, Args> : rows_of_vector == 2 ? Places::template read<2, Args> : Places::template read<4, Args>)(
             a, a.x + image * a.x_image + tile.x + a.phases[f], tile.halves, pairs, lines + f * phase);
       const Run* const runs = runs_of(a.runs) + tile.first_run;
+      const Spread spread(runs, tile.runs, a.masks, rows_of_vector > 1 ? a.row_lanes : kLanes);
       BasisPiece pieces[2 * kMostHalves];
       BasisPiece* last = pieces;
       even_pieces(tile.vectors / unit_vectors, (three ? kMostThree : kMostLines) / unit_vectors, [&](int first, int count) {
@@ -400,7 +401,7 @@ void conv_coefficients(const Args& a, Worker& worker) {
           for (const BasisPiece* piece = pieces; piece != last; ++piece)
             piece->sums(lists, own + piece->at, a.bias[k + i], sums + i * step + piece->at);
         }
-        finish_code_tile(a, rounding, image, k, runs, tile.runs, tile.first_run == 0, sums, step, tile.vectors, rows_of_vector > 1, room);
+        finish_code_tile(a, rounding, image, k, runs, tile.runs, tile.first_run == 0, sums, step, spread);
       }
     }
   });

@@ -20,6 +20,30 @@ inline void turn(const float* sums, int vectors, int64_t pixels, float* turned, 
     }
 }
 
+// Four outputs whose sums lie pixel by pixel, without gaps, `step` from one output to the next: they end by whole vectors, in
+// `room` (for twice as many vectors, and one), and go out row by row. A run's x offset is that of its sums; its y offset, and
+// the place, count from the first run.
+inline void finish_gapless(const int32_t* sums, int64_t step, int64_t vectors, const CodePlace& place, const Run* runs, int64_t count, const uint32_t* masks, int32_t* room) {
+  static constexpr uint32_t all = ~0u;
+  const Rounding& r = *place.rounding;
+  const auto* residual = static_cast<const int32_t*>(place.residual);
+  int32_t* const other = room + vectors * kLanes;
+  const int64_t row = count > 1 ? runs[1].x - runs->x : vectors * kLanes;
+  for (const Run* run = runs; run != runs + count && residual; ++run)
+    for (int64_t at = 0; at < row; at += kLanes)
+      store_words(other + run->x - runs->x + at, load_words(residual + run->y - runs->y + at));
+  for (int64_t at = 0; at < vectors * kLanes; at += kLanes) {
+    Ints four[4][1];
+    each<4>(DOVETAIL_LAMBDA(int i) { four[i][0] = load_words(sums + i * step + at); });
+    finish_words<1>(four, place.multiplier, r, residual ? other + at : nullptr, room + at, &all, 0, kLanes);
+  }
+  for (const Run* run = runs; run != runs + count; ++run) {
+    auto* y = static_cast<int32_t*>(place.y) + run->y - runs->y;
+    for (int at = 0; at < run->pixels; at += kLanes)
+      put_words(y + at, keep(load_words(room + run->x - runs->x + at), masks[run->mask + at / kLanes], splat_word(r.halo)), run->pixels - at);
+  }
+}
+
 void conv2d_lanes_int8(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const ConvLanesCodesArgs*>(arguments);
   const Run* runs = runs_of(a.runs);

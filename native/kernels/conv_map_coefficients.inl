@@ -142,6 +142,7 @@ void conv2d_map_coefficients_int8(const void* arguments, Worker& worker) {
   const int64_t quads = (a.out_channels + 3) / 4, rows = kLanes / a.row_lanes, step = a.vectors * kLanes;
   auto* const lines = reinterpret_cast<int32_t*>(worker.scratch);
   int32_t* const sums = lines + a.channels * a.phase_count * step;
+  const Spread spread(runs, a.run_count, a.masks, a.row_lanes);
   for_units(worker, a.images * a.group_count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / a.group_count, group = unit % a.group_count;
@@ -154,7 +155,7 @@ void conv2d_map_coefficients_int8(const void* arguments, Worker& worker) {
         }
       for (int64_t k = 4 * (quads * group / a.group_count); k < 4 * (quads * (group + 1) / a.group_count); k += 4) {
         outputs(a, lines, k, k + 4 < a.out_channels ? k + 4 : a.out_channels, sums);
-        finish_code_tile(a, rounding, image, k, runs, a.run_count, true, sums, step, a.vectors, rows > 1, sums + 4 * step);
+        finish_code_tile(a, rounding, image, k, runs, a.run_count, true, sums, step, spread);
       }
     }
   });

@@ -14,13 +14,12 @@ struct CodeColumns {
   static Ints turned(Ints v, Ints from, uint32_t bits) { return keep(pick_lanes(v, from), bits, splat_word(0)); }
 };
 
-// Ends four outputs, from `k`, of a tile; their sums lie `step` apart, and a run's x offset is that of its sums. `gapless`: rows
-// are parts of vectors. In `room` there is place for twice the tile's vectors, and one.
+// Ends four outputs, from `k`, of a tile; their sums lie `step` apart, and a run's x offset is that of its sums.
 template <class Args>
-inline void finish_code_tile(const Args& a, const Rounding& rounding, int64_t image, int64_t k, const Run* begin, int64_t runs, bool leads, const int32_t* sums, int64_t step, int64_t vectors, bool gapless, int32_t* room) {
-  if (gapless && !rounding.real) {
+inline void finish_code_tile(const Args& a, const Rounding& rounding, int64_t image, int64_t k, const Run* begin, int64_t runs, bool leads, const int32_t* sums, int64_t step, const Spread& spread) {
+  if (spread.fits && !rounding.real) {
     const CodePlace place = place_of(a, rounding, image, k, 4, *begin);
-    finish_gapless(sums, step, vectors, place, begin, runs, a.masks, room);
+    finish_spread(sums, step, place, spread);
     end_place(a, place, *begin, image, k, 4, leads);
     return;
   }
@@ -62,8 +61,8 @@ void conv2d_sparse_columns_int8(const void* arguments, Worker& worker) {
   const Rounding rounding = rounding_of(a);
   for_column_units<CodeColumns>(a, worker, RowEnd(), [&](int64_t image, const ColumnTile& tile, int64_t first, const ColumnBlock<CodeColumns>& t) {
     const Run* const begin = runs_of(a.runs) + tile.first_run;
-    int32_t* const room = t.sums + (t.outputs + 3) / 4 * 4 * t.sums_step;
+    const Spread spread(begin, tile.runs, a.masks, kLanes / a.line_rows);
     for (int64_t k = 0; k < t.outputs; k += 4)
-      finish_code_tile(a, rounding, image, first + k, begin, tile.runs, tile.first_run == 0, t.sums + k * t.sums_step, t.sums_step, tile.vectors, a.line_rows > 1, room);
+      finish_code_tile(a, rounding, image, first + k, begin, tile.runs, tile.first_run == 0, t.sums + k * t.sums_step, t.sums_step, spread);
   });
 }

@@ -138,7 +138,7 @@ def conv_map_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
     allow_whole_vectors(b, call.residual)
     groups = 1 if b.threads == 1 else -(-2 * b.threads // y.shape[0])
     longest = round_up(max(pixels for _, _, pixels, _ in runs), b.lanes)
-    b.scratch = max(b.scratch, (channels * len(phases) + 6) * vectors * b.lanes + b.lanes + longest)
+    b.scratch = max(b.scratch, (channels * len(phases) + 4) * vectors * b.lanes + longest)
     weights = bases[:, 0, 0].astype(np.int32) if side == 1 else _words_of_pairs(bases)
     turns = np.array([_turn(b.lanes, row_lanes, n)[: b.lanes + 1] for n in (-1, 1)], np.int32)
     lost = None
@@ -427,11 +427,11 @@ def _bits(lanes: np.ndarray) -> int:
 def _reserve(
     b: Builder, rows: Rows, fields: dict[str, int], channels: int, bases: int, longest: int, together: int
 ) -> None:
-    """Scratch: lines of all channels, a basis' sums, the pairs, and the sums of four outputs with room to end them.
+    """Scratch: lines of all channels, a basis' sums, the pairs, and the sums of four outputs.
 
     Sums and pairs are those of as many outputs as are added up `together`.
     """
     line, vectors = fields["most_halves"] * b.lanes, fields["most_vectors"] * b.lanes
     phases = len(rows.phases)
-    need = phases * (4 * channels + 1) * line + together * (line + phases * bases * line) + 6 * vectors + b.lanes
+    need = phases * (4 * channels + 1) * line + together * (line + phases * bases * line) + 4 * vectors + b.lanes
     b.scratch = max(b.scratch, need + round_up(longest, b.lanes))

@@ -90,7 +90,6 @@ def column_tables(
     groups = min(groups, -(-outputs // together))
     lists = _lists(b.lanes, weight, at, lines, blocks)
     most = -(-channels // blocks) * lines.count + round_up(-(-outputs // groups), together) * lines.vectors
-    most += 0 if together == 1 else 2 * lines.vectors + 1
     b.scratch = max(b.scratch, most * b.lanes + round_up(int(tiles["runs"][:, 2].max()), b.lanes))
     return (
         taps,

@@ -376,9 +376,9 @@ def _constants(b: Builder, epilogue: Epilogue, runs: Runs) -> dict[str, View | N
 
 
 def allow_whole_vectors(b: Builder, residual: View | None) -> None:
-    """Kernels that write a part of a vector read all of it from the residual."""
+    """Kernels that write a part of a vector, or of two, read all of it from the residual."""
     if residual is not None:
-        residual.buffer.allow(b.lanes - 1)
+        residual.buffer.allow(2 * b.lanes)
 
 
 def epilogue_fields(epilogue: Epilogue) -> dict[str, Any]:
