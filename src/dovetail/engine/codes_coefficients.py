@@ -195,9 +195,7 @@ def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, kernel: 
     )  # fmt: skip
 
 
-def _whole_pairs(
-    bases: np.ndarray, coefficients: np.ndarray, together: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def _whole_pairs(bases: np.ndarray, coefficients: np.ndarray, together: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Bases `(d, R, S)` and coefficients `(K, C, d)` that stand for the same weight, d even and no sum beyond 16 bits.
 
     Where too many channels meet a basis in an output, those that are left over meet a copy of it. `together`: outputs

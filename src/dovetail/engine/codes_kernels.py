@@ -25,6 +25,7 @@ from dovetail.engine.columns import reach
 from dovetail.engine.kernels import Candidate, Place, candidates, in_classes, is_narrow, is_small
 from dovetail.errors import EngineError
 from dovetail.formats.base import Packed
+from dovetail.formats.kernel_basis import PackedKernelBasis
 from dovetail.program.integer import is_quantized
 from dovetail.program.program import Graph, Node
 
@@ -67,8 +68,11 @@ def _reads_codes(node: Node, graph: Graph) -> bool:
 
 
 def _bytes(packed: Packed) -> bool:
-    """Whether the weight's whole numbers are codes of a byte; those of shared bases are sums of products of two."""
-    return packed.spec.format != "kernel_basis"
+    """Whether the weight's whole numbers fit into a byte; those of several shared bases are sums of products of two."""
+    if not isinstance(packed, PackedKernelBasis):
+        return True
+    bases, coefficients = packed.codes()
+    return len(bases) == 1 and int(np.abs(bases.astype(int)).max() * np.abs(coefficients.astype(int)).max()) <= 127
 
 
 def _whole_words(packed: Packed, at: Place) -> bool:
@@ -88,7 +92,7 @@ def _odd_groups(packed: Packed, at: Place) -> bool:
 
 
 def _shared_bases(packed: Packed, at: Place) -> bool:
-    return not _bytes(packed)
+    return isinstance(packed, PackedKernelBasis)
 
 
 def _ternary_words(packed: Packed, at: Place) -> bool:
