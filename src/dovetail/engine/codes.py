@@ -124,7 +124,7 @@ def sums(
 ) -> dict[str, View | None]:
     """Bias (less what the zero of the input adds, with `zero`), multiplier and residual."""
     outputs = len(found.weight)
-    lost = found.weight.reshape(outputs, -1).sum(axis=1, dtype=np.int64) * (zero and call.tensor().zero or 0)
+    lost = found.weight.reshape(outputs, -1).sum(axis=1, dtype=np.int64) * ((zero and call.tensor().zero) or 0)
     fill = (0, -outputs % multiple + multiple)
     return {
         "bias": b.constant(np.pad(found.bias - lost, fill).astype(np.int32)),

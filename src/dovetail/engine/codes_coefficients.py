@@ -107,10 +107,10 @@ def conv_run_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
 
 
 def reads_maps(packed: Packed, at: Place) -> bool:
-    """Whether an output's map is at most `MAP` pixels high and wide, and a kernel of 1x1 or 3x3 lies upon it plainly."""
+    """Whether maps of the output have at most `MAP` rows and columns, and kernels are 1x1, or 3x3 padded by one."""
     side = packed.shape[2]
     plain = packed.shape[2:] == (side, side) and at.stride in ((1, 1), (2, 2)) and at.dilation == (1, 1)
-    fits = side == 1 and not any(at.padding) or side == 3 and (at.padding[0], at.padding[2]) == (1, 1)
+    fits = (side == 1 and not any(at.padding)) or (side == 3 and (at.padding[0], at.padding[2]) == (1, 1))
     return plain and fits and max(at.size) <= MAP
 
 
@@ -141,17 +141,19 @@ def conv_map_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
     b.scratch = max(b.scratch, (channels * len(phases) + 4) * vectors * b.lanes + longest)
     weights = bases[:, 0, 0].astype(np.int32) if side == 1 else _words_of_pairs(bases)
     turns = np.array([_turn(b.lanes, row_lanes, n)[: b.lanes + 1] for n in (-1, 1)], np.int32)
-    lost = None
-    if side > 1 and call.tensor().zero:  # from the sums of channels, so that none are what lies outside
-        lost = b.constant((-call.tensor().zero * coefficients.sum(axis=1, dtype=np.int32)).astype(np.int32))
+    lost, zero = None, call.tensor().zero
+    if side > 1 and zero:  # taken from the sums of channels, so that what lies outside adds nothing to them
+        lost = b.constant((-zero * coefficients.sum(axis=1, dtype=np.int32)).astype(np.int32))
     b.emit(
         "conv2d_map_coefficients_int8",
-        {"x": taps.x, **sums(b, call, found, zero=lost is None), "lost": lost,
-         "runs": b.constant(np.array(runs, np.int32)), "masks": b.constant(np.array(masks, np.uint32)), "phases": b.constant(phases), "blocks": b.constant(blocks["places"]), "block_starts": b.constant(blocks["starts"]),
+        {"x": taps.x, **sums(b, call, found, zero=lost is None), "lost": lost, "phases": b.constant(phases),
+         "runs": b.constant(np.array(runs, np.int32)), "masks": b.constant(np.array(masks, np.uint32)),
+         "blocks": b.constant(blocks["places"]), "block_starts": b.constant(blocks["starts"]),
          "bases": b.constant(weights), "turns": b.constant(turns)},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **residual_fields(call), **call.rounding(),
-        run_count=len(runs), phase_count=len(phases), row_lanes=row_lanes, x_row=taps.pitch, step=taps.step, side=side, vectors=vectors,
-        base_count=len(bases), channels=channels, out_channels=outputs, group_count=min(groups, words(outputs)),
+        run_count=len(runs), phase_count=len(phases), row_lanes=row_lanes, x_row=taps.pitch, step=taps.step,
+        side=side, vectors=vectors, base_count=len(bases), channels=channels, out_channels=outputs,
+        group_count=min(groups, words(outputs)),
         work=(len(blocks["places"]) + outputs * weights.size) * y.shape[0] * y.shape[2] * y.shape[3],
     )  # fmt: skip
 
@@ -199,7 +201,7 @@ def _whole_pairs(bases: np.ndarray, coefficients: np.ndarray, together: int = 1)
     """Bases `(d, R, S)` and coefficients `(K, C, d)` that stand for the same weight, d even and no sum beyond 16 bits.
 
     Where too many channels meet a basis in an output, those that are left over meet a copy of it. `together`: outputs
-    that go over at the same channel. Bases with few coefficients come last: pairs that an output has none of cost little.
+    that go over at the same channel. Bases with few coefficients come last: pairs without any cost little.
     """
     piece = _pieces(coefficients, together)
     copies = [(basis, part) for basis in range(len(bases)) for part in range(int(piece[..., basis].max()) + 1)]
@@ -271,7 +273,7 @@ def rows_of(lanes: int, taps: Taps, y: View, *, zeros: bool) -> Rows:
 def _tiles(b: Builder, taps: Taps, rows: Rows, y: View) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Tables of the tiles and of their rows, and numbers."""
     assert y.planes is not None
-    (height, width), pitch = y.shape[2:], y.planes.pitch
+    height, width = y.shape[2:]
     most = (2 * MOST_HALVES[b.lanes] * b.lanes - round_up(rows.reach * rows.lanes, b.lanes)) // rows.lanes
     tiles: list[tuple[int, ...]] = []
     runs: list[tuple[int, int, int, int]] = []
