@@ -37,10 +37,10 @@ inline Ints to_code(Vec t, Vec low, Vec high, Ints zero) { return add(to_whole(m
 inline Ints load_some_words(const int32_t* p, int lanes) { return lanes >= kLanes ? load_words(p) : load_words_first(p, lanes); }
 
 // The words of four outputs; `other`: those of the residual, if there is one.
-__attribute__((always_inline)) inline Ints code_words(const Ints (&sums)[4], const float* multiplier, const Rounding& r, bool residual, Ints other) {
+__attribute__((always_inline)) inline Ints code_words(const Ints (&sums)[4], const Vec (&multiplier)[4], const Rounding& r, bool residual, Ints other) {
   Vec t[4];
   each<4>(DOVETAIL_LAMBDA(int i) {
-    t[i] = mul(to_real(sums[i]), splat(multiplier[i]));
+    t[i] = mul(to_real(sums[i]), multiplier[i]);
     if (residual) t[i] = add(t[i], mul(to_real(sub(byte_of(other, i), r.r_zero)), r.ratio));
   });
   if (r.any) return to_code_words(t, r.zeros);
@@ -52,11 +52,12 @@ __attribute__((always_inline)) inline Ints code_words(const Ints (&sums)[4], con
 // Four outputs by P vectors of pixels of a run become words. `y` and `residual` point at the run's start.
 template <int P>
 __attribute__((always_inline)) inline void finish_words(const Ints (*acc)[P], const float* multiplier, const Rounding& r, const int32_t* residual, int32_t* y, const uint32_t* masks, int first, int pixels) {
+  const Vec multipliers[4] = {splat(multiplier[0]), splat(multiplier[1]), splat(multiplier[2]), splat(multiplier[3])};
   each<P>(DOVETAIL_LAMBDA(int j) {
     const int at = (first + j) * kLanes;
     const Ints other = residual ? load_words(residual + at) : splat_word(0);
     const Ints four[4] = {acc[0][j], acc[1][j], acc[2][j], acc[3][j]};
-    put_words(y + at, keep(code_words(four, multiplier, r, residual, other), masks[first + j], splat_word(r.halo)), pixels - at);
+    put_words(y + at, keep(code_words(four, multipliers, r, residual, other), masks[first + j], splat_word(r.halo)), pixels - at);
   });
 }
 
@@ -134,7 +135,8 @@ struct Spread {
 
 // Four outputs whose sums lie so, `step` from one output to the next; the place is that of the first run.
 inline void finish_spread(const int32_t* sums, int64_t step, const CodePlace& place, const Spread& spread) {
-  const Rounding& r = *place.rounding;
+  const Rounding r = *place.rounding;  // a copy: what is written below could be the original, for all that gcc knows
+  const Vec multipliers[4] = {splat(place.multiplier[0]), splat(place.multiplier[1]), splat(place.multiplier[2]), splat(place.multiplier[3])};
   const Ints halo = splat_word(r.halo);
   const auto* residual = static_cast<const int32_t*>(place.residual);
   auto* y = static_cast<int32_t*>(place.y);
@@ -146,7 +148,7 @@ inline void finish_spread(const int32_t* sums, int64_t step, const CodePlace& pl
     Ints four[4], other = splat_word(0);
     each<4>(DOVETAIL_LAMBDA(int i) { four[i] = load_words(sums + i * step); });
     if (residual) other = pick_of_two(load_words(residual), load_words(residual + kLanes), spread.back), residual += most;
-    const Ints word = code_words(four, place.multiplier, r, residual, other);
+    const Ints word = code_words(four, multipliers, r, residual, other);
     const uint32_t real = rows < spread.rows ? spread.real & ((1u << (rows * spread.pitch)) - 1) : spread.real;
     put_words(y, keep(pick_lanes(word, spread.from[0]), real, halo), count);
     if (count > kLanes) put_words(y + kLanes, keep(pick_lanes(word, spread.from[1]), real >> kLanes, halo), count - kLanes);

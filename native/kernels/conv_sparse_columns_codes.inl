@@ -14,6 +14,28 @@ struct CodeColumns {
   static Ints turned(Ints v, Ints from, uint32_t bits) { return keep(pick_lanes(v, from), bits, splat_word(0)); }
 };
 
+// Four outputs whose sums lie row by row in whole vectors, `step` from one output to the next; the place is that of the first run.
+inline void finish_rows(const int32_t* sums, int64_t step, const CodePlace& place, const Run* runs, int64_t count, const uint32_t* masks) {
+  const Rounding r = *place.rounding;  // a copy, as in finish_spread
+  const Vec multipliers[4] = {splat(place.multiplier[0]), splat(place.multiplier[1]), splat(place.multiplier[2]), splat(place.multiplier[3])};
+  const Ints halo = splat_word(r.halo);
+  auto* const to = static_cast<int32_t*>(place.y) - runs->y;
+  const auto* const residual = place.residual ? static_cast<const int32_t*>(place.residual) - runs->y : nullptr;
+  for (const Run* run = runs; run != runs + count; ++run) {
+    const int32_t* from = sums + run->x;
+    const uint32_t* mask = masks + run->mask;
+    for (int at = run->y, left = run->pixels; left > 0; at += kLanes, left -= kLanes, from += kLanes, ++mask) {
+      Ints word = halo;  // of what lies behind a row that fills its vectors
+      if (*mask) {
+        Ints four[4];
+        each<4>(DOVETAIL_LAMBDA(int i) { four[i] = load_words(from + i * step); });
+        word = keep(code_words(four, multipliers, r, residual, residual ? load_words(residual + at) : halo), *mask, halo);
+      }
+      put_words(to + at, word, left);
+    }
+  }
+}
+
 // Ends four outputs, from `k`, of a tile; their sums lie `step` apart, and a run's x offset is that of its sums.
 template <class Args>
 inline void finish_code_tile(const Args& a, const Rounding& rounding, int64_t image, int64_t k, const Run* begin, int64_t runs, bool leads, const int32_t* sums, int64_t step, const Spread& spread) {
@@ -24,24 +46,8 @@ inline void finish_code_tile(const Args& a, const Rounding& rounding, int64_t im
     return;
   }
   if (!rounding.real) {
-    CodePlace place = place_of(a, rounding, image, k, 4, *begin);
-    auto* const y = static_cast<int32_t*>(place.y) - begin->y;
-    const auto* const residual = static_cast<const int32_t*>(place.residual);
-    const uint32_t* const masks = a.masks;
-    const Ints halo = splat_word(rounding.halo);
-    for (const Run* run = begin; run != begin + runs; ++run) {
-      const int pixels = run->pixels;
-      const int32_t* from = sums + run->x;
-      for (int at = 0, j = 0; at < pixels; at += kLanes, ++j, from += kLanes) {
-        if (!masks[run->mask + j]) {  // zeros behind a row that fills its vectors
-          put_words(y + run->y + at, halo, pixels - at);
-          continue;
-        }
-        Ints four[4][1];
-        each<4>(DOVETAIL_LAMBDA(int i) { four[i][0] = load_words(from + i * step); });
-        finish_words<1>(four, place.multiplier, rounding, residual ? residual + run->y - begin->y : nullptr, y + run->y, masks + run->mask, j, pixels);
-      }
-    }
+    const CodePlace place = place_of(a, rounding, image, k, 4, *begin);
+    finish_rows(sums, step, place, begin, runs, a.masks);
     end_place(a, place, *begin, image, k, 4, leads);
     return;
   }
