@@ -12,7 +12,7 @@ import numpy as np
 from dovetail.engine.builder import Builder
 from dovetail.engine.codes import CodeCall, sums, words
 from dovetail.engine.codes_conv import geometry, residual_fields, run_tables
-from dovetail.engine.columns import strided_taps
+from dovetail.engine.columns import output_groups, strided_taps
 from dovetail.engine.conv import (
     Runs,
     Taps,
@@ -136,7 +136,7 @@ def conv_map_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
     blocks = _blocks(coefficients.transpose(0, 2, 1), line, _sums_at_once(b.lanes, len(phases) * vectors))
     allow_reads(taps.x, int(phases.max()) + (vectors * b.lanes // row_lanes - 1) * taps.pitch + 2 * b.lanes)
     allow_whole_vectors(b, call.residual)
-    groups = 1 if b.threads == 1 else -(-2 * b.threads // y.shape[0])
+    groups = output_groups(y.shape[0], b.threads)
     longest = round_up(max(pixels for _, _, pixels, _ in runs), b.lanes)
     b.scratch = max(b.scratch, (channels * len(phases) + 4) * vectors * b.lanes + longest)
     weights = bases[:, 0, 0].astype(np.int32) if side == 1 else _words_of_pairs(bases)
@@ -183,7 +183,7 @@ def _emit(b: Builder, call: CodeCall, x: View, found: Product, y: View, kernel: 
         zeros, vectors = 4 * channels * line, int(tiles["tiles"][:, 3].min())
         places = _places(flat, line, zeros, vectors)
     lists = {**places, **_basis_lists(b.lanes, bases, rows, fields)}
-    groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * fields["tile_count"]))
+    groups = output_groups(y.shape[0] * fields["tile_count"], b.threads)
     _reserve(b, rows, fields, channels, len(bases), int(tiles["runs"][:, 2].max()), OUTPUTS if shared else 1)
     allow_whole_vectors(b, call.residual)
     b.emit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -86,8 +87,7 @@ def column_tables(
     outputs, channels = weight.shape[0], weight.shape[1] * at.groups
     blocks = min(-(-channels * lines.count * b.lanes // MOST_SCRATCH), channels)
     tiles, fields = _tiles(b, taps, lines, y)
-    groups = 1 if b.threads == 1 else -(-2 * b.threads // (y.shape[0] * fields["tile_count"]))
-    groups = min(groups, -(-outputs // together))
+    groups = min(output_groups(y.shape[0] * fields["tile_count"], b.threads), -(-outputs // together))
     lists = _lists(b.lanes, weight, at, lines, blocks)
     most = -(-channels // blocks) * lines.count + round_up(-(-outputs // groups), together) * lines.vectors
     b.scratch = max(b.scratch, most * b.lanes + round_up(int(tiles["runs"][:, 2].max()), b.lanes))
@@ -98,6 +98,14 @@ def column_tables(
          "out_channels": outputs, "group_count": groups,
          "work": 2 * len(lists["entries"]) * y.shape[0] * y.shape[2] * y.shape[3]},
     )  # fmt: skip
+
+
+def output_groups(tiles: int, threads: int) -> int:
+    """Into how many groups of outputs the work on tiles is cut, that no thread has more of it than the others.
+
+    Not into more: each group copies the lines of its tile anew.
+    """
+    return 1 if tiles >= 4 * threads else threads // math.gcd(tiles, threads)
 
 
 def strided_taps(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
