@@ -276,13 +276,13 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
 
 // The same for maps of at most eight rows of `row_lanes` (4 or 8) pixels, which kernels of 3x3 or 1x1 (`side`) read whole: `vectors`
 // vectors of each of the phases. `blocks` and `block_starts` as above, with lists as long as a multiple
-// of the sums that they go to (conv_map_coefficients.inl); `lost`: [out_channels][base_count] numbers to add to their
-// sums, or null; `bases`: [pairs of bases][taps] words of two weights;
+// of the sums that they go to (conv_map_coefficients.inl); `zero_sums`: [out_channels][base_count]
+// numbers to add to their sums, or null; `bases`: of 3x3 [pairs of bases][9] words of two weights, of 1x1 a number for each;
 // `turns`: for the columns on the left and on the right the lane that each lane gets, and a mask of those that get one.
 #define DOVETAIL_CONV_MAP_COEFFICIENTS(P, I, A, F)                                         \
   DOVETAIL_CODE_PLANES(P, I, A, F) DOVETAIL_RUNS(P, I, A, F) DOVETAIL_ROUNDING(P, I, A, F) \
   P(const int32_t, phases) I(phase_count) I(row_lanes) I(x_row) I(step) I(side) I(vectors) \
-  P(const void, blocks) P(const int32_t, block_starts) P(const int32_t, lost) P(const int32_t, bases) I(base_count) P(const int32_t, turns) \
+  P(const void, blocks) P(const int32_t, block_starts) P(const int32_t, zero_sums) P(const int32_t, bases) I(base_count) P(const int32_t, turns) \
   I(channels) I(out_channels) I(group_count)
 
 // Groups of any size: `weight` is [out_channels][C/groups][taps], whole numbers.

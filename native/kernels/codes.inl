@@ -110,15 +110,18 @@ __attribute__((always_inline)) inline void finish_four(const Ints (*acc)[P], int
   });
 }
 
-// How rows that are parts of a vector, `rows` of them in each, lie in a plane: words from `y` on, with zeros behind every row.
+// Where the pixels of a vector of several rows go in a plane: row by row, with zeros behind each. Every vector goes alike, into one
+// or two vectors of words.
 struct Spread {
-  Ints from[2], back;  // lanes of a vector that words are, and words that lanes of one are
-  uint32_t real;       // words that are pixels
-  int64_t count, rows, pitch, total;
-  bool fits;           // rows are parts, and a vector's words two vectors at most
+  Ints from[2] = {}, back = {};  // for each word the lane that it comes from, and for each lane the word that it is
+  uint32_t pixels = 0;  // words that are no zeros
+  int64_t count = 0, rows = 0, pitch = 0, total = 0;  // rows in all, and of a vector
+  bool fits = false;  // rows are parts of vectors, and the words of one are two vectors at most
+
+  Spread() = default;
 
   // Of `count` runs, one a row, of `row` lanes.
-  Spread(const Run* runs, int64_t count, const uint32_t* masks, int64_t row) : real(0), count(count), rows(kLanes / row) {
+  Spread(const Run* runs, int64_t count, const uint32_t* masks, int64_t row) : count(count), rows(kLanes / row) {
     const Run& last = runs[count - 1];
     total = last.y + last.pixels - runs->y;
     pitch = count > 1 ? runs[1].y - runs->y : total;
@@ -127,7 +130,7 @@ struct Spread {
     int32_t lanes[2 * kLanes] = {}, words[kLanes];
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < row; ++c) words[r * row + c] = static_cast<int32_t>(r * pitch + c < 2 * kLanes ? r * pitch + c : 0);
-      for (int64_t c = 0; c < row && masks[runs->mask] >> c & 1; ++c) lanes[r * pitch + c] = static_cast<int32_t>(r * row + c), real |= 1u << (r * pitch + c);
+      for (int64_t c = 0; c < row && masks[runs->mask] >> c & 1; ++c) lanes[r * pitch + c] = static_cast<int32_t>(r * row + c), pixels |= 1u << (r * pitch + c);
     }
     from[0] = load_words(lanes), from[1] = load_words(lanes + kLanes), back = load_words(words);
   }
@@ -149,9 +152,9 @@ inline void finish_spread(const int32_t* sums, int64_t step, const CodePlace& pl
     each<4>(DOVETAIL_LAMBDA(int i) { four[i] = load_words(sums + i * step); });
     if (residual) other = pick_of_two(load_words(residual), load_words(residual + kLanes), spread.back), residual += most;
     const Ints word = code_words(four, multipliers, r, residual, other);
-    const uint32_t real = rows < spread.rows ? spread.real & ((1u << (rows * spread.pitch)) - 1) : spread.real;
-    put_words(y, keep(pick_lanes(word, spread.from[0]), real, halo), count);
-    if (count > kLanes) put_words(y + kLanes, keep(pick_lanes(word, spread.from[1]), real >> kLanes, halo), count - kLanes);
+    const uint32_t pixels = rows < spread.rows ? spread.pixels & ((1u << (rows * spread.pitch)) - 1) : spread.pixels;
+    put_words(y, keep(pick_lanes(word, spread.from[0]), pixels, halo), count);
+    if (count > kLanes) put_words(y + kLanes, keep(pick_lanes(word, spread.from[1]), pixels >> kLanes, halo), count - kLanes);
     if (count > 2 * kLanes) fill_words(y, 2 * kLanes, count, r.halo);
   }
 }

@@ -326,7 +326,7 @@ void conv2d_run_coefficients_int8(const void* arguments, Worker& worker) {
   auto* const lines = reinterpret_cast<int32_t*>(worker.scratch);
   int32_t* const pairs = lines + a.phase_count * phase;
   int32_t* const sums = pairs + a.phase_count * phase_pairs;
-  const Spread whole(runs, 1, a.masks, kLanes);
+  const Spread whole;  // rows are no parts of vectors
   for_units(worker, a.images * per_image, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / per_image, group = unit % a.group_count;

@@ -1,5 +1,5 @@
-// Shared kernel bases over codes, coefficients first, on maps of at most eight rows of eight pixels: sums never leave the
-// registers for longer than an output takes.
+// Shared kernel bases over codes, coefficients first, on maps of at most eight rows of eight pixels: all sums of an output are
+// made at once, and nothing is stored but the lines of the input and what four outputs come to.
 //
 // A vector holds two or four rows of four pixels, or one or two of eight. For two bases at a time the words of four channels are
 // added up over the whole map, as BlockPlaces in conv_coefficients.inl has it, without a halo: what lies outside adds nothing, once
@@ -7,6 +7,8 @@
 // A tap is a move by rows of these sums and, once for each column of the kernel in the end, one by columns. Kernels are 3x3,
 // padded by one, also with a stride of two: then there are four phases of the input, each with rows and columns of taps of its
 // own; or 1x1, whose bases are numbers.
+
+constexpr int kLargestMap = 8;  // rows and columns: as LARGEST_MAP in engine/codes_coefficients.py
 
 enum class Side { one, three, strided };
 
@@ -92,12 +94,12 @@ struct MapSums {
       each<kColumns>(DOVETAIL_LAMBDA(int c) { each<V>(DOVETAIL_LAMBDA(int j) { acc[c][j] = splat_word(c == kStays ? a.bias[k] : 0); }); });
       const int32_t* weights = a.bases;
       for (int64_t b = 0; b < a.base_count; b += together, start += together, weights += taps) {
-        if (start[0] == start[together] && !a.lost) continue;
+        if (start[0] == start[together]) continue;
         Ints sum[together][kVectors];
         each<together>(DOVETAIL_LAMBDA(int n) {
           add_up(lines, entries + start[n], entries + start[n + 1], sum[n]);
-          if (!a.lost) return;
-          const Ints more = splat_word(a.lost[k * a.base_count + b + n]);
+          if (!a.zero_sums) return;
+          const Ints more = splat_word(a.zero_sums[k * a.base_count + b + n]);
           each<kVectors>(DOVETAIL_LAMBDA(int j) { sum[n][j] = add(sum[n][j], more); });
         });
         if constexpr (S == Side::one) {
@@ -121,15 +123,12 @@ struct MapSums {
 
 using MapFunction = void (*)(const ConvMapCoefficientsArgs&, const int32_t*, int64_t, int64_t, int32_t*);
 
+// `row_lanes` is all of kLargestMap or half of it, and so are the rows that the vectors hold.
 template <Side S>
 inline MapFunction map_outputs_for(int64_t row_lanes, int64_t vectors) {
-  constexpr int most = kLanes == 16 ? 1 : 2;  // vectors of four rows of four pixels
-  if (row_lanes == 4) {
-    if (vectors <= most) return MapSums<S, kLanes / 4, most>::outputs;
-    return MapSums<S, kLanes / 4, 2 * most>::outputs;
-  }
-  if (vectors <= 2 * most) return MapSums<S, kLanes / 8, 2 * most>::outputs;
-  return MapSums<S, kLanes / 8, 4 * most>::outputs;
+  constexpr int wide = kLargestMap, narrow = wide / 2, few = narrow * narrow / kLanes;  // few: vectors of a narrow and low map
+  if (row_lanes == narrow) return vectors == few ? MapSums<S, kLanes / narrow, few>::outputs : MapSums<S, kLanes / narrow, 2 * few>::outputs;
+  return vectors == 2 * few ? MapSums<S, kLanes / wide, 2 * few>::outputs : MapSums<S, kLanes / wide, 4 * few>::outputs;
 }
 
 void conv2d_map_coefficients_int8(const void* arguments, Worker& worker) {

@@ -39,15 +39,10 @@ inline void finish_rows(const int32_t* sums, int64_t step, const CodePlace& plac
 // Ends four outputs, from `k`, of a tile; their sums lie `step` apart, and a run's x offset is that of its sums.
 template <class Args>
 inline void finish_code_tile(const Args& a, const Rounding& rounding, int64_t image, int64_t k, const Run* begin, int64_t runs, bool leads, const int32_t* sums, int64_t step, const Spread& spread) {
-  if (spread.fits && !rounding.real) {
-    const CodePlace place = place_of(a, rounding, image, k, 4, *begin);
-    finish_spread(sums, step, place, spread);
-    end_place(a, place, *begin, image, k, 4, leads);
-    return;
-  }
   if (!rounding.real) {
     const CodePlace place = place_of(a, rounding, image, k, 4, *begin);
-    finish_rows(sums, step, place, begin, runs, a.masks);
+    if (spread.fits) finish_spread(sums, step, place, spread);
+    else finish_rows(sums, step, place, begin, runs, a.masks);
     end_place(a, place, *begin, image, k, 4, leads);
     return;
   }

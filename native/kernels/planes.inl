@@ -119,9 +119,9 @@ inline void zero_lead(float* plane, int64_t stride, int64_t lead, bool last) {
 template <class Body>
 inline void even_pieces(int vectors, int most, const Body& body) {
   const int pieces = vectors <= most ? 1 : (vectors + most - 1) / most;  // divisions are dear where pieces are small
-  const int each = pieces == 1 ? vectors : vectors / pieces, longer = vectors - pieces * each;
+  const int size = pieces == 1 ? vectors : vectors / pieces, longer = vectors - pieces * size;
   for (int i = 0, first = 0; i < pieces; ++i) {
-    const int count = each + (i < longer);
+    const int count = size + (i < longer);
     body(first, count);
     first += count;
   }

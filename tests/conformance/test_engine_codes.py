@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dovetail.engine import Schedule, Session, native_status
+from dovetail.engine.codes_coefficients import LARGEST_MAP
 from dovetail.engine.codes_emit import EMITTERS
-from dovetail.engine.codes_kernels import CANDIDATES
+from dovetail.engine.codes_kernels import CANDIDATES, candidates_of
 from dovetail.engine.native import cores, require_native
 from dovetail.formats import KernelBasisSpec, PackedKernelBasis, PackedSparse, SparseSpec
 from dovetail.formats.values import INT8, TERNARY
@@ -28,6 +31,7 @@ THREADS = (1, 2) if cores() > 1 else (1,)
 MOVES = {"copy_f32", "halo_f32", "fill_f32", "deal_f32", "quantize_int8", "dequantize_int8"}
 WITHOUT_WEIGHTS = {"add_int8", "pool2d_int8"}
 COEFFICIENTS = [c.name for c in CANDIDATES if c.name.endswith("coefficients")]
+MAPS = "conv2d_map_coefficients"
 MEASURES = {"peak_int8"}  # of the machine, for no network: tests/unit/engine/test_peaks.py
 # What stays what it is in whole numbers, and its format.
 FORMATS = {
@@ -152,6 +156,48 @@ def test_forced_kernel_equals_reference(name: str, case: Case, kernel: str, sign
                 assert {name: n for name, n in calls.items() if name not in moves} == {f"{kernel}_int8__{isa}": 1}
 
 
+def small_maps() -> list[Case]:
+    """Layers whose maps are a vector or a few, of every kind that their kernel tells apart."""
+    sizes = [(1, 1), (3, 2), (4, 4), (5, 3), (2, 7), (7, 7), (8, 4), (8, 8), (14, 15), (16, 16), (7, 13)]
+    cases = [Case(f"1x1 {size}", (9, 21, 1, 1), size) for size in sizes if max(size) <= LARGEST_MAP]
+    cases += [Case(f"1x1 {size}, stride 2", (9, 21, 1, 1), size, attributes={"stride": (2, 2)}) for size in sizes]
+    for end in ((1, 1), (2, 1), (1, 3)):
+        attributes = {"padding": (1, end[0], 1, end[1])}
+        cases += [Case(f"3x3 {size} {end}", (9, 21, 3, 3), size, attributes=attributes) for size in sizes]
+    for end in ((1, 1), (0, 2), (2, 0)):
+        attributes = {"padding": (1, end[0], 1, end[1]), "stride": (2, 2)}
+        cases += [Case(f"3x3 {size} {end}, stride 2", (9, 21, 3, 3), size, attributes=attributes) for size in sizes]
+    fitting = [
+        replace(case, batch=1) for case in cases if 1 <= min(case.place.size) <= max(case.place.size) <= LARGEST_MAP
+    ]
+    assert len(fitting) > 60
+    return fitting
+
+
+@pytest.mark.parametrize("name", ["ternary_basis", "block_ternary_basis"])
+@pytest.mark.parametrize("case", small_maps(), ids=str)
+def test_small_maps_are_added_up_whole(case: Case, name: str) -> None:
+    for signed, isa in itertools.product((True, False), ISAS):
+        program, x = program_of(name, case, signed=signed)
+        nodes = [node for node in program.graph.nodes if node.weight is not None]
+        session = Session(program, threads=THREADS[-1], isa=isa, schedule=Schedule({node.name: MAPS for node in nodes}))
+        want = reference.run(program, x)
+        codes, real = poisoned(session, x)
+        assert np.array_equal(codes, want[0]), f"{isa}: {np.count_nonzero(codes != want[0])} differ"
+        assert np.abs(real - want[1]).max() <= 1e-5 * np.abs(want[1]).max()
+        assert native_calls(session, nodes[0].name)[f"{MAPS}_int8__{isa}"] == 1
+
+
+@pytest.mark.parametrize("end", [(0, 1), (1, 0)])
+def test_maps_smaller_than_what_their_taps_reach_are_not(end: tuple[int, int]) -> None:
+    case = Case("3x3", (9, 21, 3, 3), (9, 9), attributes={"padding": (1, end[0], 1, end[1])})
+    program, _ = program_of("ternary_basis", case, signed=False)
+    node = program.graph.nodes[1]
+    assert node.weight is not None
+    packed = program.weights[node.weight]
+    assert MAPS not in {c.name for c in candidates_of(node, program.graph, packed, replace(case.place, size=(8, 8)))}
+
+
 @pytest.mark.parametrize("kernel", ["conv2d_kernel_basis", *COEFFICIENTS])
 @pytest.mark.parametrize("isa", ISAS)
 def test_layers_without_ternary_numbers_give_their_biases(isa: str, kernel: str) -> None:
@@ -179,37 +225,52 @@ def test_layers_without_ternary_numbers_give_their_biases(isa: str, kernel: str)
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kernel", COEFFICIENTS)
-def test_sums_of_coefficients_that_16_bits_cannot_hold(kernel: str, isa: str) -> None:
-    """All codes are 255, and some outputs add up, or take away, those of all 300 channels, or of many.
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (1, 1)])
+def test_sums_of_coefficients_that_16_bits_cannot_hold(
+    side: int, stride: int, sign: int, kernel: str, isa: str
+) -> None:
+    """All codes are 255, or as far below their zero, and some outputs add or take away those of many of 300 channels.
 
     Of four channels two neighbours come together first, and three are no divisor of what 16 bits hold.
     """
     sketch = Sketch(8)
-    x = sketch.input("batch", 300, 4, 5)
-    coefficients = sketch.random.choice([-1.0, 0.0, 1.0], (8, 300, 3), p=[0.05, 0.05, 0.9])
-    coefficients[4:] = sketch.random.choice([-1.0, 0.0, 0.0, 1.0], (4, 300, 3))
-    coefficients[0], coefficients[1, :, 1], coefficients[2] = 1, -1, np.where(np.arange(300) < 150, -1, 1)[:, None]
+    x, bases = sketch.input("batch", 300, 4, 5), 3 if side == 3 else 1
+    coefficients = sketch.random.choice([-1.0, 0.0, 1.0], (8, 300, bases), p=[0.05, 0.05, 0.9])
+    coefficients[4:] = sketch.random.choice([-1.0, 0.0, 0.0, 1.0], (4, 300, bases))
+    coefficients[0], coefficients[1, :, -1], coefficients[2] = 1, -1, np.where(np.arange(300) < 150, -1, 1)[:, None]
     coefficients[3], coefficients[4] = (np.arange(300) % 4 < 2)[:, None], (np.arange(300) % 4 < 3)[:, None]
     shared = kernel == "conv2d_shared_coefficients"
     if shared:
         coefficients[4:] = np.where(coefficients[4:5] == 0, 0, np.where(coefficients[4:] == 0, 1, coefficients[4:]))
         coefficients[:4] = np.where(coefficients[:4] == 0, 1, coefficients[:4])
-    spec = KernelBasisSpec(bases=3, coefficients="ternary", values=INT8, shared=4 if shared else 1)
-    packed = PackedKernelBasis.from_factors(sketch.random.standard_normal((3, 3, 3)), coefficients, spec)
-    same_size = {"stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
-    y = sketch.add("conv2d", x, packed=packed, biased=True, **same_size)
+    spec = KernelBasisSpec(bases=bases, coefficients="ternary", values=INT8, shared=4 if shared else 1)
+    packed = PackedKernelBasis.from_factors(sketch.random.standard_normal((bases, side, side)), coefficients, spec)
+    geometry = {"stride": (stride, stride), "padding": (side // 2,) * 4, "dilation": (1, 1), "groups": 1}
+    y = sketch.add("conv2d", x, packed=packed, biased=True, **geometry)
     last = sketch.add("conv2d", y, packed=random_packed("dense", (5, 8, 1, 1), sketch.random), biased=True)
-    images = np.ones((2, 300, 4, 5), np.float32)
+    images = np.full((2, 300, 4, 5), sign, np.float32)
     program = quantized(sketch.program(y, last), images)
     (weight,) = (program.weights[node.weight] for node in program.graph.nodes if node.name == y)
     assert isinstance(weight, PackedKernelBasis)
     assert np.abs(weight.codes()[1]).sum(axis=1).max() == 300
     codes = program.graph.tensors[next(node for node in program.graph.nodes if node.name == y).inputs[0]]
-    assert codes.zero == 0
+    assert codes.zero == (0 if sign > 0 else 255)
     assert 1 / codes.scale > 255
     session = Session(program, isa=isa, schedule=Schedule({y: kernel}))
     assert_same(session, images, reference.run(program, images))
     assert native_calls(session, y)[f"{kernel}_int8__{isa}"] == 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_single_base_of_zeros_gives_biases(isa: str) -> None:
+    sketch = Sketch(4)
+    spec = KernelBasisSpec(bases=1, coefficients="ternary", values=INT8)
+    packed = PackedKernelBasis.from_factors(np.zeros((1, 1, 1)), sketch.random.choice([-1.0, 1.0], (6, 5, 1)), spec)
+    y = sketch.add("conv2d", sketch.input("batch", 5, 3, 3), packed=packed, biased=True)
+    images = sketch.random.standard_normal((2, 5, 3, 3)).astype(np.float32)
+    program = quantized(sketch.program(y), images)
+    assert_same(Session(program, isa=isa, schedule=Schedule({y: MAPS})), images, reference.run(program, images))
 
 
 def test_every_kernel_is_forced_somewhere() -> None:
@@ -308,18 +369,25 @@ def test_ops_over_codes(isa: str, threads: int) -> None:
     "size", [(14, 14), (7, 7), (8, 8), (4, 4), (3, 4), (2, 3), (16, 16), (3, 5), (17, 31)], ids=str
 )
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", ["conv2d_sparse_columns", MAPS])
 @pytest.mark.parametrize("isa", ISAS)
-def test_halos_after_sums_by_columns(isa: str, stride: int, size: tuple[int, int]) -> None:
+def test_halos_after_sums_by_lines(isa: str, kernel: str, stride: int, size: tuple[int, int]) -> None:
     sketch = Sketch(7)
     x = sketch.input("batch", 9, *size)
     same_size = {"padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
     sparse = random_packed("sparse", (10, 9, 3, 3), sketch.random, density=0.3)
+    if kernel == MAPS:
+        if max(size) > LARGEST_MAP * stride:
+            pytest.skip("a larger map than the kernel takes")
+        sparse = random_packed(
+            "kernel_basis", (10, 9, 3, 3), sketch.random, bases=3, coefficients="ternary", values=INT8
+        )
     y = sketch.add("conv2d", x, packed=sparse, stride=(stride, stride), biased=True, **same_size)
     dense = random_packed("dense", (6, 10, 3, 3), sketch.random)
     last = sketch.add("conv2d", y, packed=dense, stride=(1, 1), biased=True, **same_size)
     images = sketch.random.standard_normal((2, 9, *size)).astype(np.float32)
     program = quantized(sketch.program(y, last), images)
-    session = Session(program, isa=isa, schedule=Schedule({y: "conv2d_sparse_columns"}))
+    session = Session(program, isa=isa, schedule=Schedule({y: kernel}))
     assert_same(session, images, reference.run(program, images))
 
 

@@ -30,7 +30,7 @@ def conv_kernel_basis(b: Builder, call: CodeCall, x: View, found: Product, y: Vi
     used, index = np.unique(channel // 4, return_inverse=True)
     maps, coefficient = max(4 * len(used) * count, 1), coefficients[k, c, basis]
     signed = bool((np.abs(coefficient) == 1).all())
-    vectors = (NEAR_MAPS if signed else MOST_MAPS) // (maps * b.lanes)
+    vectors = (NEAR_MAPS // (maps * b.lanes) if signed else 0) or MOST_MAPS // (maps * b.lanes)
     runs = runs_over(b, y, taps, max(1, min(6 if b.lanes == 16 else 3, vectors)), 1, pieces=1)
     stride = runs.longest * b.lanes
     b.scratch = max(b.scratch, maps * stride)

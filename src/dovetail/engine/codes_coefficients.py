@@ -1,6 +1,6 @@
 """Shared kernel bases over codes, coefficients first: lists of channels, then the bases.
 
-Over tiles of whole rows bases are met by columns, over runs of pixels by taps.
+Over tiles of whole rows bases are met by columns, over runs of pixels by taps, over whole maps by moves of their rows.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dovetail.engine.conv import (
     allow_whole_vectors,
     entry_lists,
     evenly,
-    lane_masks,
     plane_fields,
     prepare,
+    row_runs,
     runs_over,
 )
 from dovetail.engine.kernels import Place
@@ -40,7 +40,7 @@ FEW_SUMS = {16: 6, 8: 3}  # vectors whose lists of words are filled up: as kFew 
 OUTPUTS = 4  # that may share their places: as SharedPlaces in conv_coefficients.inl
 CLASSES = 8  # of the signs that the other outputs have where the first has plus
 MOST_TERMS = 128  # codes of up to 255 that a number of 16 bits can be the sum of
-MAP = 8  # rows and columns of an output that lie in a few vectors: as in conv_map_coefficients.inl
+LARGEST_MAP = 8  # rows and columns of an output: as kLargestMap in conv_map_coefficients.inl
 NEAR = 28 * 1024  # bytes of the lines of a run that stay in L1
 
 
@@ -106,12 +106,13 @@ def conv_run_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
     )  # fmt: skip
 
 
-def reads_maps(packed: Packed, at: Place) -> bool:
-    """Whether maps of the output have at most `MAP` rows and columns, and kernels are 1x1, or 3x3 padded by one."""
-    side = packed.shape[2]
+def fits_whole_map(packed: Packed, at: Place) -> bool:
+    """Whether the output has at most `LARGEST_MAP` rows and columns, and kernels are 1x1, or 3x3 padded by one."""
+    side, (top, bottom, left, right) = packed.shape[2], at.padding
     plain = packed.shape[2:] == (side, side) and at.stride in ((1, 1), (2, 2)) and at.dilation == (1, 1)
-    fits = (side == 1 and not any(at.padding)) or (side == 3 and (at.padding[0], at.padding[2]) == (1, 1))
-    return plain and fits and max(at.size) <= MAP
+    within = at.stride == (2, 2) or min(bottom, right) >= 1  # else taps find pixels beyond the last ones of a map
+    fits = not any(at.padding) if side == 1 else side == 3 and (top, left) == (1, 1) and within
+    return plain and fits and max(at.size) <= LARGEST_MAP
 
 
 def conv_map_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y: View) -> None:
@@ -130,7 +131,7 @@ def conv_map_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
         real = bases[:, 0, 0] != 0
         bases, coefficients = bases[real], coefficients[..., real]
     masks: list[int] = []
-    runs = _row_runs(b.lanes, y, (0, y.shape[2]), (0, y.shape[3]), row_lanes, masks)
+    runs = row_runs(b.lanes, y, (0, y.shape[2]), (0, y.shape[3]), row_lanes, masks)
     outputs, channels = len(coefficients), words(coefficients.shape[1])
     line = len(phases) * vectors * b.lanes
     blocks = _blocks(coefficients.transpose(0, 2, 1), line, _sums_at_once(b.lanes, len(phases) * vectors))
@@ -141,15 +142,16 @@ def conv_map_coefficients(b: Builder, call: CodeCall, x: View, found: Product, y
     b.scratch = max(b.scratch, (channels * len(phases) + 4) * vectors * b.lanes + longest)
     weights = bases[:, 0, 0].astype(np.int32) if side == 1 else _words_of_pairs(bases)
     turns = np.array([_turn(b.lanes, row_lanes, n)[: b.lanes + 1] for n in (-1, 1)], np.int32)
-    lost, zero = None, call.tensor().zero
+    zero_sums, zero = None, call.tensor().zero
     if side > 1 and zero:  # taken from the sums of channels, so that what lies outside adds nothing to them
-        lost = b.constant((-zero * coefficients.sum(axis=1, dtype=np.int32)).astype(np.int32))
+        zero_sums = b.constant((-zero * coefficients.sum(axis=1, dtype=np.int32)).astype(np.int32))
     b.emit(
         "conv2d_map_coefficients_int8",
-        {"x": taps.x, **sums(b, call, found, zero=lost is None), "lost": lost, "phases": b.constant(phases),
+        {"x": taps.x, **sums(b, call, found, zero=zero_sums is None), "zero_sums": zero_sums,
+         "phases": b.constant(phases),
          "runs": b.constant(np.array(runs, np.int32)), "masks": b.constant(np.array(masks, np.uint32)),
          "blocks": b.constant(blocks["places"]), "block_starts": b.constant(blocks["starts"]),
-         "bases": b.constant(weights), "turns": b.constant(turns)},
+         "bases": b.constant(weights), "turns": b.constant(turns) if side > 1 else None},
         {"y": y}, disjoint=True, **plane_fields(taps.x, y), **residual_fields(call), **call.rounding(),
         run_count=len(runs), phase_count=len(phases), row_lanes=row_lanes, x_row=taps.pitch, step=taps.step,
         side=side, vectors=vectors, base_count=len(bases), channels=channels, out_channels=outputs,
@@ -283,7 +285,7 @@ def _tiles(b: Builder, taps: Taps, rows: Rows, y: View) -> tuple[dict[str, np.nd
         left = 0
         for wide in evenly(width, rows.width):
             first = len(runs)
-            runs += _row_runs(b.lanes, y, (top, high), (left, wide), rows.lanes, masks)
+            runs += row_runs(b.lanes, y, (top, high), (left, wide), rows.lanes, masks)
             vectors = round_up(high * rows.lanes, max(b.lanes, rows.lanes)) // b.lanes
             halves = -(-(rows.reach * rows.lanes + vectors * b.lanes) // (2 * b.lanes))
             start = top * taps.pitch + (left + rows.first_column) * taps.step
@@ -298,22 +300,6 @@ def _tiles(b: Builder, taps: Taps, rows: Rows, y: View) -> tuple[dict[str, np.nd
         {"tile_count": len(tiles), "most_halves": halves, "most_vectors": vectors, "row_lanes": rows.lanes,
          "x_row": taps.pitch, "step": taps.step},
     )  # fmt: skip
-
-
-def _row_runs(
-    lanes: int, y: View, rows: tuple[int, int], columns: tuple[int, int], row_lanes: int, masks: list[int]
-) -> list[tuple[int, int, int, int]]:
-    """Runs of the rows (first, how many) of a tile, whose sums lie `row_lanes` apart; appends to the `masks`."""
-    assert y.planes is not None
-    (height, width), pitch = y.shape[2:], y.planes.pitch
-    runs = []
-    for row in range(rows[0], sum(rows)):
-        to, end = row * pitch + columns[0], row * pitch + sum(columns)
-        if sum(columns) == width:  # with the zeros behind
-            end = (row + 1) * pitch if row + 1 < height else y.planes.body
-        runs.append(((row - rows[0]) * row_lanes, to, end - to, len(masks)))
-        masks += lane_masks(to, end - to, pitch, height, width, lanes)
-    return runs
 
 
 def _sums_at_once(lanes: int, vectors: int) -> int:
@@ -369,7 +355,7 @@ def _blocks(flat: np.ndarray, line: int, multiple: int) -> dict[str, np.ndarray]
     """
     outputs, bases, channels = flat.shape
     filled = np.pad(flat, ((0, 0), (0, 0), (0, -channels % 4)))
-    word = np.ascontiguousarray(filled, np.int8).view(np.int32).reshape(outputs * bases, -1)
+    word = np.ascontiguousarray(filled, np.int8).view(np.int32).reshape(outputs * bases, words(channels))
     row, at = np.nonzero(word)
     counts = np.bincount(row, minlength=len(word))
     starts = np.concatenate([[0], np.cumsum(-(-counts // multiple) * multiple)])
@@ -433,5 +419,5 @@ def _reserve(
     """
     line, vectors = fields["most_halves"] * b.lanes, fields["most_vectors"] * b.lanes
     phases = len(rows.phases)
-    need = phases * (4 * channels + 1) * line + together * (line + phases * bases * line) + 4 * vectors + b.lanes
+    need = phases * (4 * channels + 1) * line + together * (line + phases * bases * line) + 4 * vectors
     b.scratch = max(b.scratch, need + round_up(longest, b.lanes))

@@ -16,7 +16,7 @@ from dovetail.engine.codes_coefficients import (
     conv_map_coefficients,
     conv_run_coefficients,
     conv_shared_coefficients,
-    reads_maps,
+    fits_whole_map,
     shares_places,
 )
 from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse, conv_sparse_columns
@@ -71,8 +71,10 @@ def _bytes(packed: Packed) -> bool:
     """Whether the weight's whole numbers fit into a byte; those of several shared bases are sums of products of two."""
     if not isinstance(packed, PackedKernelBasis):
         return True
+    if packed.spec.bases > 1:
+        return False
     bases, coefficients = packed.codes()
-    return len(bases) == 1 and int(np.abs(bases.astype(int)).max() * np.abs(coefficients.astype(int)).max()) <= 127
+    return int(np.abs(bases.astype(int)).max() * np.abs(coefficients.astype(int)).max()) <= 127
 
 
 def _whole_words(packed: Packed, at: Place) -> bool:
@@ -80,15 +82,15 @@ def _whole_words(packed: Packed, at: Place) -> bool:
 
 
 def _dense_blocks(packed: Packed, at: Place) -> bool:
-    return _bytes(packed) and _whole_words(packed, at)
+    return _whole_words(packed, at) and _bytes(packed)
 
 
 def _few_pixels(packed: Packed, at: Place) -> bool:
-    return _bytes(packed) and is_small(packed, at)
+    return is_small(packed, at) and _bytes(packed)
 
 
 def _odd_groups(packed: Packed, at: Place) -> bool:
-    return _bytes(packed) and not _whole_words(packed, at)
+    return not _whole_words(packed, at) and _bytes(packed)
 
 
 def _shared_bases(packed: Packed, at: Place) -> bool:
@@ -105,7 +107,7 @@ def _ternary(packed: Packed, at: Place) -> bool:
 
 
 def _ternary_maps(packed: Packed, at: Place) -> bool:
-    return _ternary_words(packed, at) and reads_maps(packed, at)
+    return _ternary_words(packed, at) and fits_whole_map(packed, at)
 
 
 def _shared_ternary(packed: Packed, at: Place) -> bool:

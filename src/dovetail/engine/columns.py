@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +19,10 @@ from dovetail.engine.conv import (
     entry_lists,
     epilogue_fields,
     evenly,
-    lane_masks,
     lying,
     plane_fields,
     prepare,
+    row_runs,
 )
 from dovetail.engine.layout import View, round_up
 
@@ -101,11 +100,11 @@ def column_tables(
 
 
 def output_groups(tiles: int, threads: int) -> int:
-    """Into how many groups of outputs the work on tiles is cut, that no thread has more of it than the others.
+    """Groups of outputs that the work on tiles is cut into: as few as leave no thread a quarter more than its share.
 
-    Not into more: each group copies the lines of its tile anew.
+    Not into more, as each group copies the lines of its tile anew.
     """
-    return 1 if tiles >= 4 * threads else threads // math.gcd(tiles, threads)
+    return next(n for n in itertools.count(1) if 4 * threads * -(-tiles * n // threads) <= 5 * tiles * n)
 
 
 def strided_taps(b: Builder, x: View, weight_shape: Sequence[int], y: View, at: Geometry) -> Taps:
@@ -163,13 +162,8 @@ def _tiles(b: Builder, taps: Taps, lines: Lines, y: View) -> tuple[dict[str, np.
         left = 0
         for wide in evenly(width, lines.width):
             first = len(runs)
-            for row in range(top, min(top + vectors * lines.rows, height)):
-                end = row * pitch + left + wide
-                if left + wide == width:  # with the zeros behind
-                    end = (row + 1) * pitch if row + 1 < height else y.planes.body
-                to = row * pitch + left
-                runs.append(((row - top) * lines.lanes, to, end - to, len(masks)))
-                masks += lane_masks(to, end - to, pitch, height, width, b.lanes)
+            high = min(vectors * lines.rows, height - top)
+            runs += row_runs(b.lanes, y, (top, high), (left, wide), lines.lanes, masks)
             stored = [pixels for _, _, pixels, _ in runs[first:]]
             longer = sum(pixels > min(stored[0], b.lanes) for pixels in stored)
             tiles.append((top * taps.pitch + left * taps.step, first, len(stored), longer, vectors))

@@ -288,6 +288,22 @@ def runs_over(b: Builder, y: View, taps: Taps, vectors: int, blocks: int, pieces
     return Runs(np.array(records, dtype=np.int32), np.array(masks, dtype=np.uint32), longest, total)
 
 
+def row_runs(
+    lanes: int, y: View, rows: tuple[int, int], columns: tuple[int, int], row_lanes: int, masks: list[int]
+) -> list[tuple[int, int, int, int]]:
+    """Runs of the rows (first, how many) of a tile, whose sums lie `row_lanes` apart; appends to the `masks`."""
+    assert y.planes is not None
+    (height, width), pitch = y.shape[2:], y.planes.pitch
+    runs = []
+    for row in range(rows[0], sum(rows)):
+        to, end = row * pitch + columns[0], row * pitch + sum(columns)
+        if sum(columns) == width:  # with the zeros behind
+            end = (row + 1) * pitch if row + 1 < height else y.planes.body
+        runs.append(((row - rows[0]) * row_lanes, to, end - to, len(masks)))
+        masks += lane_masks(to, end - to, pitch, height, width, lanes)
+    return runs
+
+
 def _fits_two_rows(b: Builder, y: View, epilogue: Epilogue) -> bool:
     """Whether two rows of the output fill a vector exactly, and nothing has to be done to them afterwards."""
     height, width = y.shape[2:]
@@ -376,7 +392,7 @@ def _constants(b: Builder, epilogue: Epilogue, runs: Runs) -> dict[str, View | N
 
 
 def allow_whole_vectors(b: Builder, residual: View | None) -> None:
-    """Kernels that write a part of a vector, or of two, read all of it from the residual."""
+    """Kernels that write a part of a vector, or of two, read all of them from the residual."""
     if residual is not None:
         residual.buffer.allow(2 * b.lanes)
 
