@@ -73,8 +73,8 @@ def _bytes(packed: Packed) -> bool:
         return True
     if packed.spec.bases > 1:
         return False
-    bases, coefficients = packed.codes()
-    return int(np.abs(bases.astype(int)).max() * np.abs(coefficients.astype(int)).max()) <= 127
+    found = packed.integers()
+    return found is not None and int(np.abs(found[0]).max()) <= 127
 
 
 def _whole_words(packed: Packed, at: Place) -> bool:
