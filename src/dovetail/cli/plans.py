@@ -165,6 +165,7 @@ class Call:
             self.model, images, self.asked, measured, table=times, modelled=modelled,
             held_out=fitting.first_images(self.held_out, fitting.SENSITIVE),
             memory=Path(self.recipe.runs) / f"{self.target.stem}-sensitivity.json",
+            rehearse=lambda plan: fitting.rehearse(self.model, images, plan, measured),
         )  # fmt: skip
         told = _told(measured) | {"references": fitting.references(measured, modelled)}
         plan = found.to_json() | {"survey": told, "thin": self._thin(images, found, measured)}

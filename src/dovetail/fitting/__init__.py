@@ -18,6 +18,7 @@ from dovetail.fitting.fits import (
 )
 from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.modelled import came_to as modelled_costs
+from dovetail.fitting.rehearsals import Rehearsal, rehearse
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, layer_seconds, survey, width_within
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Asked",
     "Fit",
     "Modelled",
+    "Rehearsal",
     "Survey",
     "against_peers",
     "as_array",
@@ -40,6 +42,7 @@ __all__ = [
     "on_machine",
     "open_table",
     "references",
+    "rehearse",
     "survey",
     "width_within",
     "words",

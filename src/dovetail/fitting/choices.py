@@ -7,6 +7,7 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ from dovetail.engine.layer_times import LayerTimer
 from dovetail.engine.native import choose_isa, cores, require_native
 from dovetail.errors import SpecError
 from dovetail.fitting.modelled import COSTS, Modelled, require_machine
+from dovetail.fitting.rehearsals import Rehearsal, Rehearse
 from dovetail.fitting.surveys import Survey
 from dovetail.formats import (
     FORMATS,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger("dovetail.fit")
+Place = tuple[LayerShape, str]
+"""A layer's shape and a format's name."""
 _HALVED = {"ratio": 0.5, "svd": True}
 PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
     "tucker": _HALVED,
@@ -55,6 +59,10 @@ PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
 """Options with which a method says which layers it would change at all."""
 BIAS: Final = 4
 """Bytes, of a layer in whole numbers."""
+ROUNDS: Final = 3
+"""Networks that are rehearsed at most."""
+NEAR: Final = 0.95
+"""Share of the time allowed below which a rehearsed network has been pruned too far."""
 PART: Final = Kept("it runs as a part of another layer, in no time of its own")
 
 
@@ -218,6 +226,7 @@ def choose(
     modelled: Modelled | None = None,
     memory: Path | None = None,
     held_out: Sequence[Tensor] | None = None,
+    rehearse: Rehearse | None = None,
     report: Callable[[str], None] = log.info,
 ) -> Found:
     """Formats for the layers of a network so that it meets the budget; nothing is trained.
@@ -231,6 +240,8 @@ def choose(
         modelled: of this network, too, where cycles or energy are limited.
         memory: file of the sensitivities, so that a stopped search goes on; None keeps none.
         held_out: batches on which sensitivity is measured; `images` by default.
+        rehearse: runs the network of a plan untrained; where latency is limited, plans are made anew until what their
+            networks take agrees with the limit. None takes the sum of the layers for it.
         report: called with one line per step.
 
     Raises:
@@ -252,17 +263,21 @@ def choose(
     _price_all(measured, candidates, price, report)
     fixed = {name: _beyond(name, measured, price) for name in limits}
 
-    def found_with(spoils: Callable[[str, Spec], float]) -> Found:
+    def found_with(spoils: Callable[[str, Spec], float], price: Costs, fixed: Mapping[str, float]) -> Found:
         return find(
             measured.shapes, candidates, price, spoils, limits, rule=asked.rule, margin=asked.margin, fixed=fixed,
             order=tuple(measured.layers),
         )  # fmt: skip
 
-    found_with(lambda *_: 0.0)  # what cannot be met is refused before more is measured
+    found_with(lambda *_: 0.0, price, fixed)  # what cannot be met is refused before more is measured
     batches = [torch.from_numpy(images)] if held_out is None else held_out
     spoils = _damage(model, batches, open_, memory, report)
-    priced = _times_behind(measured, candidates, table) if "latency" in limits else ()
-    plan = replace(found_with(spoils), priced=priced)
+    plan, factors = found_with(spoils, price, fixed), dict[Place, float]()
+    if rehearse is not None and "latency" in limits:
+        again = partial(found_with, spoils)
+        plan, factors = _rehearsed(plan, rehearse, again, price, measured.shapes, candidates, report)
+    priced = _times_behind(measured, candidates, table, factors) if "latency" in limits else ()
+    plan = replace(plan, priced=priced)
     if plan.changed:
         asked.trainer().plan(model, first, plan.plan())  # what it would refuse is refused now
     return plan
@@ -356,14 +371,98 @@ def _specs_of(shape: LayerShape, candidates: Mapping[str, Sequence[Spec] | Kept]
     return sorted({s for name in shape.layers if not isinstance(some := candidates[name], Kept) for s in some}, key=str)
 
 
+def _rehearsed(
+    plan: Found,
+    rehearse: Rehearse,
+    again: Callable[[Costs, Mapping[str, float]], Found],
+    price: Costs,
+    shapes: Sequence[LayerShape],
+    candidates: Mapping[str, Sequence[Spec] | Kept],
+    report: Callable[[str], None],
+) -> tuple[Found, dict[Place, float]]:
+    """Of the plans whose networks have run the one that spoils least within the limit, and what put its prices right.
+
+    Else the fastest.
+    """
+    limit, of = plan.limits["latency"], {name: shape for shape in shapes for name in shape.layers}
+    factors, tried, ran = dict[Place, float](), list[tuple[Found, dict[Place, float]]](), list[tuple[float, float]]()
+    while plan.changed and len(tried) < ROUNDS and plan.plan() not in [one.plan() for one, _ in tried]:
+        report(f"rehearsing a plan that is predicted to take {1e3 * plan.predicted['latency']:.3f} ms")
+        seen = rehearse(plan)
+        ran.append((plan.predicted["latency"], seen.latency))
+        report(f"its network takes {1e3 * seen.latency:.3f} ms untrained, of {1e3 * limit:.3f} ms allowed")
+        factors = factors | _factors(plan, seen, price, of)
+        right = _put_right(price, factors)
+        plan = _as_run(plan, seen, right, of, candidates)
+        tried.append((plan, factors))
+        if NEAR * limit <= seen.latency <= limit:
+            break
+        plan = replace(again(right, plan.fixed), dense=plan.dense)
+    if not tried:
+        return plan, factors
+    held = [one for one in tried if one[0].predicted["latency"] <= limit]
+    best = min(held, key=lambda one: one[0].damage) if held else min(tried, key=lambda one: one[0].predicted["latency"])
+    return replace(best[0], rehearsals=tuple(ran)), best[1]
+
+
+def _factors(plan: Found, seen: Rehearsal, price: Costs, of: Mapping[str, LayerShape]) -> dict[Place, float]:
+    """What layers took in a network over what they take by themselves; a mean for each shape and format."""
+    found: dict[Place, list[float]] = {}
+    for decision in plan.changed:
+        shape, spec = of[decision.name], decision.spec
+        if spec is not None and decision.name in seen.ratios:
+            alone = price(shape, spec)["latency"] / price(shape, None)["latency"]
+            found.setdefault((shape, spec.format), []).append(seen.ratios[decision.name] / alone)
+    return {place: float(np.mean(some)) for place, some in found.items()}
+
+
+def _put_right(price: Costs, factors: Mapping[Place, float]) -> Costs:
+    """Prices of layers as they are in a network."""
+
+    def right(shape: LayerShape, spec: Spec | None) -> dict[str, float]:
+        found = dict(price(shape, spec))
+        if spec is not None:
+            found["latency"] *= factors.get((shape, spec.format), 1.0)
+        return found
+
+    return right
+
+
+def _as_run(
+    plan: Found,
+    seen: Rehearsal,
+    price: Costs,
+    of: Mapping[str, LayerShape],
+    candidates: Mapping[str, Sequence[Spec] | Kept],
+) -> Found:
+    """The plan with the time that its network took, and with prices put right; what these leave over is fixed."""
+    first, decisions, layers = next(iter(plan.limits)), [], 0.0
+    for decision in plan.decisions:
+        shape, some = of[decision.name], candidates.get(decision.name, ())
+        best = [price(shape, spec)[first] for spec in (() if isinstance(some, Kept) else some)]
+        layers += price(shape, decision.spec)["latency"]
+        chosen = price(shape, decision.spec)[first]
+        decisions.append(replace(decision, chosen=chosen, best=min(best, default=None)))
+    predicted = {**plan.predicted, "latency": seen.latency}
+    fixed = {**plan.fixed, "latency": seen.latency - layers}
+    return replace(plan, decisions=tuple(decisions), predicted=predicted, fixed=fixed)
+
+
 def _times_behind(
-    measured: Survey, candidates: Mapping[str, Sequence[Spec] | Kept], table: CostTable
+    measured: Survey,
+    candidates: Mapping[str, Sequence[Spec] | Kept],
+    table: CostTable,
+    factors: Mapping[Place, float],
 ) -> tuple[Priced, ...]:
-    """Of every distinct layer what the table says of its candidates, for the report."""
+    """Of every distinct layer what the table says of its candidates, put right, for the report."""
     found = []
     for shape in measured.shapes:
-        entries = {spec: table.get(shape, spec) for spec in _specs_of(shape, candidates)}
-        known = {spec: entry for spec, entry in entries.items() if entry is not None}
+        known = {}
+        for spec in _specs_of(shape, candidates):
+            if (entry := table.get(shape, spec)) is not None:
+                factor = factors.get((shape, spec.format), 1.0)
+                right = (factor * seconds for seconds in (entry.value, entry.low, entry.high))
+                known[spec] = Entry(*right, entry.detail)
         found.append(Priced(shape, measured.scale * measured.layers[shape.layers[0]], known))
     return tuple(found)
 

@@ -17,6 +17,7 @@ from dovetail.errors import BudgetError
 from dovetail.fitting.choices import Asked, choose, open_table, references
 from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.modelled import came_to as modelled_costs
+from dovetail.fitting.rehearsals import rehearse
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, stored_bytes, survey
 from dovetail.methods import Int8, Method
 from dovetail.peers.peer import DEFAULT
@@ -122,7 +123,10 @@ def fit(
     peers = peers if "latency" in budget.limits() else ()
     modelled = on_machine(asked, model, images)
     measured = survey(model, images, int8=int8, threads=threads, peers=peers)
-    found = choose(model, images, asked, measured, table=table, modelled=modelled, memory=memory, held_out=held_out)
+    found = choose(
+        model, images, asked, measured, table=table, modelled=modelled, memory=memory, held_out=held_out,
+        rehearse=lambda plan: rehearse(model, images, plan, measured),
+    )  # fmt: skip
     planned = Fit(found, measured, drop=budget.accuracy_drop)
     if plan_only or not found.changed:
         return planned

@@ -84,6 +84,8 @@ class Found:
         limits: cost → what it must not exceed.
         rule: that decided.
         priced: the times behind the decisions, for whoever has measured some.
+        rehearsals: seconds that were predicted from layers, and that a network of such a plan then took untrained, of
+            each that ran; the prices are put right by them.
     """
 
     decisions: tuple[Decision, ...]
@@ -95,6 +97,7 @@ class Found:
     rule: str
     margin: float
     priced: tuple[Priced, ...] = ()
+    rehearsals: tuple[tuple[float, float], ...] = ()
 
     def plan(self) -> Plan:
         """For a method: layer → spec, or why it stays dense."""

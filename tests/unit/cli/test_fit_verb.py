@@ -19,6 +19,7 @@ from dovetail.cli.schema import check, merge
 from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio
 from dovetail.errors import RecipeError
+from dovetail.fitting import Rehearsal
 from dovetail.fitting.surveys import Survey, in_values, stored_bytes
 from dovetail.program.layers import layer_shapes
 from dovetail.program.lower import lower
@@ -186,6 +187,26 @@ def test_peers_count_and_race_only_where_a_latency_is_limited(surveys, capsys):
     assert surveys[-1]["peers"] == ("onnxruntime",)
     assert "1x of latency is 1.00 ms, by somebody" in capsys.readouterr().out
     assert main([*timed, "--against", "openvino-f32"]) == 2
+
+
+@needs_engine
+def test_a_plan_of_a_time_is_rehearsed_and_the_notes_say_so(surveys, tmp_path, monkeypatch):
+    ran = []
+
+    def rehearse(model, images, plan, measured):
+        ran.append(measured.rival)
+        return Rehearsal(7.8e-5, {decision.name: 0.4 for decision in plan.changed})
+
+    monkeypatch.setattr("dovetail.fitting.rehearse", rehearse)
+    assert main([*FIT, "--method", "block", "--budget", "latency=0.08x", "--accuracy-drop", "1"]) == 0
+    plan = json.loads((tmp_path / "f.fit.json").read_text())["plan"]
+    assert ran == ["somebody"]
+    ((predicted, took),) = plan["rehearsals"]
+    assert predicted <= 8e-5
+    assert took == plan["predicted"]["latency"] == 7.8e-5
+    changed = [layer for layer in plan["decisions"] if layer["spec"]]
+    assert changed
+    assert all(layer["chosen"] == pytest.approx(0.4 * layer["dense"]) for layer in changed)
 
 
 @needs_engine

@@ -13,8 +13,21 @@ from torch import nn
 from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio, side_by_side
 from dovetail.errors import BudgetError, DataError, MachineError, SpecError
-from dovetail.fitting import Asked, Survey, came_to, choices, choose, fit, kept, open_table, survey
+from dovetail.fitting import (
+    Asked,
+    Rehearsal,
+    Survey,
+    came_to,
+    choices,
+    choose,
+    fit,
+    kept,
+    open_table,
+    rehearse,
+    survey,
+)
 from dovetail.fitting.fits import _packed
+from dovetail.fitting.rehearsals import in_formats
 from dovetail.fitting.surveys import anchor, in_values, layer_of, line, stored_bytes, width_within
 from dovetail.formats import FORMATS, BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
 from dovetail.methods import METHODS, Kept
@@ -365,6 +378,130 @@ def test_a_network_comes_to_whole_numbers_as_its_method_wants(model, images, mon
     assert asked == ([] if wanted is None else [(min(wanted.images, 8), wanted.options())])
 
 
+def stage(measured, rest=REST, **slower):
+    """A rehearsal on a machine where layers of a network take so many times what they take alone; and what was run."""
+    seen = []
+
+    def run(plan):
+        ratios = {d.name: work_of(d, measured) * slower.get(d.name, 1.0) for d in plan.changed}
+        layers = {name: measured.scale * seconds * ratios.get(name, 1.0) for name, seconds in measured.layers.items()}
+        seen.append(plan)
+        return Rehearsal(rest + sum(layers.values()), ratios)
+
+    return run, seen
+
+
+def work_of(decision, measured):
+    shape = next(shape for shape in measured.shapes if decision.name in shape.layers)
+    return work(decision.spec, shape) / shape.macs
+
+
+def test_a_network_that_takes_what_was_predicted_is_planned_once(model, images, machine, measured, tmp_path):
+    plain = run(model, images, "latency=0.5x", measured, tmp_path)
+    play, seen = stage(measured)
+    found = run(model, images, "latency=0.5x", measured, tmp_path, rehearse=play)
+    assert len(seen) == 1
+    assert found.rehearsals == ((plain.predicted["latency"], pytest.approx(plain.predicted["latency"])),)
+    assert found.plan() == plain.plan()
+    assert [d.chosen for d in found.decisions] == pytest.approx([d.chosen for d in plain.decisions])
+    assert run(model, images, "bytes=0.2x", measured, tmp_path, rehearse=play).rehearsals == ()  # it has no time
+    assert run(model, images, "latency=1x", measured, tmp_path, rehearse=play).rehearsals == ()  # it stays dense
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("rest", "slower"),
+    [
+        (REST, {"one": 1.4, "two": 1.4, "down": 1.3}),  # pruned too little
+        (4 * REST, {}),
+        (REST, {"one": 0.6, "two": 0.6, "down": 0.6}),  # too far
+        (-REST, {"point": 0.8}),
+    ],
+)
+def test_a_plan_is_made_anew_where_its_network_takes_another_time(
+    model, images, machine, measured, tmp_path, rest, slower
+):
+    plain = run(model, images, "latency=0.5x", measured, tmp_path)
+    play, seen = stage(measured, rest, **slower)
+    found = run(model, images, "latency=0.5x", measured, tmp_path, rehearse=play)
+    limit = found.limits["latency"]
+    assert 1 < len(seen) == len(found.rehearsals) <= 3
+    assert found.rehearsals[0][0] == plain.predicted["latency"]
+    assert not 0.95 * limit <= found.rehearsals[0][1] <= limit
+    took = play(found).latency
+    assert took <= limit
+    assert limit - took < abs(limit - found.rehearsals[0][1])  # steps of densities are coarse here
+    assert found.predicted["latency"] == pytest.approx(took)
+    assert (found.damage > plain.damage) == (plain.predicted["latency"] < found.rehearsals[0][1])
+    assert found.dense == plain.dense
+    total = found.fixed["latency"] + sum(d.chosen for d in found.decisions)
+    assert total == pytest.approx(took)
+    for decision in found.changed:
+        priced = next(one for one in found.priced if decision.name in one.shape.layers)
+        times = {spec: priced.dense * entry.value for spec, entry in priced.candidates.items()}
+        assert decision.chosen == pytest.approx(times[decision.spec])
+        assert decision.best == pytest.approx(min(times.values()))
+
+
+def test_of_plans_that_are_all_too_slow_the_fastest_is_taken(model, images, machine, measured, tmp_path):
+    times = iter([1.1, 1.05, 1.07])
+    limit = 0.5 * measured.rival_seconds
+    found = run(
+        model, images, "latency=0.5x", measured, tmp_path,
+        rehearse=lambda plan: Rehearsal(limit * next(times), {d.name: work_of(d, measured) for d in plan.changed}),
+    )  # fmt: skip
+    assert found.predicted["latency"] == pytest.approx(1.05 * limit) == pytest.approx(found.rehearsals[1][1])
+    assert next(times, None) is None or len(found.rehearsals) < 3
+
+
+def test_what_cannot_be_met_in_a_network_is_refused(model, images, machine, measured, tmp_path):
+    play, seen = stage(measured, 0.45 * measured.rival_seconds)
+    with pytest.raises(BudgetError, match="cannot be met"):
+        run(model, images, "latency=0.5x", measured, tmp_path, rehearse=play)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("method", METHODS_THAT_FIT)
+def test_a_rehearsed_network_has_the_formats_of_the_plan(model, images, machine, measured, tmp_path, method):
+    found = run(model, images, "latency=0.6x", measured, tmp_path, method)
+    program = lower(model, torch.from_numpy(images[:1]))
+    dressed = in_formats(program, found)
+    formats = {d.name: d.spec.format for d in found.changed}
+    assert {name: packed.spec.format for name, packed in dressed.weights.items()} == {
+        name: formats.get(name, "dense") for name in program.weights
+    }
+    for decision in found.changed if method in ("block", "magnitude") else ():
+        kept = dressed.weights[decision.name].nonzeros() / np.prod(program.weights[decision.name].shape)
+        assert kept == pytest.approx(decision.spec.density, rel=0.15)
+    assert dressed.graph == program.graph
+
+
+@pytest.mark.parametrize(("rival", "asked"), [("somebody", ("somebody",)), ("dovetail-dense", ())])
+def test_a_rehearsal_is_told_in_the_seconds_of_the_survey(
+    model, images, machine, measured, tmp_path, monkeypatch, rival, asked
+):
+    def race(program, model, images, *, threads, peers, blocks, report):
+        assert any(packed.spec.format == "block_sparse" for packed in program.weights.values())
+        assert (threads, peers, blocks) == (1, asked, 3)
+        return {"latency": 3.0, "dense": 4.0, "rival": rival, "rival_seconds": 5.0}
+
+    monkeypatch.setattr("dovetail.fitting.rehearsals.against_peers", race)
+    known, found = replace(measured, rival=rival), run(model, images, "latency=0.5x", measured, tmp_path)
+    seen = rehearse(model, images, found, known, blocks=3)
+    assert seen.latency == pytest.approx(0.6 * measured.rival_seconds)
+    assert set(seen.ratios) == set(measured.layers)
+    assert all(ratio > 0 for ratio in seen.ratios.values())
+
+
+def test_a_rival_that_fails_in_a_rehearsal_is_stood_for_by_the_dense_network(
+    model, images, machine, measured, tmp_path, monkeypatch
+):
+    raced = {"latency": 3.0, "dense": 4.0, "rival": "dovetail-dense", "rival_seconds": 4.0}
+    monkeypatch.setattr("dovetail.fitting.rehearsals.against_peers", lambda *_, **__: raced)
+    seen = rehearse(model, images, run(model, images, "latency=0.5x", measured, tmp_path), measured)
+    assert seen.latency == pytest.approx(0.75 * measured.raced)
+
+
 def test_parts_of_a_layer_belong_to_it():
     assert layer_of("a.conv.2", {"a.conv", "a"}) == "a.conv"
     assert layer_of("a.conv", {"a.conv", "b"}) == "a.conv"
@@ -420,6 +557,7 @@ def test_hardly_anything_is_left_of_the_other_end(model, images):
 
 def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monkeypatch):
     monkeypatch.setattr("dovetail.fitting.fits.survey", lambda *_, **__: measured)
+    monkeypatch.setattr("dovetail.fitting.fits.rehearse", lambda _, __, plan, ___: stage(measured)[0](plan))
     pictures = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = pictures.mean((2, 3)).argmax(1)
     batches = [(pictures[i : i + 16], labels[i : i + 16]) for i in (0, 16, 32)]
