@@ -52,7 +52,10 @@ class Strange(nn.Module):
             ],
             "unknown machine 'abacus'",
         ),
-        (["fit", "resnet8", "--budget", "speed=2x", "--method", "block"], "known are latency, bytes, cycles, energy"),
+        (
+            ["fit", "resnet8", "--budget", "speed=2x", "--method", "block"],
+            "known are latency, bytes, macs, cycles, energy",
+        ),
         (
             ["fit", "resnet8", "--budget", "bytes=1kB", "--method", "block", "--weights", "there/t.safetensors"],
             "names weights by their file name alone",

@@ -33,7 +33,7 @@ def fit(
     /,
     *,
     budget: Annotated[
-        str, Parameter(help="What it may cost: latency=0.5x or 4.5ms, bytes=2MB, cycles=0.3x, or several.")
+        str, Parameter(help="What it may cost: latency=0.5x or 4.5ms, bytes=2MB, macs=0.4x, cycles=0.3x.")
     ],
     accuracy_drop: Annotated[
         float | None, Parameter(help="Points of accuracy that it may lose; needed with a latency.")

@@ -278,6 +278,8 @@ def _reference(cost: str, measured: Survey, modelled: Modelled | None) -> str:
     """What a share of a cost is of, in words."""
     if modelled is not None and cost in modelled.references:
         return f"{fits.told(cost, modelled.references[cost])} an image, dense on the model of {modelled.machine.name}"
+    if cost == "macs":
+        return f"{fits.told('macs', measured.references['macs'])} an image, dense"
     if cost == "bytes":
         return f"{fits.told(cost, measured.float_bytes)}, in float32; ours is {fits.told(cost, measured.bytes)}, dense"
     rival, ours = (fits.told(cost, seconds) for seconds in (measured.rival_seconds, measured.raced))

@@ -30,7 +30,7 @@ from dovetail.formats import (
     PermutedDiagonalSpec,
     TuckerSpec,
 )
-from dovetail.formats.base import Spec
+from dovetail.formats.base import Packed, Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
 from dovetail.methods import METHODS, Kept, Method
@@ -38,7 +38,7 @@ from dovetail.peers.machine import machine
 from dovetail.program.layers import LayerShape
 from dovetail.search import damage
 from dovetail.search.budget import Budget
-from dovetail.search.candidates import PROPOSERS, Target, propose
+from dovetail.search.candidates import PROPOSERS, Target, geometry, propose
 from dovetail.search.plan import Costs, Found, Priced, Rule, find, require_rule
 from dovetail.search.table import CostTable, Entry
 from dovetail.training.fingerprint import checksum
@@ -306,8 +306,8 @@ def alone(shapes: Sequence[LayerShape]) -> list[LayerShape]:
 
 
 def _beyond(cost: str, measured: Survey, price: Costs) -> float:
-    """What the network costs beyond its layers; the models of machines have nothing but layers."""
-    if cost in COSTS:
+    """What the network costs beyond its layers; nothing else multiplies, nor is on models of machines."""
+    if cost in (*COSTS, "macs"):
         return 0.0
     if cost == "latency":
         return measured.rest
@@ -324,6 +324,7 @@ def _priced(
     """All limited costs of a layer."""
     times = measured_costs(table, measured, report)
     sizes: dict[tuple[LayerShape, Spec | None], float] = {}
+    works: dict[tuple[LayerShape, Spec | None], float] = {}
 
     def price(shape: LayerShape, spec: Spec | None) -> dict[str, float]:
         found = dict(times(shape, spec)) if "latency" in limits else {}
@@ -331,6 +332,10 @@ def _priced(
             if (shape, spec) not in sizes:
                 sizes[shape, spec] = weight_bytes(shape, spec, int8=measured.int8)
             found["bytes"] = sizes[shape, spec]
+        if "macs" in limits:
+            if (shape, spec) not in works:
+                works[shape, spec] = float(_filled(shape, spec).macs(geometry(shape)))
+            found["macs"] = works[shape, spec]
         if modelled is not None:
             counted = modelled.costs(shape.layers[0], spec, report)
             found |= {cost: value for cost, value in counted.items() if cost in limits}
@@ -344,12 +349,18 @@ def weight_bytes(shape: LayerShape, spec: Spec | None, *, int8: bool) -> float:
 
     In whole numbers a layer of factors becomes one layer for each, and what lies between them has biases.
     """
-    chosen = DenseSpec() if spec is None else spec
-    packed = FORMATS[chosen.format].packed.random(shape.weight, chosen, np.random.default_rng(0))
+    packed = _filled(shape, spec)
     if not int8:
         return packed.bits() / 8
     factors = list(packed.stages().values()) if isinstance(packed, PackedTucker | PackedSvd) else []
     return packed.cast(INT8).bits() / 8 + BIAS * sum(map(len, factors[:-1]))
+
+
+def _filled(shape: LayerShape, spec: Spec | None) -> Packed:
+    """A layer's weight with random numbers at random places."""
+    chosen = DenseSpec() if spec is None else spec
+    packed: Packed = FORMATS[chosen.format].packed.random(shape.weight, chosen, np.random.default_rng(0))
+    return packed
 
 
 def _price_all(

@@ -21,6 +21,7 @@ from dovetail.fitting.rehearsals import rehearse
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, stored_bytes, survey
 from dovetail.methods import Int8, Method
 from dovetail.peers.peer import DEFAULT
+from dovetail.program.counts import count
 from dovetail.program.lower import lower
 from dovetail.search.budget import Budget
 from dovetail.search.plan import Found, Rule
@@ -48,9 +49,9 @@ class Fit:
         compression: of the training; None where only a plan was wanted, or there was nothing to gain.
         program: the packed network, likewise.
         achieved: `latency` of the packed network in seconds, raced in a process of its own, `rival_seconds` of the
-            fastest dense network beside it, `bytes`, where a machine is named `cycles` and `energy` of an image on its
-            model, and of all costs that the budget limits what it allows there, `bounds`;
-            `accuracy` and `dense_accuracy`, of the network as it was handed in, on the validation data in percent.
+            fastest dense network beside it, `bytes`, `macs`, where a machine is named `cycles` and `energy` of an image
+            on its model, and of all costs that the budget limits what it allows there, `bounds`; `accuracy` and
+            `dense_accuracy`, of the network as it was handed in, on the validation data in percent.
         drop: points of accuracy that it may lose.
     """
 
@@ -94,7 +95,7 @@ def fit(
 
     Args:
         model: trained, dense, on the CPU; training changes it.
-        budget: limits on latency and bytes, and the accuracy that they may take.
+        budget: limits on latency, bytes or multiplications, and the accuracy that they may take.
         train: batches of images and labels; the first of them calibrate int8, as many as the method wants.
         validate: batches held out: sensitivity is measured on the first of them, accuracy on all.
         method: "block", "tucker", "tdc", "magnitude" or "escalate"; "mixed" may take another one in every layer.
@@ -190,7 +191,7 @@ def came_to(
 ) -> dict[str, Any]:
     """Costs of the packed network beside `bounds`, what the budget allows; shares are of the rival of the same race."""
     now = {**references, "latency": raced["rival_seconds"]}
-    return {**raced, "bytes": stored_bytes(program), "bounds": budget.bounds(now)}
+    return {**raced, "bytes": stored_bytes(program), "macs": count(program).macs, "bounds": budget.bounds(now)}
 
 
 def kept(achieved: Mapping[str, Any], drop: float | None) -> dict[str, bool]:

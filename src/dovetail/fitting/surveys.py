@@ -71,7 +71,8 @@ class Survey:
     @property
     def references(self) -> dict[str, float]:
         """What shares of a budget are of."""
-        return {"latency": self.rival_seconds, "bytes": self.float_bytes}
+        macs = sum(shape.macs * shape.count for shape in self.shapes)
+        return {"latency": self.rival_seconds, "bytes": self.float_bytes, "macs": float(macs)}
 
 
 def survey(

@@ -85,7 +85,7 @@ class Priced:
 
 @dataclass(frozen=True)
 class Achieved:
-    """What the trained network came to: accuracies in percent, seconds, bytes, and where counted cycles and joules.
+    """What the trained network came to: accuracies in percent, seconds, bytes; where counted MACs, cycles, joules.
 
     Attributes:
         bounds: cost → what the budget allows in the race that this was measured in.
@@ -101,6 +101,7 @@ class Achieved:
     layers: Mapping[str, float]
     bounds: Mapping[str, float]
     kept: Mapping[str, bool]
+    macs: float | None = None
     cycles: float | None = None
     energy: float | None = None
 
@@ -113,7 +114,9 @@ class Achieved:
         rival = positive(data["rival_seconds"], "achieved rival_seconds")
         bounds = {str(name): positive(bound, f"bound of {name}") for name, bound in data["bounds"].items()}
         kept = {str(name): _truth(holds, f"whether {name} is kept") for name, holds in data["kept"].items()}
-        counted = {name: positive(data[name], f"achieved {name}") for name in ("cycles", "energy") if name in data}
+        counted = {
+            name: positive(data[name], f"achieved {name}") for name in ("macs", "cycles", "energy") if name in data
+        }
         return cls(*shares, *costs, str(data["rival"]), rival, layers, bounds, kept, **counted)
 
 
@@ -216,6 +219,7 @@ class Fitted:
 TOLD: Final[Mapping[str, Callable[[float], str]]] = {
     "latency": lambda seconds: numbers.milliseconds(1e3 * seconds),
     "bytes": numbers.size,
+    "macs": lambda macs: f"{numbers.count(round(macs))} MACs",
     "cycles": lambda cycles: f"{numbers.count(round(cycles))} cycles",
     "energy": numbers.joules,
 }

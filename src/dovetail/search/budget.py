@@ -14,6 +14,7 @@ from dovetail.errors import BudgetError
 UNITS: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType({
     "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
     "bytes": {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "KiB": 2.0**10, "MiB": 2.0**20},
+    "macs": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
     "cycles": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
     "energy": {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "nJ": 1e-9},
 })  # fmt: skip
@@ -22,7 +23,7 @@ _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([a-zA-Z]*)\s*
 
 @dataclass(frozen=True)
 class Limit:
-    """An upper bound: `value` in the cost's unit (seconds, bytes, cycles, joules), or a share of a reference."""
+    """An upper bound: `value` in the cost's unit (seconds, bytes, MACs, cycles, joules), or a share of a reference."""
 
     value: float
     relative: bool = False
@@ -39,9 +40,10 @@ class Budget:
     Attributes:
         latency: of one run; a number is in seconds. A share is of the fastest dense network in any runtime.
         bytes: of all numbers in the file, its header aside; a share is of the dense float32 network's.
+        macs: multiply-accumulates per image, each format in its cheaper exact order; a share is of the dense network's.
         cycles, energy: on a model of a machine; a share is of the dense network's there. Energy in joules.
-        accuracy_drop: points that the trained network may lose against the dense one. A limit on time, cycles or
-            energy needs it: without it the fastest network would be one that knows nothing.
+        accuracy_drop: points that the trained network may lose against the dense one. A limit on anything but
+            bytes needs it: without it the fastest network would be one that knows nothing.
 
     Raises:
         BudgetError: nothing is limited, a limit cannot be read or is not positive, or the accuracy is left open.
@@ -49,6 +51,7 @@ class Budget:
 
     latency: str | float | None = None
     bytes: str | float | None = None
+    macs: str | float | None = None
     cycles: str | float | None = None
     energy: str | float | None = None
     accuracy_drop: float | None = None

@@ -31,6 +31,7 @@ from dovetail.fitting.rehearsals import in_formats
 from dovetail.fitting.surveys import anchor, in_values, layer_of, line, stored_bytes, width_within
 from dovetail.formats import FORMATS, BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
 from dovetail.methods import METHODS, Kept
+from dovetail.program.counts import count
 from dovetail.program.layers import LayerShape, layer_shapes
 from dovetail.program.lower import lower
 from dovetail.search import Budget
@@ -198,6 +199,21 @@ def test_predicted_bytes_are_those_of_the_packed_network(model, images, measured
     packed = in_values(replace(program, weights=weights), images, int8=int8)
     near = 0.02 if method in ("magnitude", "escalate") else 1e-9  # how places are stored depends on where they are
     assert stored_bytes(packed) == pytest.approx(found.predicted["bytes"], rel=near)
+
+
+@pytest.mark.parametrize("method", METHODS_THAT_FIT)
+def test_predicted_multiplications_are_those_of_the_packed_network(model, images, machine, measured, tmp_path, method):
+    program = lower(model, torch.from_numpy(images[:1]))
+    found = run(model, images, "macs=0.6x", measured, tmp_path, method)
+    assert found.changed
+    assert not machine  # nobody asked for the time
+    assert found.dense["macs"] == measured.references["macs"] == count(program).macs
+    assert found.fixed["macs"] == 0
+    packed = in_formats(program, found)
+    near = 0.05 if method in ("magnitude", "escalate") else 1e-9  # the cheaper order may change
+    assert count(packed).macs == pytest.approx(found.predicted["macs"], rel=near)
+    assert found.predicted["macs"] <= 0.6 * count(program).macs
+    assert all(d.chosen <= 0.9 * d.dense for d in found.changed)
 
 
 def test_time_and_bytes_together(model, images, machine, measured, tmp_path):
@@ -593,6 +609,8 @@ def test_an_absolute_limit_is_no_share_and_bytes_count(measured):
     assert kept(came(latency="0.5x"), 1.0) == {"accuracy": True, "latency": True}
     assert came(latency="0.5x")["bounds"] == {"latency": 9e-3}
     assert came(bytes=50)["bytes"] == 2 * 4 * 12
+    assert came(macs=30)["macs"] == 2 * 12
+    assert kept(came(macs=30), 1.0) == {"accuracy": True, "macs": True}
     assert kept(came(bytes=50), 0.4) == {"accuracy": False, "bytes": False}
     assert kept(came(bytes=96), None) == {"bytes": True}
 

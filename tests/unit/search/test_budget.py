@@ -49,7 +49,7 @@ def test_bounds_are_of_references_from_the_same_race():
     ("text", "told"),
     [
         ("latency", "latency=0.5x"),
-        ("speed=3", "known are latency, bytes, cycles, energy"),
+        ("speed=3", "known are latency, bytes, macs, cycles, energy"),
         ("latency=fast", "cannot be read; units are s, ms, us, x"),
         ("latency=3", "cannot be read; units are s, ms, us, x"),
         ("latency=3MB", "cannot be read"),
