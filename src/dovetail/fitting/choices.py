@@ -19,7 +19,7 @@ from dovetail.engine.layer_times import LayerTimer
 from dovetail.engine.native import choose_isa, cores, require_native
 from dovetail.errors import SpecError
 from dovetail.fitting.modelled import COSTS, Modelled, require_machine
-from dovetail.fitting.rehearsals import Rehearsal, Rehearse
+from dovetail.fitting.rehearsals import Place, Rehearse, rehearsed
 from dovetail.fitting.surveys import Survey
 from dovetail.formats import (
     FORMATS,
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger("dovetail.fit")
-Place = tuple[LayerShape, str]
-"""A layer's shape and a format's name."""
 _HALVED = {"ratio": 0.5, "svd": True}
 PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
     "tucker": _HALVED,
@@ -59,10 +57,6 @@ PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
 """Options with which a method says which layers it would change at all."""
 BIAS: Final = 4
 """Bytes, of a layer in whole numbers."""
-ROUNDS: Final = 3
-"""Networks that are rehearsed at most."""
-NEAR: Final = 0.95
-"""Share of the time allowed below which a rehearsed network has been pruned too far."""
 PART: Final = Kept("it runs as a part of another layer, in no time of its own")
 
 
@@ -275,7 +269,7 @@ def choose(
     plan, factors = found_with(spoils, price, fixed), dict[Place, float]()
     if rehearse is not None and "latency" in limits:
         again = partial(found_with, spoils)
-        plan, factors = _rehearsed(plan, rehearse, again, price, measured.shapes, candidates, report)
+        plan, factors = rehearsed(plan, rehearse, again, price, measured.shapes, candidates, report)
     priced = _times_behind(measured, candidates, table, factors) if "latency" in limits else ()
     plan = replace(plan, priced=priced)
     if plan.changed:
@@ -380,83 +374,6 @@ def _price_all(
 def _specs_of(shape: LayerShape, candidates: Mapping[str, Sequence[Spec] | Kept]) -> list[Spec]:
     """What layers of one shape could become, in an order that is always the same."""
     return sorted({s for name in shape.layers if not isinstance(some := candidates[name], Kept) for s in some}, key=str)
-
-
-def _rehearsed(
-    plan: Found,
-    rehearse: Rehearse,
-    again: Callable[[Costs, Mapping[str, float]], Found],
-    price: Costs,
-    shapes: Sequence[LayerShape],
-    candidates: Mapping[str, Sequence[Spec] | Kept],
-    report: Callable[[str], None],
-) -> tuple[Found, dict[Place, float]]:
-    """Of the plans whose networks have run the one that spoils least within the limit, and what put its prices right.
-
-    Else the fastest.
-    """
-    limit, of = plan.limits["latency"], {name: shape for shape in shapes for name in shape.layers}
-    factors, tried, ran = dict[Place, float](), list[tuple[Found, dict[Place, float]]](), list[tuple[float, float]]()
-    while plan.changed and len(tried) < ROUNDS and plan.plan() not in [one.plan() for one, _ in tried]:
-        report(f"rehearsing a plan that is predicted to take {1e3 * plan.predicted['latency']:.3f} ms")
-        seen = rehearse(plan)
-        ran.append((plan.predicted["latency"], seen.latency))
-        report(f"its network takes {1e3 * seen.latency:.3f} ms untrained, of {1e3 * limit:.3f} ms allowed")
-        factors = factors | _factors(plan, seen, price, of)
-        right = _put_right(price, factors)
-        plan = _as_run(plan, seen, right, of, candidates)
-        tried.append((plan, factors))
-        if NEAR * limit <= seen.latency <= limit:
-            break
-        plan = replace(again(right, plan.fixed), dense=plan.dense)
-    if not tried:
-        return plan, factors
-    held = [one for one in tried if one[0].predicted["latency"] <= limit]
-    best = min(held, key=lambda one: one[0].damage) if held else min(tried, key=lambda one: one[0].predicted["latency"])
-    return replace(best[0], rehearsals=tuple(ran)), best[1]
-
-
-def _factors(plan: Found, seen: Rehearsal, price: Costs, of: Mapping[str, LayerShape]) -> dict[Place, float]:
-    """What layers took in a network over what they take by themselves; a mean for each shape and format."""
-    found: dict[Place, list[float]] = {}
-    for decision in plan.changed:
-        shape, spec = of[decision.name], decision.spec
-        if spec is not None and decision.name in seen.ratios:
-            alone = price(shape, spec)["latency"] / price(shape, None)["latency"]
-            found.setdefault((shape, spec.format), []).append(seen.ratios[decision.name] / alone)
-    return {place: float(np.mean(some)) for place, some in found.items()}
-
-
-def _put_right(price: Costs, factors: Mapping[Place, float]) -> Costs:
-    """Prices of layers as they are in a network."""
-
-    def right(shape: LayerShape, spec: Spec | None) -> dict[str, float]:
-        found = dict(price(shape, spec))
-        if spec is not None:
-            found["latency"] *= factors.get((shape, spec.format), 1.0)
-        return found
-
-    return right
-
-
-def _as_run(
-    plan: Found,
-    seen: Rehearsal,
-    price: Costs,
-    of: Mapping[str, LayerShape],
-    candidates: Mapping[str, Sequence[Spec] | Kept],
-) -> Found:
-    """The plan with the time that its network took, and with prices put right; what these leave over is fixed."""
-    first, decisions, layers = next(iter(plan.limits)), [], 0.0
-    for decision in plan.decisions:
-        shape, some = of[decision.name], candidates.get(decision.name, ())
-        best = [price(shape, spec)[first] for spec in (() if isinstance(some, Kept) else some)]
-        layers += price(shape, decision.spec)["latency"]
-        chosen = price(shape, decision.spec)[first]
-        decisions.append(replace(decision, chosen=chosen, best=min(best, default=None)))
-    predicted = {**plan.predicted, "latency": seen.latency}
-    fixed = {**plan.fixed, "latency": seen.latency - layers}
-    return replace(plan, decisions=tuple(decisions), predicted=predicted, fixed=fixed)
 
 
 def _times_behind(

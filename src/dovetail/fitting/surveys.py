@@ -13,7 +13,8 @@ import numpy as np
 from dovetail.engine.native import cores, require_native
 from dovetail.engine.quantize import quantize
 from dovetail.engine.session import Session
-from dovetail.formats import BlockSparseSpec, PackedBlockSparse
+from dovetail.formats import FORMATS, BlockSparseSpec
+from dovetail.formats.base import Spec
 from dovetail.peers.peer import DEFAULT
 from dovetail.peers.race import race
 from dovetail.program.counts import count
@@ -150,8 +151,13 @@ def width_within(
 def anchor(program: Program) -> Program:
     """The network with next to nothing left in its layers: beside the dense one the other end of what a run takes."""
     spec = BlockSparseSpec(density=LEFT)
-    weights = {name: PackedBlockSparse.from_dense(packed.dense(), spec) for name, packed in program.weights.items()}
-    return replace(program, weights=weights)
+    return in_formats(program, dict.fromkeys(program.weights, spec))
+
+
+def in_formats(program: Program, specs: Mapping[str, Spec]) -> Program:
+    """The network with some of its weights brought to formats, and not trained there."""
+    formed = {name: FORMATS[s.format].packed.from_dense(program.weights[name].dense(), s) for name, s in specs.items()}
+    return replace(program, weights={**program.weights, **formed})
 
 
 def line(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, float]:

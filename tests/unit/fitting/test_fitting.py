@@ -27,9 +27,8 @@ from dovetail.fitting import (
     survey,
 )
 from dovetail.fitting.fits import _packed
-from dovetail.fitting.rehearsals import in_formats
-from dovetail.fitting.surveys import anchor, in_values, layer_of, line, stored_bytes, width_within
-from dovetail.formats import FORMATS, BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
+from dovetail.fitting.surveys import anchor, in_formats, in_values, layer_of, line, stored_bytes, width_within
+from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
 from dovetail.methods import METHODS, Kept
 from dovetail.program.counts import count
 from dovetail.program.layers import LayerShape, layer_shapes
@@ -192,11 +191,7 @@ def test_predicted_bytes_are_those_of_the_packed_network(model, images, measured
     known = replace(measured, int8=int8, bytes=stored_bytes(in_values(program, images, int8=int8)))
     found = run(model, images, "bytes=0.16x" if int8 else "bytes=0.6x", known, tmp_path, method)
     assert len(found.changed) > 1
-    weights = dict(program.weights)
-    for decision in found.changed:
-        dense = weights[decision.name].dense()
-        weights[decision.name] = FORMATS[decision.spec.format].packed.from_dense(dense, decision.spec)
-    packed = in_values(replace(program, weights=weights), images, int8=int8)
+    packed = in_values(in_formats(program, dict(found.plan().specs())), images, int8=int8)
     near = 0.02 if method in ("magnitude", "escalate") else 1e-9  # how places are stored depends on where they are
     assert stored_bytes(packed) == pytest.approx(found.predicted["bytes"], rel=near)
 
@@ -209,7 +204,7 @@ def test_predicted_multiplications_are_those_of_the_packed_network(model, images
     assert not machine  # nobody asked for the time
     assert found.dense["macs"] == measured.references["macs"] == count(program).macs
     assert found.fixed["macs"] == 0
-    packed = in_formats(program, found)
+    packed = in_formats(program, dict(found.plan().specs()))
     near = 0.05 if method in ("magnitude", "escalate") else 1e-9  # the cheaper order may change
     assert count(packed).macs == pytest.approx(found.predicted["macs"], rel=near)
     assert found.predicted["macs"] <= 0.6 * count(program).macs
@@ -477,11 +472,22 @@ def test_what_cannot_be_met_in_a_network_is_refused(model, images, machine, meas
     assert len(seen) == 1
 
 
+def test_a_network_that_has_kept_to_the_limit_stands_where_nothing_else_can(model, images, machine, measured, tmp_path):
+    limit = 0.5 * measured.rival_seconds
+    times = iter([0.8 * limit, 3 * limit])
+    found = run(
+        model, images, "latency=0.5x", measured, tmp_path,
+        rehearse=lambda plan: Rehearsal(next(times), {d.name: work_of(d, measured) for d in plan.changed}),
+    )  # fmt: skip
+    assert found.predicted["latency"] == 0.8 * limit
+    assert [took for _, took in found.rehearsals] == [0.8 * limit, 3 * limit]
+
+
 @pytest.mark.parametrize("method", METHODS_THAT_FIT)
 def test_a_rehearsed_network_has_the_formats_of_the_plan(model, images, machine, measured, tmp_path, method):
     found = run(model, images, "latency=0.6x", measured, tmp_path, method)
     program = lower(model, torch.from_numpy(images[:1]))
-    dressed = in_formats(program, found)
+    dressed = in_formats(program, dict(found.plan().specs()))
     formats = {d.name: d.spec.format for d in found.changed}
     assert {name: packed.spec.format for name, packed in dressed.weights.items()} == {
         name: formats.get(name, "dense") for name in program.weights
