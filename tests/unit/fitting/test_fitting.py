@@ -15,15 +15,11 @@ from dovetail.engine.layer_times import Ratio, side_by_side
 from dovetail.errors import BudgetError, DataError, MachineError, SpecError
 from dovetail.fitting import (
     Asked,
-    Rehearsal,
-    Survey,
     came_to,
     choices,
-    choose,
     fit,
     kept,
     open_table,
-    rehearse,
     survey,
 )
 from dovetail.fitting.fits import _packed
@@ -31,95 +27,20 @@ from dovetail.fitting.surveys import anchor, in_formats, in_values, layer_of, li
 from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
 from dovetail.methods import METHODS, Kept
 from dovetail.program.counts import count
-from dovetail.program.layers import LayerShape, layer_shapes
+from dovetail.program.layers import LayerShape
 from dovetail.program.lower import lower
 from dovetail.search import Budget
-from dovetail.search.candidates import PROPOSERS, Target, work
+from dovetail.search.candidates import Target
+from fitted import DENSE, METHODS_THAT_FIT, NUMBERS, OUTPUTS, plan_of, stage
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
-METHODS_THAT_FIT = sorted(set(PROPOSERS) & set(METHODS))
-PER_MAC = 1e-9
 LINEAR = LayerShape("linear", (3,), (4,), (4, 3))
-REST = 2e-5
-NUMBERS = 9 * (3 * 16 + 16 * 16 + 16 * 16 + 16 * 32) + 32 * 48 + 48 * 4
-OUTPUTS = 16 + 16 + 16 + 32 + 48 + 4
-DENSE = NUMBERS + 4 * 2 * OUTPUTS  # codes, and a scale and a bias of each output
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, padding=1)
-        self.one = nn.Conv2d(16, 16, 3, padding=1)
-        self.two = nn.Conv2d(16, 16, 3, padding=1)
-        self.down = nn.Conv2d(16, 32, 3, stride=2, padding=1)
-        self.point = nn.Conv2d(32, 48, 1)
-        self.fc = nn.Linear(48, 4)
-
-    def forward(self, x):
-        for layer in (self.stem, self.one, self.two, self.down, self.point):
-            x = torch.relu(layer(x))
-        return self.fc(x.mean((2, 3)))
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return Net().eval()
-
-
-@pytest.fixture
-def images():
-    return np.random.default_rng(0).standard_normal((8, 3, 8, 8), dtype=np.float32)
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """Every multiply-add takes as long as any other; what was timed is listed."""
-    timed = []
-
-    class Timer:
-        def __init__(self, shape, **_):
-            self.shape = shape
-
-        def ratio(self, spec):
-            timed.append((self.shape, spec))
-            value = work(spec, self.shape) / self.shape.macs
-            return Ratio(value, value, value, ("a kernel",))
-
-    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Timer)
-    return timed
-
-
-@pytest.fixture(autouse=True)
-def eight_lanes(monkeypatch):
-    """Ranks are multiples of a vector's lanes: the layers here are too narrow for those of sixteen."""
-    monkeypatch.setattr("dovetail.fitting.choices.choose_isa", lambda: "portable")
-
-
-@pytest.fixture
-def measured(model, images):
-    program = lower(model, torch.from_numpy(images[:1]))
-    shapes = tuple(layer_shapes(program))
-    layers = {name: PER_MAC * shape.macs for shape in shapes for name in shape.layers}
-    raced = REST + 2 * sum(layers.values())  # a slower minute
-    floats = 4.0 * (NUMBERS + OUTPUTS)
-    return Survey(shapes, layers, REST, 2.0, raced, "somebody", 1.25 * raced, 1, True, DENSE, floats)
-
-
-def run(model, images, budget, measured, tmp_path, method="block", **more):
-    table = open_table(1, tmp_path / "costs.json", int8=measured.int8)
-    asking = {name: more.pop(name) for name in ("rule", "margin", "options") if name in more}
-    if "+" in method:
-        method, asking = "mixed", {"options": {"methods": {name: {} for name in method.split("+")}}, **asking}
-    asked = Asked(Budget.parse(budget, 1.0), method, **asking, int8=measured.int8)
-    return choose(model, images, asked, measured, table=table, memory=tmp_path / "s.json", **more)
 
 
 @pytest.mark.parametrize("method", METHODS_THAT_FIT)
 @pytest.mark.parametrize("share", [0.7, 0.5])
 def test_a_plan_keeps_to_the_budget_and_its_method_takes_it(model, images, machine, measured, tmp_path, method, share):
-    found = run(model, images, f"latency={share}x", measured, tmp_path, method)
+    found = plan_of(model, images, f"latency={share}x", measured, tmp_path, method)
     limit = share * measured.rival_seconds
     assert found.limits == {"latency": pytest.approx(limit)}
     assert found.predicted["latency"] <= limit * (1 + 1e-9)
@@ -136,7 +57,7 @@ def test_a_plan_keeps_to_the_budget_and_its_method_takes_it(model, images, machi
 
 
 def test_dense_is_enough_where_the_budget_is_wide(model, images, machine, measured, tmp_path):
-    found = run(model, images, "latency=1x", measured, tmp_path)
+    found = plan_of(model, images, "latency=1x", measured, tmp_path)
     assert not found.changed
     reasons = {d.name: d.reason for d in found.decisions}
     assert reasons["one"].startswith("not needed: dense is within the budget")
@@ -146,11 +67,11 @@ def test_dense_is_enough_where_the_budget_is_wide(model, images, machine, measur
 
 def test_what_cannot_be_met_names_the_layer_that_holds_it(model, images, machine, measured, tmp_path):
     with pytest.raises(BudgetError, match=r"cannot be met: the best that can is .* most of it is held by 'stem'"):
-        run(model, images, "latency=0.05x", measured, tmp_path)
+        plan_of(model, images, "latency=0.05x", measured, tmp_path)
 
 
 def test_the_plan_keeps_the_times_behind_it(model, images, machine, measured, tmp_path):
-    found = run(model, images, "latency=0.5x", measured, tmp_path, "tucker")
+    found = plan_of(model, images, "latency=0.5x", measured, tmp_path, "tucker")
     told = json.loads(json.dumps(found.to_json()))
     kept = {name: priced for priced in told["priced"] for name in priced["layers"]}
     assert list(kept) == [name for shape in measured.shapes for name in shape.layers]  # each layer once
@@ -175,7 +96,7 @@ def test_the_plan_keeps_the_times_behind_it(model, images, machine, measured, tm
 
 
 def test_bytes_are_counted_with_their_positions(model, images, machine, measured, tmp_path):
-    found = run(model, images, "bytes=0.2x", measured, tmp_path)
+    found = plan_of(model, images, "bytes=0.2x", measured, tmp_path)
     assert found.predicted["bytes"] <= 0.2 * measured.float_bytes
     assert found.dense["bytes"] == pytest.approx(measured.bytes)
     assert not machine  # nobody asked for the time
@@ -189,7 +110,7 @@ def test_bytes_are_counted_with_their_positions(model, images, machine, measured
 def test_predicted_bytes_are_those_of_the_packed_network(model, images, measured, tmp_path, method, int8):
     program = lower(model, torch.from_numpy(images[:1]))
     known = replace(measured, int8=int8, bytes=stored_bytes(in_values(program, images, int8=int8)))
-    found = run(model, images, "bytes=0.16x" if int8 else "bytes=0.6x", known, tmp_path, method)
+    found = plan_of(model, images, "bytes=0.16x" if int8 else "bytes=0.6x", known, tmp_path, method)
     assert len(found.changed) > 1
     packed = in_values(in_formats(program, dict(found.plan().specs())), images, int8=int8)
     near = 0.02 if method in ("magnitude", "escalate") else 1e-9  # how places are stored depends on where they are
@@ -199,7 +120,7 @@ def test_predicted_bytes_are_those_of_the_packed_network(model, images, measured
 @pytest.mark.parametrize("method", METHODS_THAT_FIT)
 def test_predicted_multiplications_are_those_of_the_packed_network(model, images, machine, measured, tmp_path, method):
     program = lower(model, torch.from_numpy(images[:1]))
-    found = run(model, images, "macs=0.6x", measured, tmp_path, method)
+    found = plan_of(model, images, "macs=0.6x", measured, tmp_path, method)
     assert found.changed
     assert not machine  # nobody asked for the time
     assert found.dense["macs"] == measured.references["macs"] == count(program).macs
@@ -212,21 +133,21 @@ def test_predicted_multiplications_are_those_of_the_packed_network(model, images
 
 
 def test_time_and_bytes_together(model, images, machine, measured, tmp_path):
-    found = run(model, images, "latency=0.6x,bytes=0.2x", measured, tmp_path)
+    found = plan_of(model, images, "latency=0.6x,bytes=0.2x", measured, tmp_path)
     assert found.predicted["latency"] <= 0.6 * measured.rival_seconds
     assert found.predicted["bytes"] <= 0.2 * measured.float_bytes
 
 
 def test_costs_that_nobody_knows_here_are_refused(model, images, machine, measured, tmp_path):
     with pytest.raises(BudgetError, match="cycles are counted on the model of a machine; name one"):
-        run(model, images, "cycles=3M", measured, tmp_path)
+        plan_of(model, images, "cycles=3M", measured, tmp_path)
     with pytest.raises(SpecError, match="no candidates for method 'thin'; known are tucker"):
-        run(model, images, "latency=0.5x", measured, tmp_path, method="thin")
+        plan_of(model, images, "latency=0.5x", measured, tmp_path, method="thin")
     assert not machine
 
 
 def test_a_stopped_search_goes_on_from_its_table(model, images, machine, measured, tmp_path, monkeypatch):
-    whole = run(model, images, "latency=0.5x", measured, tmp_path / "whole")
+    whole = plan_of(model, images, "latency=0.5x", measured, tmp_path / "whole")
     every = len(machine)
     assert every == len(set(machine))  # layers of one shape are timed once
     machine.clear()
@@ -240,26 +161,26 @@ def test_a_stopped_search_goes_on_from_its_table(model, images, machine, measure
 
     monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Stops)
     with pytest.raises(KeyboardInterrupt):
-        run(model, images, "latency=0.5x", measured, tmp_path)
+        plan_of(model, images, "latency=0.5x", measured, tmp_path)
     monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", original)
-    assert run(model, images, "latency=0.5x", measured, tmp_path) == whole
+    assert plan_of(model, images, "latency=0.5x", measured, tmp_path) == whole
     assert len(machine) == every
-    assert run(model, images, "latency=0.4x", measured, tmp_path).changed
+    assert plan_of(model, images, "latency=0.4x", measured, tmp_path).changed
     assert len(machine) == every
 
 
 def test_a_table_of_other_conditions_is_refused(model, images, machine, measured, tmp_path):
-    run(model, images, "latency=0.5x", measured, tmp_path)
+    plan_of(model, images, "latency=0.5x", measured, tmp_path)
     with pytest.raises(DataError, match="values is 'int8' there and 'f32' here"):
-        run(model, images, "latency=0.5x", replace(measured, int8=False), tmp_path)
+        plan_of(model, images, "latency=0.5x", replace(measured, int8=False), tmp_path)
 
 
 def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine, measured, tmp_path):
-    found = run(model, images, "latency=0.6x", measured, tmp_path, options={"block": 8, "everything": True})
+    found = plan_of(model, images, "latency=0.6x", measured, tmp_path, options={"block": 8, "everything": True})
     reasons = {d.name: d.reason for d in found.decisions if d.spec is None}
     assert {d.spec.block for d in found.changed} == {8}
     assert not any("everything=True" in reason for reason in reasons.values())
-    shared = run(model, images, "latency=0.6x", measured, tmp_path, "escalate", options={"shared": 4, "bases": 5})
+    shared = plan_of(model, images, "latency=0.6x", measured, tmp_path, "escalate", options={"shared": 4, "bases": 5})
     assert {(d.spec.shared, d.spec.block) for d in shared.changed} == {(4, 1)}
     assert {d.spec.bases for d in shared.changed} | {1} == {1, 5}
     for fold in (True, False):
@@ -268,7 +189,7 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
         specs = [spec for some in every.values() if not isinstance(some, Kept) for spec in some]
         assert any(getattr(spec, "fold", False) for spec in specs) == fold
         assert specs
-    narrow = run(model, images, "latency=0.9x", measured, tmp_path, "escalate", options={"pointwise": False})
+    narrow = plan_of(model, images, "latency=0.9x", measured, tmp_path, "escalate", options={"pointwise": False})
     assert next(d for d in narrow.decisions if d.name == "point").reason == "1x1: int8"
 
 
@@ -295,7 +216,7 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(change, error, to
 
 
 def test_where_dense_is_too_large_no_layer_says_that_it_fits(model, images, machine, measured, tmp_path):
-    found = run(model, images, "latency=0.75x", measured, tmp_path)
+    found = plan_of(model, images, "latency=0.75x", measured, tmp_path)
     assert found.dense["latency"] > found.limits["latency"]
     reasons = [d.reason for d in found.decisions if d.spec is None]
     assert any(reason.startswith("other layers spoil less") for reason in reasons)
@@ -303,12 +224,12 @@ def test_where_dense_is_too_large_no_layer_says_that_it_fits(model, images, mach
 
 
 def test_tdc_rule_takes_the_cheapest_ranks(model, images, machine, measured, tmp_path):
-    found = run(model, images, "latency=0.8x", measured, tmp_path, "tucker", rule="tdc")
+    found = plan_of(model, images, "latency=0.8x", measured, tmp_path, "tucker", rule="tdc")
     assert found.rule == "tdc"
     ranks = {d.name: d.spec for d in found.changed if isinstance(d.spec, TuckerSpec)}
     assert {(spec.rank_in, spec.rank_out) for spec in ranks.values()} == {(8, 8)}
     with pytest.raises(BudgetError, match="one limit"):
-        run(model, images, "latency=0.8x,bytes=0.9x", measured, tmp_path, "tucker", rule="tdc")
+        plan_of(model, images, "latency=0.8x,bytes=0.9x", measured, tmp_path, "tucker", rule="tdc")
 
 
 def test_methods_are_mixed_layer_by_layer(model, images, machine, measured, tmp_path, monkeypatch):
@@ -321,7 +242,7 @@ def test_methods_are_mixed_layer_by_layer(model, images, machine, measured, tmp_
             return Ratio(value, value, value, ("a kernel",))
 
     monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Partial)
-    found = run(model, images, "latency=0.13x", measured, tmp_path, "block+tucker")
+    found = plan_of(model, images, "latency=0.13x", measured, tmp_path, "block+tucker")
     formats = {d.name: d.spec.format for d in found.changed}
     assert formats["point"] == "svd"
     assert formats["one"] == "block_sparse"
@@ -334,23 +255,23 @@ def test_methods_are_mixed_layer_by_layer(model, images, machine, measured, tmp_
 def test_a_layer_without_a_time_of_its_own_stays(model, images, machine, measured, tmp_path, rule):
     """As of a 1x1 convolution that runs within the depthwise one after it."""
     known = replace(measured, layers={**measured.layers, "down": 0.0})
-    found = run(model, images, "latency=0.6x", known, tmp_path, rule=rule)
+    found = plan_of(model, images, "latency=0.6x", known, tmp_path, rule=rule)
     down = next(d for d in found.decisions if d.name == "down")
     assert (down.spec, down.dense, down.chosen, down.best) == (None, 0.0, 0.0, None)
     assert down.reason.startswith("it runs as a part of another layer")
     assert "down" not in {name for shape, _ in machine for name in shape.layers}
-    assert run(model, images, "bytes=0.2x", known, tmp_path).changed
+    assert plan_of(model, images, "bytes=0.2x", known, tmp_path).changed
 
 
 def test_sensitivities_of_other_images_are_not_taken(model, images, machine, measured, tmp_path):
     def known():
         return json.loads((tmp_path / "s.json").read_text())["network"]
 
-    run(model, images, "latency=0.5x", measured, tmp_path)
+    plan_of(model, images, "latency=0.5x", measured, tmp_path)
     first = known()
-    run(model, images, "latency=0.5x", measured, tmp_path, held_out=[torch.from_numpy(images)])
+    plan_of(model, images, "latency=0.5x", measured, tmp_path, held_out=[torch.from_numpy(images)])
     assert known() == first
-    run(model, images, "latency=0.5x", measured, tmp_path, held_out=[torch.from_numpy(images[::-1].copy())])
+    plan_of(model, images, "latency=0.5x", measured, tmp_path, held_out=[torch.from_numpy(images[::-1].copy())])
     assert known() != first
 
 
@@ -363,8 +284,8 @@ def test_a_plan_that_its_method_refuses_is_none(model, images, machine, measured
 
     monkeypatch.setitem(METHODS, "block", Choosy)
     with pytest.raises(SpecError, match=r"not [1-9] layers"):
-        run(model, images, "latency=0.5x", measured, tmp_path)
-    assert not run(model, images, "latency=1x", measured, tmp_path).changed
+        plan_of(model, images, "latency=0.5x", measured, tmp_path)
+    assert not plan_of(model, images, "latency=1x", measured, tmp_path).changed
 
 
 @pytest.mark.parametrize(
@@ -387,141 +308,6 @@ def test_a_network_comes_to_whole_numbers_as_its_method_wants(model, images, mon
     batches = [(torch.from_numpy(images), torch.zeros(8, dtype=torch.long))]
     _packed(model, images[:1], batches, trainer, int8=int8)
     assert asked == ([] if wanted is None else [(min(wanted.images, 8), wanted.options())])
-
-
-def stage(measured, rest=REST, **slower):
-    """A rehearsal on a machine where layers of a network take so many times what they take alone; and what was run."""
-    seen = []
-
-    def run(plan):
-        ratios = {d.name: work_of(d, measured) * slower.get(d.name, 1.0) for d in plan.changed}
-        layers = {name: measured.scale * seconds * ratios.get(name, 1.0) for name, seconds in measured.layers.items()}
-        seen.append(plan)
-        return Rehearsal(rest + sum(layers.values()), ratios)
-
-    return run, seen
-
-
-def work_of(decision, measured):
-    shape = next(shape for shape in measured.shapes if decision.name in shape.layers)
-    return work(decision.spec, shape) / shape.macs
-
-
-def test_a_network_that_takes_what_was_predicted_is_planned_once(model, images, machine, measured, tmp_path):
-    plain = run(model, images, "latency=0.5x", measured, tmp_path)
-    play, seen = stage(measured)
-    found = run(model, images, "latency=0.5x", measured, tmp_path, rehearse=play)
-    assert len(seen) == 1
-    assert found.rehearsals == ((plain.predicted["latency"], pytest.approx(plain.predicted["latency"])),)
-    assert found.plan() == plain.plan()
-    assert [d.chosen for d in found.decisions] == pytest.approx([d.chosen for d in plain.decisions])
-    assert run(model, images, "bytes=0.2x", measured, tmp_path, rehearse=play).rehearsals == ()  # it has no time
-    assert run(model, images, "latency=1x", measured, tmp_path, rehearse=play).rehearsals == ()  # it stays dense
-    assert len(seen) == 1
-
-
-@pytest.mark.parametrize(
-    ("rest", "slower"),
-    [
-        (REST, {"one": 1.4, "two": 1.4, "down": 1.3}),  # pruned too little
-        (4 * REST, {}),
-        (REST, {"one": 0.6, "two": 0.6, "down": 0.6}),  # too far
-        (-REST, {"point": 0.8}),
-    ],
-)
-def test_a_plan_is_made_anew_where_its_network_takes_another_time(
-    model, images, machine, measured, tmp_path, rest, slower
-):
-    plain = run(model, images, "latency=0.5x", measured, tmp_path)
-    play, seen = stage(measured, rest, **slower)
-    found = run(model, images, "latency=0.5x", measured, tmp_path, rehearse=play)
-    limit = found.limits["latency"]
-    assert 1 < len(seen) == len(found.rehearsals) <= 3
-    assert found.rehearsals[0][0] == plain.predicted["latency"]
-    assert not 0.95 * limit <= found.rehearsals[0][1] <= limit
-    took = play(found).latency
-    assert took <= limit
-    assert limit - took < abs(limit - found.rehearsals[0][1])  # steps of densities are coarse here
-    assert found.predicted["latency"] == pytest.approx(took)
-    assert (found.damage > plain.damage) == (plain.predicted["latency"] < found.rehearsals[0][1])
-    assert found.dense == plain.dense
-    total = found.fixed["latency"] + sum(d.chosen for d in found.decisions)
-    assert total == pytest.approx(took)
-    for decision in found.changed:
-        priced = next(one for one in found.priced if decision.name in one.shape.layers)
-        times = {spec: priced.dense * entry.value for spec, entry in priced.candidates.items()}
-        assert decision.chosen == pytest.approx(times[decision.spec])
-        assert decision.best == pytest.approx(min(times.values()))
-
-
-def test_of_plans_that_are_all_too_slow_the_fastest_is_taken(model, images, machine, measured, tmp_path):
-    times = iter([1.1, 1.05, 1.07])
-    limit = 0.5 * measured.rival_seconds
-    found = run(
-        model, images, "latency=0.5x", measured, tmp_path,
-        rehearse=lambda plan: Rehearsal(limit * next(times), {d.name: work_of(d, measured) for d in plan.changed}),
-    )  # fmt: skip
-    assert found.predicted["latency"] == pytest.approx(1.05 * limit) == pytest.approx(found.rehearsals[1][1])
-    assert next(times, None) is None or len(found.rehearsals) < 3
-
-
-def test_what_cannot_be_met_in_a_network_is_refused(model, images, machine, measured, tmp_path):
-    play, seen = stage(measured, 0.45 * measured.rival_seconds)
-    with pytest.raises(BudgetError, match="cannot be met"):
-        run(model, images, "latency=0.5x", measured, tmp_path, rehearse=play)
-    assert len(seen) == 1
-
-
-def test_a_network_that_has_kept_to_the_limit_stands_where_nothing_else_can(model, images, machine, measured, tmp_path):
-    limit = 0.5 * measured.rival_seconds
-    times = iter([0.8 * limit, 3 * limit])
-    found = run(
-        model, images, "latency=0.5x", measured, tmp_path,
-        rehearse=lambda plan: Rehearsal(next(times), {d.name: work_of(d, measured) for d in plan.changed}),
-    )  # fmt: skip
-    assert found.predicted["latency"] == 0.8 * limit
-    assert [took for _, took in found.rehearsals] == [0.8 * limit, 3 * limit]
-
-
-@pytest.mark.parametrize("method", METHODS_THAT_FIT)
-def test_a_rehearsed_network_has_the_formats_of_the_plan(model, images, machine, measured, tmp_path, method):
-    found = run(model, images, "latency=0.6x", measured, tmp_path, method)
-    program = lower(model, torch.from_numpy(images[:1]))
-    dressed = in_formats(program, dict(found.plan().specs()))
-    formats = {d.name: d.spec.format for d in found.changed}
-    assert {name: packed.spec.format for name, packed in dressed.weights.items()} == {
-        name: formats.get(name, "dense") for name in program.weights
-    }
-    for decision in found.changed if method in ("block", "magnitude") else ():
-        kept = dressed.weights[decision.name].nonzeros() / np.prod(program.weights[decision.name].shape)
-        assert kept == pytest.approx(decision.spec.density, rel=0.15)
-    assert dressed.graph == program.graph
-
-
-@pytest.mark.parametrize(("rival", "asked"), [("somebody", ("somebody",)), ("dovetail-dense", ())])
-def test_a_rehearsal_is_told_in_the_seconds_of_the_survey(
-    model, images, machine, measured, tmp_path, monkeypatch, rival, asked
-):
-    def race(program, model, images, *, threads, peers, blocks, report):
-        assert any(packed.spec.format == "block_sparse" for packed in program.weights.values())
-        assert (threads, peers, blocks) == (1, asked, 3)
-        return {"latency": 3.0, "dense": 4.0, "rival": rival, "rival_seconds": 5.0}
-
-    monkeypatch.setattr("dovetail.fitting.rehearsals.against_peers", race)
-    known, found = replace(measured, rival=rival), run(model, images, "latency=0.5x", measured, tmp_path)
-    seen = rehearse(model, images, found, known, blocks=3)
-    assert seen.latency == pytest.approx(0.6 * measured.rival_seconds)
-    assert set(seen.ratios) == set(measured.layers)
-    assert all(ratio > 0 for ratio in seen.ratios.values())
-
-
-def test_a_rival_that_fails_in_a_rehearsal_is_stood_for_by_the_dense_network(
-    model, images, machine, measured, tmp_path, monkeypatch
-):
-    raced = {"latency": 3.0, "dense": 4.0, "rival": "dovetail-dense", "rival_seconds": 4.0}
-    monkeypatch.setattr("dovetail.fitting.rehearsals.against_peers", lambda *_, **__: raced)
-    seen = rehearse(model, images, run(model, images, "latency=0.5x", measured, tmp_path), measured)
-    assert seen.latency == pytest.approx(0.75 * measured.raced)
 
 
 def test_parts_of_a_layer_belong_to_it():
