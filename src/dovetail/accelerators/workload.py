@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.errors import MachineError
+from dovetail.errors import InputError, MachineError
 from dovetail.formats.base import Packed
 from dovetail.formats.dense import DenseSpec, PackedDense
 from dovetail.program.functions import Pads, Pair, windows
 
 Mask = NDArray[np.bool_]
 Counts = NDArray[np.int64]
+CODES: Final = (-128, 255)
+"""What codes of 8 bits reach, of either sign."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +28,8 @@ class Workload:
     Attributes:
         name: of the layer in the model.
         weight: as packed; dense shape `(K, C/groups, R, S)` or `(K, C)`.
-        input: what the layer read, `(N, C, H, W)`: codes, floating point numbers, or a mask of what is not zero.
+        input: what the layer read, `(N, C, H, W)`: codes of 8 bits, finite floating point numbers, or a mask of what is
+            not zero.
         zero: the code that stands for zero.
         output_mask: where the layer's result, after its activation, is not zero, `(N, K, E, F)`; None: everywhere.
         input_on_chip: the input is left on the chip by the layer before, where a machine can keep it.
@@ -49,6 +52,7 @@ class Workload:
         what = f"layer {self.name!r}"
         if self.input.ndim != 4 or not self.input.size:
             raise MachineError(f"{what}: its input must be (N, C, H, W) and not empty, not of shape {self.input.shape}")
+        self._require_values(what)
         if self.groups < 1 or self.channels != self.groups * self.weight.shape[1] or self.outputs % self.groups:
             raise MachineError(
                 f"{what}: {self.channels} channels in {self.groups} groups do not fit a weight of {self.weight.shape}"
@@ -60,6 +64,20 @@ class Workload:
             )
         if self.output_mask is not None and self.output_mask.shape != self.out_shape:
             raise MachineError(f"{what}: its output mask is {self.output_mask.shape}; the output is {self.out_shape}")
+
+    def _require_values(self, what: str) -> None:
+        """`MachineError` where the input is no mask, no number and no code of 8 bits; `InputError` where not finite."""
+        kind, (least, most) = self.input.dtype.kind, CODES
+        if kind == "f" and not np.isfinite(self.input).all():
+            raise InputError(f"{what} reads NaN or infinity; the weights before it or the scale of the inputs are off")
+        if kind not in "biuf":
+            raise MachineError(f"{what}: its input holds {self.input.dtype}, not numbers, codes or a mask")
+        reached = (int(self.input.min()), int(self.input.max()), self.zero) if kind in "iu" else (self.zero,)
+        if min(reached) < least or max(reached) > most:
+            raise MachineError(
+                f"{what}: its input reaches from {min(reached)} to {max(reached)}, the code for zero included; "
+                f"codes of 8 bits lie between {least} and {most}"
+            )
 
     @property
     def images(self) -> int:

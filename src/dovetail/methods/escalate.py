@@ -7,6 +7,7 @@ and what is chosen here is marked so on the method's page.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -59,6 +60,7 @@ from dovetail.training.schedule import factor
 Allocation = Literal["global", "uniform"]
 SPARSIFY, TERNARISE, SETTLE = "sparsify", "ternarise", "settle"
 REAL: Any = {"coefficients": "dense", "shared": 1, "block": 1, "asymmetric": False, "values": F32}  # in `sparsify`
+MOST_BASES = 12
 YOUNGER = {"asymmetric": "False", "rounded": "False"}
 
 
@@ -73,7 +75,8 @@ class Escalate(Staged):
 
     Attributes:
         bases: shared kernels per layer, M: a number, or a fraction of the kernels' energy that they must hold, or
-            either by layer name or glob, later ones winning.
+            either by layer name or glob, later ones winning. Layers of which nothing is said have two thirds of the
+            taps of a kernel, twelve at most: six of a 3x3 one.
         shared: neighbouring output channels whose coefficients stand at the same places, each with its own signs. The
             places then take a part of the bits, and so the same bits hold more coefficients.
         block: neighbouring input channels whose coefficients stand at a place together, as dot products of the engine
@@ -110,7 +113,7 @@ class Escalate(Staged):
 
     name = "escalate"
 
-    bases: Bases | Mapping[str, Bases] = 6
+    bases: Bases | Mapping[str, Bases] | None = None
     shared: int = 1
     block: int = 1
     asymmetric: bool = False
@@ -175,8 +178,9 @@ class Escalate(Staged):
         """A ternary kernel basis for every convolution but the first; a given plan says otherwise.
 
         Raises:
-            SpecError: a name matches nothing, another format is asked for, nothing can be decomposed, or the density
-                leaves some layer without a coefficient.
+            SpecError: a name matches nothing, another format is asked for, nothing can be decomposed, there are to be
+                more shared kernels than a kernel has taps, a layer holds nothing but zeros, or the density leaves some
+                layer without a coefficient.
             UnsupportedOp: channels are to be removed from a network that cannot be lowered.
         """
         self._reset()
@@ -185,6 +189,7 @@ class Escalate(Staged):
         if isinstance(self.bases, Mapping):
             Plan(dict.fromkeys(self.bases, Kept(""))).resolve(model)
         plan = complete(model, given, lambda name, layer: self._choose(name, layer, order))
+        self._require_kernels(model, plan)
         self._plan, self._own = without_densities(plan)
         for name, spec in self._plan.specs():
             if not (is_ternary(spec) or (is_whole(spec) and is_depthwise(model.get_submodule(name)))):
@@ -376,7 +381,25 @@ class Escalate(Staged):
             return KernelBasisSpec(bases=min(self.depthwise, most), values=INT8)
         if size == 1:
             return self._spec(1) if self.pointwise else Kept("1x1: int8")
-        return self._spec(min(bases_for(numpy(layer.weight), bases_of(name, self.bases, 6)), most))
+        usual = min(-(-2 * size // 3), MOST_BASES)
+        wanted = usual if self.bases is None else bases_of(name, self.bases, usual)
+        return self._spec(min(bases_for(numpy(layer.weight), wanted), most))
+
+    def _require_kernels(self, model: nn.Module, plan: Plan) -> None:
+        """`SpecError` where a number of bases is above the taps of all kernels it is for, or a layer is all zeros."""
+        taps = {}
+        for name, _ in plan.specs():
+            weight = model.get_submodule(name).get_parameter("weight")
+            taps[name] = weight.shape[2] * weight.shape[3] if weight.ndim == 4 else 1
+            if not weight.any():
+                raise SpecError(f"layer {name!r} holds nothing but zeros; leave it out with plan={{{name!r}: 'zeros'}}")
+        for pattern, wanted in (self.bases if isinstance(self.bases, Mapping) else {"*": self.bases or 1}).items():
+            most = max((taps[name] for name in taps if fnmatch.fnmatchcase(name, pattern)), default=1)
+            if isinstance(wanted, int) and wanted > most > 1:
+                raise SpecError(
+                    f"escalate bases {wanted} of {pattern!r}: kernels there have {most} taps at most, and as many "
+                    "shared ones hold any of them"
+                )
 
     def _spec(self, bases: int) -> KernelBasisSpec:
         together = {"shared": self.shared, "block": self.block}

@@ -14,7 +14,7 @@ from dovetail.accelerators.draw import densities, drawn, mask
 from dovetail.accelerators.parts import ORDERS, as_convolutions
 from dovetail.accelerators.record import record
 from dovetail.accelerators.workload import Workload
-from dovetail.errors import MachineError
+from dovetail.errors import InputError, MachineError
 from dovetail.formats import KernelBasisSpec, PackedKernelBasis
 from dovetail.program import reference
 from dovetail.program.calibrate import calibrate
@@ -72,6 +72,27 @@ def test_an_input_must_be_images():
         masked_layer(np.ones((2, 4)), np.ones((1, 4)))
     with pytest.raises(MachineError, match=r"must be \(N, C, H, W\) and not empty"):
         masked_layer(np.ones((2, 4)), np.ones((0, 4, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("values", "zero", "complaint"),
+    [
+        (np.full((1, 4, 1, 1), 2**32, np.int64), 0, "reaches from 0 to 4294967296"),
+        (np.full((1, 4, 1, 1), -129, np.int16), 0, "between -128 and 255"),
+        (np.zeros((1, 4, 1, 1), np.uint8), 256, "reaches from 0 to 256, the code for zero included"),
+        (np.zeros((1, 4, 1, 1), np.int8), -129, "reaches from -129 to 0"),
+        (np.ones((1, 4, 1, 1), np.complex64), 0, "complex64"),
+    ],
+)
+def test_what_was_read_must_be_codes_numbers_or_a_mask(values, zero, complaint):
+    with pytest.raises(MachineError, match=f"layer 'layer': .*{complaint}"):
+        masked_layer(np.ones((2, 4)), values, zero=zero)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_was_read_must_be_finite(value):
+    with pytest.raises(InputError, match="layer 'layer' reads NaN or infinity"):
+        masked_layer(np.ones((2, 4)), np.array([0, 1, value, 0], np.float32).reshape(1, 4, 1, 1))
 
 
 def network() -> tuple[Program, np.ndarray]:

@@ -416,6 +416,8 @@ def test_plans_that_make_no_sense_are_refused_and_leave_the_model(build, example
         (short(), Plan({"same": KernelBasisSpec(bases=10, coefficients="ternary")}), "at most 9"),
         (short(), Plan(dict.fromkeys(NAMES, Kept("no"))), "no convolution"),
         (short(bases={"nowhere": 3}), None, "nowhere"),
+        (short(bases=10), None, "bases 10 of '\\*': kernels there have 9 taps at most"),
+        (short(bases={"*": 4, "down": 12}), None, "bases 12 of 'down'"),
         (short(density={"down": 0.3}), None, "says nothing of same"),
         (short(cost={"same": 1.0}), None, "says nothing of"),
         (short(density=0.0005, least=0.0, allocation="uniform"), None, "without a coefficient"),
@@ -424,6 +426,21 @@ def test_plans_that_make_no_sense_are_refused_and_leave_the_model(build, example
         with pytest.raises(SpecError, match=said):
             method.plan(model, example, plan)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
+
+
+def test_a_layer_of_zeros_is_refused(build, example):
+    model = build()
+    nn.init.zeros_(model.get_submodule("down").weight)
+    with pytest.raises(SpecError, match="layer 'down' holds nothing but zeros"):
+        short().plan(model, example)
+    assert "down" not in dict(short().plan(model, example, Plan({"down": Kept("zeros")})).specs())
+
+
+@pytest.mark.parametrize(("taps", "bases"), [(2, 3), (3, 6), (5, 12), (7, 12)])
+def test_two_thirds_of_the_taps_are_usual(taps, bases):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, taps))
+    plan = Escalate().plan(model, torch.zeros(1, 3, 8, 8))
+    assert plan.layers["1"].bases == bases
 
 
 def test_bases_by_name(build, example):
