@@ -40,6 +40,18 @@ def test_inspect_lists_every_weight_layer(here, capsys):
     assert [name for name in weights if name not in out] == []
 
 
+def test_inspect_tells_the_file_from_its_payload(here, capsys):
+    from dovetail.program.counts import count
+    from dovetail.report import numbers
+
+    assert main(["inspect", "t.dovetail", "--no-time"]) == 0
+    out, file, counts = capsys.readouterr().out, Path("t.dovetail"), count(load("t.dovetail"))
+    size = file.stat().st_size
+    assert f"the file: {numbers.size(size)}, of which {numbers.size(counts.bits / 8)} numbers" in out
+    assert f"{numbers.size(size - counts.bits / 8)} header" in out
+    assert f"{numbers.times(counts.dense_bits(32) / (8 * size))} and" in out
+
+
 def test_inspect_counts_kernel_bases_as_the_paper_does_too(here, capsys):
     from dovetail.program.counts import paper_counts
     from dovetail.report import numbers

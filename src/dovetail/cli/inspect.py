@@ -38,6 +38,8 @@ def inspect(
     work += f" and {numbers.count(counts.additions)} additions" if counts.additions else ""
     figures = f"{numbers.count(counts.params)} parameters, {work}, {numbers.size(counts.bits / 8)}"
     say(f"all in all: {figures}" + (f", {numbers.milliseconds(total * 1e3)} per image" if time else ""))
+    for line in layers.accounting(loaded, program):
+        say(line)
     if any(row.format == "kernel_basis" for row in counts.rows) and not loaded.bodies(loaded.graph):
         paper = paper_counts(loaded)
         say(f"as PENNI's counter has it: {numbers.count(paper.params)} parameters, {numbers.count(paper.flops)} FLOPs")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from dovetail.report import numbers
 
 if TYPE_CHECKING:
     from dovetail.formats.base import Packed
@@ -51,6 +54,30 @@ def rows(program: Program, *, timed: bool, threads: int | None = None) -> list[R
         for row in count(program).rows
     ]
     return _with_times(found, times) if times else found
+
+
+def accounting(program: Program, file: Path) -> tuple[str, str]:
+    """What a file's bytes are; and how many times fewer they are than those of its layers dense, told three ways."""
+    from dovetail.program.counts import count
+
+    counts, size = count(program), file.stat().st_size
+    parts = {
+        "numbers": (counts.bits - counts.position_bits) / 8,
+        "positions": counts.position_bits / 8,
+        "header": size - counts.bits / 8,
+    }
+    told = {"": counts.bits, " with the header": 8 * size, " without positions": counts.bits - counts.position_bits}
+    if not counts.position_bits:
+        del parts["positions"], told[" without positions"]
+    ratios = (
+        f"{numbers.times(counts.dense_bits(32) / bits)} and {numbers.times(counts.dense_bits(8) / bits)}{how}"
+        for how, bits in told.items()
+    )
+    split = ", ".join(f"{numbers.size(amount)} {name}" for name, amount in parts.items())
+    return (
+        f"the file: {numbers.size(size)}, of which {split}",
+        f"bits of its layers dense in float32 and in int8 / its bits: {', '.join(ratios)}",
+    )
 
 
 def _detail(row: Counted, weight: Packed | None) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from dovetail import files
-from dovetail.cli import evidence, integers, networks, recipes, score
+from dovetail.cli import evidence, integers, layers, networks, recipes, score
 from dovetail.cli.app import Failed
 from dovetail.cli.console import say, table
 from dovetail.cli.materials import Sets, build_network, fitted
@@ -129,7 +129,8 @@ def _verify(path: Path, threads: int | None, data: Path | None) -> None:
     recipe = recipes.with_weights(read(path), path.parent)
     target = recipes.result_path(path, recipe.evidence)
     committed = evidence.read(target)
-    program = networks.load(str(evidence.program_file(committed, target)))
+    file = evidence.program_file(committed, target)
+    program = networks.load(str(file))
     if "weights" in committed:
         evidence.weights_file(committed, target)
     _require_same_start(recipe, path, program)
@@ -141,6 +142,8 @@ def _verify(path: Path, threads: int | None, data: Path | None) -> None:
     ties = 100 * differing_allowed(len(sets.test.data)) / len(sets.test.data)
     slack = {"accuracy": ties} | ({"dense_accuracy": ties} if start > max(known, default=0.0) else {})
     _compare(path.stem, committed, found, slack)
+    for line in layers.accounting(program, file):
+        say(line)
 
 
 @app.command(name="list")

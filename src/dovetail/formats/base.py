@@ -151,6 +151,11 @@ class Packed(ABC):
         """Payload in the file: values, indices, masks, scales and code books."""
         return sum(array.nbytes * 8 for array in self.arrays.values())
 
+    def position_bits(self) -> int:
+        """Of `bits` those that say where values stand: bitmaps, gaps, indices."""
+        values = {part for name in self.arrays if "." not in name for part in self.values_of(name).stored(name)}
+        return sum(array.nbytes * 8 for name, array in self.arrays.items() if name not in values)
+
     def validate(self) -> None:
         """Raise `ProgramError` unless the arrays agree with spec and shape: names, sizes, types, index bounds."""
         if any(n < 1 for n in self.shape):

@@ -55,11 +55,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows in order of execution, and the numbers in arrays: scales, biases, norms, constant operands."""
+    """Rows in order of execution, and the numbers in arrays: scales, biases, norms, constant operands.
+
+    Attributes:
+        rows: one per op that counts.
+        extra_params: numbers in arrays.
+        extra_bits: theirs.
+        position_bits: of all bits those that say where values of the weights stand.
+    """
 
     rows: tuple[Row, ...]
     extra_params: int
     extra_bits: int
+    position_bits: int
 
     @property
     def params(self) -> int:
@@ -123,7 +131,8 @@ def count(program: Program, graph: str = "main", *, time: int = 1) -> Counts:
             rows.append(_row(node, program, shapes, seen))
     named = {name for each in program.run_by(counted) for name in _constants(each)} & set(program.arrays)
     sizes = [program.arrays[name].size for name in named]
-    return Counts(tuple(rows), sum(sizes), sum(program.arrays[name].nbytes * 8 for name in named))
+    extra_bits = sum(program.arrays[name].nbytes * 8 for name in named)
+    return Counts(tuple(rows), sum(sizes), extra_bits, sum(program.weights[name].position_bits() for name in seen))
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,26 @@ def test_bits_are_the_payload_of_the_file(tmp_path):
     assert count(program).bits == 8 * sum(array.nbytes for array in load_file(tmp_path / "net.dovetail").values())
 
 
+def test_positions_are_what_is_not_numbers_and_scales():
+    sketch = Sketch(0)
+    x = sketch.input("batch", 8)
+    sparse = random_packed("sparse", (8, 8), sketch.random, density=0.5)
+    searched = random_packed("permuted_diagonal", (8, 8), sketch.random, size=4, index="searched")
+    circulant = random_packed("block_circulant", (8, 8), sketch.random, size=4)
+    y = x
+    for packed in (sparse, searched, circulant, sparse):
+        y = sketch.add("linear", y, packed=packed)
+    assert count(sketch.program(y)).position_bits == 2 * 64 + 8 * -(-4 * 2 // 8)  # a bitmap each; four shifts of 2 bits
+
+
+def test_positions_and_numbers_make_the_weights():
+    for packed in every_format().weights.values():
+        assert 0 <= packed.position_bits() < packed.bits()
+        assert (packed.position_bits() > 0) == any(
+            name.endswith((".bitmap", ".gaps", ".groups", ".runs", ".index")) for name in packed.arrays
+        )
+
+
 def test_unknown_graph():
     with pytest.raises(ProgramError, match="no graph 'early'"):
         count(every_format(), "early")
