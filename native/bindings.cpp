@@ -146,6 +146,7 @@ NB_MODULE(_native, m) {
       .def("reserve_scratch", &Plan::reserve_scratch, nb::arg("floats"))
       .def("run", &run, nb::arg("pool"), nb::arg("slots"))
       .def("run_timed", &run_timed, nb::arg("pool"), nb::arg("slots"))
+      .def("arrive_late", &Plan::arrive_late, "Call every step as a thread that comes when the run is over. For tests.")
       .def("kernels", &Plan::kernels, "What each step calls: dovetail_<op>_<format>_<values>__<isa>.")
       .def("__len__", &Plan::size);
   m.def("isas", &isas, "Names of the ISAs that this build has and this CPU can run, slowest first.");

@@ -40,7 +40,9 @@ inline int64_t take(Claim& claim, uint32_t run, int64_t size, int64_t grain) {
   }
 }
 
-// Calls body(begin, end) on pieces of [0, units) of about `grain` units until none is left. A kernel calls this once.
+// Calls body(begin, end) on pieces of [0, units) of about `grain` units until none is left. A kernel calls this once, and
+// reads nothing but its arguments outside of the body: a thread that comes when the run is over gets no piece, and what
+// the arguments point to may be gone by then (Plan::arrive_late shows a kernel that does).
 template <class Body>
 inline void for_units(Worker& worker, int64_t units, int64_t grain, const Body& body) {
   worker.units = units;

@@ -39,6 +39,10 @@ class Plan {
   // What each step calls, as `dovetail_<op>_<format>_<values>__<isa>`: read from the table that its function is from.
   std::vector<std::string> kernels() const;
 
+  // Calls every step as a thread that comes when the run is over, with pointers that lead nowhere: a kernel that reads
+  // through them ends the process. For tests.
+  void arrive_late() const;
+
   // `slots` are addresses of the caller's inputs and outputs. With `nanoseconds`, every step is timed on its own.
   // Callers take turns; a plan is run on one pool only. Nothing is allocated once a few runs have been made.
   void run(Pool& pool, const std::vector<uintptr_t>& slots, int64_t* nanoseconds = nullptr);

@@ -141,8 +141,8 @@ void conv2d_map_coefficients_int8(const void* arguments, Worker& worker) {
   const int64_t quads = (a.out_channels + 3) / 4, rows = kLanes / a.row_lanes, step = a.vectors * kLanes;
   auto* const lines = reinterpret_cast<int32_t*>(worker.scratch);
   int32_t* const sums = lines + a.channels * a.phase_count * step;
-  const Spread spread(runs, a.run_count, a.masks, a.row_lanes);
   for_units(worker, a.images * a.group_count, 1, [&](int64_t begin, int64_t end) {
+    const Spread spread(runs, a.run_count, a.masks, a.row_lanes);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / a.group_count, group = unit % a.group_count;
       int32_t* line = lines;
