@@ -109,6 +109,32 @@ def test_rounded_operands_and_spared_weights_are_those_of_the_program(build, dat
     assert np.median(np.abs(whole - rounded)) < 0.05 * np.median(np.abs(real - rounded))
 
 
+@pytest.mark.parametrize("options", [{}, {"block": 4}, {"shared": 4}, {"density": 0.05}])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_layer_is_at_most_one_code_from_the_trained_one(options, stride):
+    """On the codes that the program reads, the layer in floating point rounds to the program's codes or their next."""
+    torch.manual_seed(3)
+    convs = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, stride, padding=1), nn.ReLU()]
+    model = nn.Sequential(*convs, nn.Conv2d(16, 4, 1))
+    batches = [(torch.randn(16, 3, 9, 7), torch.zeros(16, dtype=torch.long))]
+    method = short(sparsify_epochs=0, ternarise_epochs=0, settle_epochs=0, rule="minmax", pointwise=False, **options)
+    compress(model, method, train=batches)
+    program = lower(model.eval(), batches[0][0][:1])
+    whole = quantize(program, [batches[0][0].numpy()], **method.quantization().options())
+    node = next(n for n in whole.graph.nodes if n.name == "2")
+    assert whole.weights[node.weight].spec.coefficients == "ternary"
+    values, tensors = run(whole, batches[0][0].numpy(), every=True), whole.graph.tensors
+    read, made = tensors[node.inputs[0]], tensors[node.output]
+    assert (read.dtype, made.dtype) == ("uint8", "uint8")
+    x = (torch.from_numpy(values[node.inputs[0]].astype(np.float32)) - read.zero) * read.scale
+    with torch.no_grad():
+        y = torch.relu(model[2](x)) / made.scale + made.zero
+    apart = np.abs(y.round().clamp(0, 255).numpy() - values[node.output])
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.03  # the program's biases are mended by means over the images
+    assert len(np.unique(values[node.output])) > 50
+
+
 def test_only_settling_rounds_and_the_hooks_go(build, data):
     """A layer that reads the image, whose numbers are no codes, finds codes in the last phase alone."""
     seen = {}
