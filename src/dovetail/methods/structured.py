@@ -8,7 +8,7 @@ phase, if it is asked for, the numbers of a layer become 16 that its weights sha
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Final, Literal
 
@@ -91,6 +91,7 @@ class Structured(SinglePhase):
         order = execution_order(model, example)
         named = {n: size for glob, size in self.sizes.items() for n in Plan({glob: Kept("")}).resolve(model)}
         plan = complete(model, given, lambda name, layer: self._choose(name, layer, order, named))
+        plan = self._in_order(plan, model, order, frozenset(given.resolve(model)) if given is not None else frozenset())
         for name, spec in plan.specs():
             if spec.format != self.format:
                 raise SpecError(f"layer {name!r}: {self.name} trains the format {self.format}, not {spec.format}")
@@ -166,6 +167,10 @@ class Structured(SinglePhase):
     @abstractmethod
     def _spec(self, size: int, layer: Any) -> Spec:
         """The format of a layer, in blocks of `size`."""
+
+    def _in_order(self, plan: Plan, model: nn.Module, order: Sequence[str], given: Set[str]) -> Plan:
+        """The plan, seen as a chain of layers in the order in which they run; layers of `given` keep their format."""
+        return plan
 
     def _groups(self, phase: Phase, model: nn.Module) -> ParamGroups:
         return super().begin(phase, model)

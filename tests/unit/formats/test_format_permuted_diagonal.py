@@ -12,6 +12,7 @@ from torch import nn
 from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import PackedPermutedDiagonal, PermutedDiagonalSpec
 from dovetail.formats import layer as layers
+from dovetail.formats.permuted_diagonal import reach
 from dovetail.formats.permuted_diagonal.packed import columns_of
 from dovetail.formats.values import CODEBOOK4, F32, INT8
 
@@ -123,6 +124,58 @@ def test_layers_mix_unless_columns_and_size_share_a_divisor(size: int, inputs: i
     assert natural.mixing(shape, seed=5) == (natural if apart == 1 else random)
     kept = PackedPermutedDiagonal.random(shape, random, RANDOM).kept().astype(np.float32)
     assert (np.linalg.matrix_power(kept, 9) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "first, second, sizes, share",
+    [
+        ((512, 512), (512, 512), (8, 4), 1 / 2),
+        ((512, 512), (512, 512), (4, 2), 1 / 2),
+        ((1024, 1024), (1024, 1024), (32, 8), 1 / 4),
+        ((512, 512), (512, 512), (4, 8), 1),
+        ((512, 512), (512, 512), (8, 8), 1),
+        ((100, 300), (250, 100), (8, 4), None),
+        ((96, 48), (64, 96), (13, 5), None),
+        ((50, 20), (7, 50), (7, 3), None),
+        ((32, 16, 3, 3), (48, 32, 3, 3), (8, 4), None),
+        ((64, 32, 3, 3), (64, 64, 1, 1), (4, 2), None),
+        ((32, 16, 3, 3), (40, 32 * 9), (8, 4), None),
+        ((32, 16, 3, 3), (40, 32 * 16), (4, 16), None),
+    ],
+)
+def test_the_reach_of_a_layer_is_that_of_the_product_of_the_masks(
+    first: tuple[int, ...], second: tuple[int, ...], sizes: tuple[int, int], share: float | None
+) -> None:
+    """The first inputs of the layer before, as many as its blocks are large, are one of each class."""
+    before, after = (PermutedDiagonalSpec(size=size) for size in sizes)
+    masks = [
+        PackedPermutedDiagonal.random(shape, spec, RANDOM).kept().reshape(*shape[:2], -1)[:, :, 0].astype(np.float32)
+        for shape, spec in ((first, before), (second, after))
+    ]
+    each = second[1] // first[0]
+    reached = masks[1] @ np.repeat(masks[0], each, axis=0) > 0
+    got = reach(before, first, after, second)
+    assert got.found == pytest.approx(reached[:, : sizes[0]].mean())
+    assert got.found <= got.best <= 1
+    if share is not None:
+        assert (got.best, got.found) == (1, pytest.approx(share))
+        assert reached.mean() == pytest.approx(share)
+        assert got.mixes == (share == 1)
+
+
+def test_few_inputs_cannot_reach_all_classes() -> None:
+    """32 inputs in blocks of 8: four of each class, so at most half of the eight classes before."""
+    got = reach(PermutedDiagonalSpec(size=8), (32, 32), PermutedDiagonalSpec(size=8), (32, 32))
+    assert got.best == 0.5
+    assert got.mixes
+
+
+def test_only_natural_neighbours_have_a_reach() -> None:
+    natural, random = PermutedDiagonalSpec(size=4), PermutedDiagonalSpec(size=4, index="random", seed=1)
+    with pytest.raises(SpecError, match="natural indices have classes to reach, not a natural and a random one"):
+        reach(natural, (16, 16), random, (16, 16))
+    with pytest.raises(SpecError, match="24 inputs are no multiple of the 16 outputs of the layer before"):
+        reach(natural, (16, 16), natural, (16, 24))
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,61 @@ def test_layers_that_would_never_mix_take_a_random_index(caplog: pytest.LogCaptu
     ]
 
 
+def indices(plan: Plan) -> list[str]:
+    return [getattr(what, "index", "dense") for what in plan.layers.values()]
+
+
+def test_a_layer_that_does_not_mix_the_one_before_takes_a_random_index(caplog: pytest.LogCaptureFixture) -> None:
+    """Sizes of 8 then 4 meet half of the classes; 4 then 8 all; the third has a random one before it."""
+    model, x = mlp(512, 512, 512, 512), torch.zeros(1, 512)
+    plan = PermDnn(sizes={"0": 8, "1": 4, "2": 2}, everything=True, seed=7).plan(model, x)
+    assert indices(plan) == ["natural", "random", "natural"]
+    assert plan.layers["1"] == PermutedDiagonalSpec(size=4, index="random", seed=7)
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "layer '1' takes a random index: with natural ones of size 4 after 8 of layer '0', an output reaches 0.5 of "
+        "what its inputs could"
+    ]
+    caplog.clear()
+    assert indices(PermDnn(sizes={"0": 4, "1": 8, "2": 8}, everything=True).plan(model, x)) == ["natural"] * 3
+    assert not caplog.messages
+
+
+def test_a_dense_layer_between_mixes_and_a_depthwise_one_does_not() -> None:
+    def chain(middle: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(64, 64, 1), middle, nn.Conv2d(64, 64, 1))
+
+    for middle, last in (
+        (nn.ReLU(), "random"),
+        (nn.Conv2d(64, 64, 3, padding=1, groups=64), "random"),
+        (nn.Conv2d(64, 64, 3, padding=1, groups=2), "natural"),
+        (nn.Conv2d(64, 64, 3, padding=1), "natural"),
+    ):
+        method = PermDnn(size=1, sizes={"0": 8, "2": 4}, everything=True)
+        assert indices(method.plan(chain(middle), torch.zeros(1, 64, 4, 4)))[-1] == last
+
+
+@pytest.mark.parametrize("size, index", [(2, "natural"), (8, "natural"), (32, "random")])
+def test_flattened_maps_are_the_channels_that_they_came_from(size: int, index: str) -> None:
+    """Each channel is four inputs: a class of 8 reads every second or more, one of 32 every eighth."""
+    model = nn.Sequential(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 4, 64))
+    method = PermDnn(sizes={"0": 4, "3": size}, everything=True)
+    assert indices(method.plan(model, torch.zeros(1, 32, 4, 4))) == ["natural", index]
+
+
+def test_given_formats_are_kept_and_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = mlp(512, 512, 512), torch.zeros(1, 512)
+    given = Plan({"0": PermutedDiagonalSpec(size=8), "1": PermutedDiagonalSpec(size=4)})
+    assert PermDnn().plan(model, x, given).layers == given.layers
+    (message,) = caplog.messages
+    assert message.startswith("layer '1' keeps its natural index: with natural ones of size 4 after 8 of layer '0'")
+    caplog.clear()
+    random = Plan({"0": PermutedDiagonalSpec(size=8), "1": PermutedDiagonalSpec(size=4, index="random", seed=1)})
+    assert PermDnn().plan(model, x, random).layers == random.layers
+    assert not caplog.messages
+    first = Plan({"0": PermutedDiagonalSpec(size=8)})
+    assert indices(PermDnn(size=4, everything=True).plan(model, x, first)) == ["natural", "random"]
+
+
 def test_layers_that_stay_dense_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(64, 10))
     plan = PermDnn(size=2).plan(model, torch.zeros(1, 3, 6, 6))

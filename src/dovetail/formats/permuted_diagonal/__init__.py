@@ -2,8 +2,9 @@
 
 from dovetail.formats.base import register
 from dovetail.formats.permuted_diagonal.packed import PackedPermutedDiagonal
+from dovetail.formats.permuted_diagonal.reach import Reach, reach
 from dovetail.formats.permuted_diagonal.spec import PermutedDiagonalSpec
 
 register(PermutedDiagonalSpec, PackedPermutedDiagonal)
 
-__all__ = ["PackedPermutedDiagonal", "PermutedDiagonalSpec"]
+__all__ = ["PackedPermutedDiagonal", "PermutedDiagonalSpec", "Reach", "reach"]
