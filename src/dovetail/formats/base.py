@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 Shape = tuple[int, ...]
+NOT_REAL: Final = frozenset("cOSUmM")
+"""Kinds of numpy types that are no real numbers."""
 
 
 @dataclass(frozen=True)
@@ -258,9 +260,17 @@ def check_rank(shape: Shape, allowed: tuple[int, ...], spec: Spec, name: str) ->
         raise SpecError(f"layer {name!r}: format {spec.format!r} holds {holds}, not a weight of shape {shape}")
 
 
+def as_real(weight: Array) -> NDArray[Any]:
+    """`weight` as an array, refused with `SpecError` if it is not of real numbers."""
+    array = np.asarray(weight)
+    if array.dtype.kind in NOT_REAL:
+        raise SpecError(f"a weight of shape {array.shape} must be of real numbers, not of {array.dtype}")
+    return array
+
+
 def as_weight(weight: Array) -> FloatArray:
-    """`weight` as contiguous float32, refused with `SpecError` if it has NaN or Inf."""
-    array = np.ascontiguousarray(weight, dtype=np.float32)
+    """`weight` as contiguous float32, refused with `SpecError` if it has NaN or Inf or is not of real numbers."""
+    array = np.ascontiguousarray(as_real(weight), dtype=np.float32)
     if not np.isfinite(array).all():
         raise SpecError(f"a weight of shape {array.shape} has NaN or Inf; check the checkpoint it came from")
     return array

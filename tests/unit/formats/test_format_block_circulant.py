@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from dovetail.errors import ProgramError, SpecError
 from dovetail.formats import BlockCirculantSpec, Geometry, PackedBlockCirculant
 from dovetail.formats import layer as layers
-from dovetail.formats.values import CODEBOOK4, INT8
+from dovetail.formats.values import CODEBOOK4, F32, INT8, Values
 
 RANDOM = np.random.default_rng(12)
 
@@ -116,6 +118,7 @@ def test_numbers_that_stand_nowhere_leave_a_code_book_to_the_others() -> None:
         ((2, 2, 3), None, "columns of shape"),
         ((2, 2, 4), np.ones(3), "8 finite gains"),
         ((2, 2, 4), np.full(8, np.nan), "8 finite gains"),
+        ((2, 2, 4), np.full(8, 1 + 1j), "8 finite gains"),
     ],
 )
 def test_columns_and_gains_are_as_many_as_the_weight_has(
@@ -126,7 +129,32 @@ def test_columns_and_gains_are_as_many_as_the_weight_has(
     whole = PackedBlockCirculant.from_columns(np.ones((2, 2, 4)), BlockCirculantSpec(size=4), (8, 8))
     if gain is not None:
         with pytest.raises(SpecError, match=message):
-            whole.cast(INT8, gain.astype(np.float32))
+            whole.cast(INT8, gain)
+
+
+@pytest.mark.parametrize("values", [F32, CODEBOOK4])
+def test_columns_that_are_no_real_numbers_are_refused(values: Values) -> None:
+    spec, shape = BlockCirculantSpec(size=4, values=values), (8, 8)
+    with pytest.raises(SpecError, match=r"a weight of shape \(2, 2, 4\) must be of real numbers, not of complex128"):
+        PackedBlockCirculant.from_columns(np.ones((2, 2, 4)) * 1j, spec, shape)
+    with pytest.raises(SpecError, match="must be of real numbers, not of <U1"):
+        PackedBlockCirculant.from_columns(np.full((2, 2, 4), "1"), spec, shape)
+    listed = PackedBlockCirculant.from_columns(np.ones((2, 2, 4)).tolist(), spec, shape)  # type: ignore[arg-type]
+    assert (listed.dense() == 1).all()
+
+
+@pytest.mark.parametrize(
+    "spectra, found",
+    [
+        (np.ones((2, 2, 3), complex).tolist(), "list"),
+        (None, "NoneType"),
+        (np.full((2, 2, 3), None), "object"),
+        (np.full((2, 2, 3), "1"), "<U1"),
+    ],
+)
+def test_spectra_that_are_no_array_of_numbers_are_refused(spectra: Any, found: str) -> None:
+    with pytest.raises(SpecError, match=f"must be a numpy array of complex numbers, not {found}"):
+        PackedBlockCirculant.from_spectra(spectra, BlockCirculantSpec(size=4), (8, 8))
 
 
 def test_multiplications_of_a_large_layer_are_the_published_share() -> None:

@@ -14,7 +14,7 @@ from dovetail.formats import PackedPermutedDiagonal, PermutedDiagonalSpec
 from dovetail.formats import layer as layers
 from dovetail.formats.permuted_diagonal import reach
 from dovetail.formats.permuted_diagonal.packed import columns_of
-from dovetail.formats.values import CODEBOOK4, F32, INT8
+from dovetail.formats.values import CODEBOOK4, F32, INT8, Values
 
 RANDOM = np.random.default_rng(11)
 
@@ -193,6 +193,41 @@ def test_diagonals_are_as_many_as_the_blocks(q: tuple[int, ...], shifts: list[li
     spec = PermutedDiagonalSpec(size=5, index="searched")
     with pytest.raises(SpecError, match=message):
         PackedPermutedDiagonal.from_diagonals(np.ones(q, np.float32), spec, (10, 9), np.array(shifts))
+
+
+@pytest.mark.parametrize("shifts", [np.array([[0.0, 1], [2, 3]]), np.ones((2, 2), bool), np.full((2, 2), 1j)])
+def test_shifts_are_whole_numbers(shifts: np.ndarray) -> None:
+    spec = PermutedDiagonalSpec(size=5, index="searched")
+    with pytest.raises(SpecError, match=f"shifts must be whole numbers, not {shifts.dtype}"):
+        PackedPermutedDiagonal.from_diagonals(np.ones((2, 2, 5), np.float32), spec, (10, 9), shifts)
+
+
+def test_whole_numbers_of_any_width_and_lists_are_shifts() -> None:
+    spec, q = PermutedDiagonalSpec(size=5, index="searched"), np.ones((2, 2, 5), np.float32)
+    want = PackedPermutedDiagonal.from_diagonals(q, spec, (10, 9), np.array([[0, 1], [2, 4]])).dense()
+    for shifts in ([[0, 1], [2, 4]], np.array([[0, 1], [2, 4]], np.uint64), np.array([[0, 1], [2, 4]], np.int8)):
+        got = PackedPermutedDiagonal.from_diagonals(q, spec, (10, 9), shifts)  # type: ignore[arg-type]
+        got.validate()
+        assert np.array_equal(got.dense(), want)
+
+
+@pytest.mark.parametrize("values", [F32, CODEBOOK4])
+def test_diagonals_that_are_no_real_numbers_are_refused(values: Values) -> None:
+    spec = PermutedDiagonalSpec(size=5, values=values)
+    with pytest.raises(SpecError, match="must be of real numbers, not of complex128"):
+        PackedPermutedDiagonal.from_diagonals(np.ones((2, 2, 5)) * 1j, spec, (10, 9), spec.shifts((10, 9)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "spec, own", [(PermutedDiagonalSpec(size=5), 1), (PermutedDiagonalSpec(size=5, index="random", seed=2), 0)]
+)
+def test_shifts_of_another_index_are_refused(spec: PermutedDiagonalSpec, own: int) -> None:
+    """They are not stored, so the weight would be read on other diagonals than it was written on."""
+    shifts = spec.shifts((10, 9))
+    shifts[0, 1] = own + 2
+    message = rf"a {spec.index} index shifts block \(0, 1\) by {own}, not by {own + 2}; index='searched' stores any"
+    with pytest.raises(SpecError, match=message):
+        PackedPermutedDiagonal.from_diagonals(np.ones((2, 2, 5), np.float32), spec, (10, 9), shifts)
 
 
 def test_random_shifts_are_part_of_the_format() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import ProgramError, SpecError
-from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size, scaled
+from dovetail.formats.base import NOT_REAL, Geometry, Packed, Shape, as_weight, kernel_size, scaled
 from dovetail.formats.block_circulant.spec import BlockCirculantSpec
 from dovetail.formats.values import CODEBOOK4, FloatArray, Integer8, Rows, Values, in_one_book
 
@@ -49,18 +49,18 @@ class PackedBlockCirculant(Packed):
         Output k is multiplied by `gain[k]`. Numbers that stand nowhere in the weight leave a code book to the others.
 
         Raises:
-            SpecError: the columns or gains are not as many as the shape asks for, or a gain is NaN or Inf.
+            SpecError: the columns or gains are not as many as the shape asks for, or one is not a real, finite number.
         """
-        wanted = (*spec.grid(shape), spec.size, *shape[2:])
-        if np.shape(columns) != wanted:
-            raise SpecError(f"block_circulant: columns of shape {np.shape(columns)}; a weight of {shape} has {wanted}")
+        columns, wanted = as_weight(columns), (*spec.grid(shape), spec.size, *shape[2:])
+        if columns.shape != wanted:
+            raise SpecError(f"block_circulant: columns of shape {columns.shape}; a weight of {shape} has {wanted}")
         _check_gain(shape, gain)
         if spec.values == CODEBOOK4:
             used = _counts(spec, shape) > 0
             first = np.ravel(columns[used])[0]
             columns = np.where(used.reshape(*used.shape, *(1,) * (len(shape) - 2)), columns, first)
-        arrays = spec.values.encode("weight", as_weight(columns), _rows(spec, shape))
-        if gain is not None and (gain != 1).any():
+        arrays = spec.values.encode("weight", columns, _rows(spec, shape))
+        if gain is not None and np.not_equal(gain, 1).any():
             arrays["weight.gain"] = np.ascontiguousarray(gain, dtype=np.float32)
         return cls(spec, shape, arrays)
 
@@ -69,9 +69,12 @@ class PackedBlockCirculant(Packed):
         """From the real transforms of the first columns, (rows, columns, size // 2 + 1[, R, S]).
 
         Raises:
-            SpecError: they have another shape, NaN or Inf, or are not of real numbers: the first, and of an even size
-                the last, must be real.
+            SpecError: they are no array of numbers, have another shape, NaN or Inf, or are not those of real numbers:
+                the first, and of an even size the last, must be real.
         """
+        if not isinstance(spectra, np.ndarray) or spectra.dtype.kind in NOT_REAL - {"c"}:
+            found = str(getattr(spectra, "dtype", type(spectra).__name__))
+            raise SpecError(f"block_circulant: spectra must be a numpy array of complex numbers, not {found}")
         if not np.isfinite(spectra).all():
             raise SpecError(f"block_circulant: spectra of a weight of shape {shape} have NaN or Inf")
         want = (*spec.grid(shape), spec.size // 2 + 1, *shape[2:])
@@ -171,7 +174,10 @@ class PackedBlockCirculant(Packed):
 
 
 def _check_gain(shape: Shape, gain: FloatArray | None) -> None:
-    if gain is not None and (np.shape(gain) != shape[:1] or not np.isfinite(gain).all()):
+    if gain is None:
+        return
+    given = np.asarray(gain)
+    if given.shape != shape[:1] or given.dtype.kind in NOT_REAL or not np.isfinite(given).all():
         raise SpecError(f"block_circulant: a weight of shape {shape} takes {shape[0]} finite gains, one an output")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.errors import ProgramError, SpecError
-from dovetail.formats.base import Geometry, Packed, Shape, as_weight, kernel_size
+from dovetail.formats.base import Geometry, Packed, Shape, as_real, as_weight, kernel_size
 from dovetail.formats.permuted_diagonal.spec import PermutedDiagonalSpec
 from dovetail.formats.values import CODEBOOK4, Array, FloatArray, Integer8, Rows, Values, in_one_book
 
@@ -44,13 +44,13 @@ class PackedPermutedDiagonal(Packed):
     def from_diagonals(cls, diagonals: FloatArray, spec: PermutedDiagonalSpec, shape: Shape, shifts: Shifts) -> Self:
         """From q of shape (rows, columns, size[, R, S]) and k of shape (rows, columns), a weight of `shape`.
 
-        What lies beyond the weight becomes zero, or a number that the code book has anyway. Shifts of an index that is
-        not searched are those of `spec`.
+        What lies beyond the weight becomes zero, or a number that the code book has anyway.
 
         Raises:
-            SpecError: the diagonals or shifts are not as many as the blocks of the shape ask for, or a shift is none.
+            SpecError: the diagonals or shifts are not as many as the blocks of the shape ask for, a shift is none, or
+                is not that of an index that `spec` does not search; diagonals are not of real, finite numbers.
         """
-        grid = spec.grid(shape)
+        grid, diagonals = spec.grid(shape), as_real(diagonals)
         wanted = (*grid, spec.size, *shape[2:])
         if np.shape(diagonals) != wanted or np.shape(shifts) != grid:
             given = f"{np.shape(diagonals)} with shifts of {np.shape(shifts)}"
@@ -58,9 +58,7 @@ class PackedPermutedDiagonal(Packed):
                 f"permuted_diagonal: a weight of shape {shape} has diagonals of {wanted} and shifts of {grid}, "
                 f"not {given}"
             )
-        if np.size(shifts) and not 0 <= np.min(shifts) <= np.max(shifts) < spec.size:
-            found = f"from {np.min(shifts)} to {np.max(shifts)}"
-            raise SpecError(f"permuted_diagonal: shifts of blocks of {spec.size} are 0 to {spec.size - 1}, not {found}")
+        shifts = _checked(np.asarray(shifts), spec, shape)
         inside = _inside(spec, shape, shifts)
         filling = np.ravel(diagonals[inside])[0] if spec.values == CODEBOOK4 else 0
         inside = inside.reshape(*inside.shape, *(1,) * (len(shape) - 2))
@@ -110,7 +108,7 @@ class PackedPermutedDiagonal(Packed):
         if multiply is not None:
             rows, size = self.spec.grid(self.shape)[0], self.spec.size
             factors = np.pad(multiply, (0, rows * size - len(multiply))).reshape(rows, 1, size)
-            q = (q * factors.reshape(*factors.shape, *(1,) * (q.ndim - 3))).astype(np.float32)
+            q = q * factors.reshape(*factors.shape, *(1,) * (q.ndim - 3))
         return self.from_diagonals(q, replace(self.spec, values=values), self.shape, self.index())
 
     def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
@@ -144,6 +142,23 @@ class PackedPermutedDiagonal(Packed):
         outside = ~_inside(self.spec, self.shape, self.index())
         if self.spec.values != CODEBOOK4 and self.diagonals()[outside].any():
             raise ProgramError(f"permuted_diagonal weight of shape {self.shape} has values beyond its last channel")
+
+
+def _checked(shifts: NDArray[Any], spec: PermutedDiagonalSpec, shape: Shape) -> Shifts:
+    """The shifts as int64, if they are some, and those of the index of `spec`."""
+    if shifts.dtype.kind not in "iu":
+        raise SpecError(f"permuted_diagonal: shifts must be whole numbers, not {shifts.dtype}")
+    if shifts.size and not 0 <= shifts.min() <= shifts.max() < spec.size:
+        found = f"from {shifts.min()} to {shifts.max()}"
+        raise SpecError(f"permuted_diagonal: shifts of blocks of {spec.size} are 0 to {spec.size - 1}, not {found}")
+    checked = shifts.astype(np.int64)
+    if spec.index != "searched" and (other := checked != (own := spec.shifts(shape))).any():
+        row, column = np.argwhere(other)[0]
+        raise SpecError(
+            f"permuted_diagonal: a {spec.index} index shifts block ({row}, {column}) by {own[row, column]}, not by "
+            f"{checked[row, column]}; index='searched' stores any shifts"
+        )
+    return checked
 
 
 def _rows(spec: PermutedDiagonalSpec, shape: Shape) -> Rows:
