@@ -63,14 +63,38 @@ def test_lossless_spec_gives_the_weight_back(name: str, case: Case, number: int)
         assert worst(layer(x), dense(x)) <= 1e-5
 
 
-@every_row
+FACTORED = ("kernel_basis", "permuted_diagonal", "svd", "tucker")
+"""Formats whose layers show their structure in standard ops; the others export the product with their weight."""
+
+
+@few_rows
+def test_which_formats_show_their_structure(name: str, case: Case, number: int) -> None:
+    _, layer = make(name, case, number)
+    base = layers.FormatLinear if isinstance(layer, layers.FormatLinear) else layers.FormatConv2d
+    assert (getattr(type(layer), "factored", base.factored) is not base.factored) == (name in FACTORED)
+
+
+@pytest.mark.parametrize("name, case, number", [row for row in ROWS if row.values[0] in FACTORED])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.float64, 1e-10)], ids=["f32", "f64"])
 def test_factored_equals_recomposed(name: str, case: Case, number: int, dtype: torch.dtype, tolerance: float) -> None:
+    """Permuted diagonals of a random or searched index have no classes: there it is the recomposed weight again."""
     _, layer = make(name, case, number, dtype)
     x = case.input().to(dtype)
     with torch.no_grad(), layers.appear("factored"):
-        weight = layer.weight() if name != "dense" else layer.weight
-        assert worst(layer(x), case.oracle(x, weight, layer.bias)) <= tolerance
+        assert worst(layer(x), case.oracle(x, layer.weight(), layer.bias)) <= tolerance
+
+
+@pytest.mark.parametrize("name, case, number", [row for row in ROWS if row.values[0] not in FACTORED])
+def test_without_factors_it_is_the_product_that_trains(name: str, case: Case, number: int) -> None:
+    """The transforms of circulant blocks are no standard ops: what ONNX gets is their weight, rotated out."""
+    _, layer = make(name, case, number)
+    x = case.input()
+    with torch.no_grad(), layers.appear("factored"):
+        appears = layer(x)
+    with torch.no_grad():
+        assert torch.equal(appears, layer(x))
+        dense = torch.from_numpy(layers.pack(layer).dense().copy())
+        assert worst(appears, case.oracle(x, dense, layer.bias)) <= 1e-5
 
 
 @few_rows

@@ -89,6 +89,44 @@ def test_each_gradient_comes_alone(case, trained):
     assert given[1 - trained].grad is None
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 8])
+def test_gradients_by_spectra_are_those_of_differences(k):
+    """Of blocks that do not fit, and of one that is larger than the layer."""
+    random = torch.Generator().manual_seed(k)
+    for outputs, inputs in ((k + 1, 2 * k + 1), (max(1, k - 1), k)):
+        rows, columns = -(-outputs // k), -(-inputs // k)
+        x, values = (
+            torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_()
+            for shape in ((2, inputs), (rows, columns * k))
+        )
+
+        def op(x, values, outputs=outputs):
+            return torch.ops.dovetail.block_circulant(x, values, None, None, k, outputs, "ieee", "auto")
+
+        assert torch.autograd.gradcheck(op, (x, values))
+
+
+@pytest.mark.parametrize(
+    ("k", "outputs", "inputs"),
+    [(1, 5, 7), (2, 5, 7), (3, 10, 14), (8, 27, 20), (64, 100, 130), (256, 300, 700), (1024, 1100, 900)],
+)
+def test_gradients_by_spectra_are_those_of_the_expanded_weight(k, outputs, inputs):
+    """In float64, and what stands nowhere in the weight has none. The transforms may lose a few of 16 digits."""
+    random = torch.Generator().manual_seed(k)
+    rows, columns = -(-outputs // k), -(-inputs // k)
+    shapes = ((3, inputs), (rows, columns * k), (3, outputs))
+    x, values, grad = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in shapes)
+    leaves = x.requires_grad_(), values.requires_grad_()
+    y = torch.nn.functional.linear(x, circulant.dense(values, k)[:outputs, :inputs])
+    want = torch.autograd.grad(y, leaves, grad)
+    got = torch.autograd.grad(
+        torch.ops.dovetail.block_circulant(x, values, None, None, k, outputs, "ieee", "auto"), leaves, grad
+    )
+    for found, exact in zip(got, want, strict=True):
+        assert found.dtype == torch.float64
+        assert (found - exact).abs().max() <= 1e-13 * exact.abs().max()
+
+
 def standing(case, shifts) -> torch.Tensor:
     """(rows, columns, size): which numbers stand somewhere in the weight, entry by entry as the formats define it."""
     p, rows, columns = case.size, -(-case.outputs // case.size), -(-case.inputs // case.size)
