@@ -9,6 +9,7 @@ import pytest
 from dovetail.cli import main
 from dovetail.engine import native_status
 from dovetail.formats import spec_from_json
+from dovetail.methods import METHODS
 
 pytest.importorskip("sklearn")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not native_status().available, reason="needs the native engine")]
@@ -80,6 +81,21 @@ def test_the_report_shows_fits_of_its_network(here, capsys):
     (here / "recipes/f.fit.json").write_text("[]")
     assert main(["report", "--no-time", "--out", "page.html"]) == 2
     assert "holds no notes of `dovetail fit`" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("method", "values"), [("permdnn", "int8"), ("circnn", "f32")])
+def test_structured_formats_are_planned_and_trained_as_a_recipe(here, capsys, method, values):
+    command = [word if word != "block" else method for word in FIT]
+    assert main([*command, "--plan-only", "--values", values, "-o", "f.yaml"]) == 0
+    assert "nothing to gain" not in capsys.readouterr().out
+    notes = json.loads((here / "f.fit.json").read_text())
+    specs = [spec_from_json(layer["spec"]) for layer in notes["plan"]["decisions"] if layer["spec"]]
+    assert {spec.format for spec in specs} == {METHODS[method].format}
+    assert notes["plan"]["predicted"]["bytes"] <= notes["plan"]["limits"]["bytes"]
+    assert not (here / "f.dovetail").exists()
+    assert main(["compress", "f.yaml", "-o", "g.dovetail"]) == 0
+    assert main(["inspect", "g.dovetail"]) == 0
+    assert METHODS[method].format in capsys.readouterr().out
 
 
 def test_a_plan_is_a_recipe(here, capsys):

@@ -83,6 +83,8 @@ def fit(
         )
     asked, known = _asked(wanted, base, rule, margin, machine, int8=values == "int8"), _known(against)
     peers = known if "latency" in wanted.limits() else ()
+    if asked.int8 and "latency" in wanted.limits() and "circnn" in asked.makers:
+        say("in whole numbers circulant layers run by their expanded weight and gain no time; --values f32 has kernels")
     call = Call.open(base, asked, budget, target, threads=threads, seed=seed, root=data, peers=peers)
     plan = call.remembered() or call.choose(costs)
     _show(plan)

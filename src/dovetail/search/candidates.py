@@ -24,6 +24,8 @@ MULTIPLES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 DENSITIES: Final = (0.5, 0.35, 0.25, 0.18, 0.13, 0.09, 0.065, 0.045, 0.03)
 SIZES: Final = (2, 4, 8, 16, 32, 64)
 """Of blocks of which one vector is left."""
+WIDE_SIZES: Final = (*SIZES, 128, 256, 512)
+"""Of circulant blocks: with large ones only few numbers are left, but each output still reads every input."""
 TERNARY: Final = (0.5, 0.35, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
 
 
@@ -131,7 +133,7 @@ def circnn(shape: LayerShape, target: Target) -> list[Spec]:
     """Circulant blocks no larger than the layer."""
     if shape.groups > 1:
         return []
-    return [BlockCirculantSpec(size=size) for size in SIZES if size <= min(shape.weight[:2])]
+    return [BlockCirculantSpec(size=size) for size in WIDE_SIZES if size <= min(shape.weight[:2])]
 
 
 PROPOSERS: Final[Mapping[str, Proposer]] = MappingProxyType({

@@ -140,6 +140,38 @@ def test_a_plan_is_written_with_its_notes_and_taken_up_again(surveys, tmp_path, 
 
 
 @needs_engine
+@pytest.mark.parametrize(
+    ("method", "form"), [("permdnn", "permuted_diagonal"), ("circnn", "block_circulant")], ids=lambda what: what
+)
+def test_blocks_of_one_vector_are_planned_too(surveys, tmp_path, method, form):
+    assert main([*FIT, "--method", method, "--budget", "bytes=0.15x"]) == 0
+    recipe = yaml.safe_load((tmp_path / "f.yaml").read_text())
+    assert recipe["method"]["name"] == method
+    changed = [spec for spec in recipe["method"]["plan"].values() if not isinstance(spec, str)]
+    assert {spec["format"] for spec in changed} == {form}
+    plan = json.loads((tmp_path / "f.fit.json").read_text())["plan"]
+    assert plan["predicted"]["bytes"] <= plan["limits"]["bytes"] < plan["dense"]["bytes"]
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("more", "warned"),
+    [
+        (["--method", "circnn"], True),
+        (["--method", "mixed", "--set", "method.parameters.methods={block: {}, circnn: {}}"], True),
+        (["--method", "circnn", "--values", "f32"], False),
+        (["--method", "permdnn"], False),
+    ],
+    ids=str,
+)
+def test_circulant_blocks_gain_no_time_in_whole_numbers(surveys, capsys, monkeypatch, more, warned):
+    monkeypatch.setattr("dovetail.fitting.rehearse", lambda *_: Rehearsal(1e-5, {}))
+    assert main([*FIT, "--budget", "latency=100x", "--accuracy-drop", "1", *more]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("circulant layers run by their expanded weight" in told) == warned
+
+
+@needs_engine
 def test_the_plan_of_another_call_is_neither_taken_nor_touched(surveys, tmp_path, capsys):
     assert main(BYTES) == 0
     before = [(tmp_path / name).read_text() for name in ("f.yaml", "f.fit.json")]

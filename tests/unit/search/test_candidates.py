@@ -56,6 +56,16 @@ def test_a_pointwise_layer_has_one_basis():
     assert {s.bases for s in found if isinstance(s, KernelBasisSpec)} == {1}
 
 
+@pytest.mark.parametrize(
+    ("weight", "most"), [((96, 64, 3, 3), 64), ((1024, 300), 256), ((4096, 511), 256), ((512, 512), 512)]
+)
+def test_circulant_blocks_are_as_large_as_the_layer_allows(weight, most):
+    at = ((weight[1], 8, 8), (weight[0], 8, 8)) if len(weight) == 4 else (weight[1:], weight[:1])
+    shape = LayerShape("conv2d" if len(weight) == 4 else "linear", *at, weight)
+    assert [s.size for s in propose("circnn", shape, TARGET)] == [2**n for n in range(1, most.bit_length())]
+    assert max(s.size for s in propose("permdnn", shape, TARGET)) == 64
+
+
 def test_an_unknown_method_is_named():
     with pytest.raises(SpecError, match="method 'magic'; known are tucker"):
         propose("magic", WIDE, TARGET)
