@@ -133,13 +133,14 @@ def _race_for_time(case: sheets.Case, asked: Conditions, out: Path) -> Race | No
         log.warning("%s is left out: %s was measured with trained weights and data", case.name, evidence)
         return None
     log.info("making %s", case.name)
-    made = make(case)
+    made, other = make(case), case.beside
     return race(
         made.program,
         made.original,
         peers=asked.against or (*DEFAULT, *case.sheet.peers),
         data=[made.images],
         compressed=made.compressed,
+        beside=None if other is None else (other.variant, make(other).program),
         threads=asked.threads or None,
         batch=asked.batch,
         blocks=asked.blocks,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ class Variant(Part):
         zeros: the part of the inputs that is zero, at random places: a layer after a ReLU.
         options: of the network, beside or in place of the sheet's.
         input: shape of one image, in place of the sheet's.
+        beside: another variant, of the same network and images, that our engine runs in the same race.
     """
 
     layers: Layers = Field(default_factory=dict)
@@ -34,6 +35,11 @@ class Variant(Part):
     zeros: float = Field(default=0.0, ge=0, lt=1)
     options: dict[str, Any] = Field(default_factory=dict)
     input: tuple[int, ...] | None = Field(default=None, min_length=1)
+    beside: str | None = None
+
+    def asks(self) -> tuple[object, ...]:
+        """What variants that race beside each other have in common."""
+        return self.part, self.zeros, self.options, self.input
 
 
 class Sheet(Part):
@@ -60,6 +66,19 @@ class Sheet(Part):
             if name not in PEERS:
                 raise ValueError(f"unknown peer {name!r}; known are {', '.join(PEERS)}")
         return names
+
+    @field_validator("variants")
+    @classmethod
+    def _neighbours(cls, variants: dict[str, Variant]) -> dict[str, Variant]:
+        for name, what in variants.items():
+            if what.beside is None:
+                continue
+            if what.beside == name or what.beside not in variants:
+                others = ", ".join(other for other in variants if other != name)
+                raise ValueError(f"{name} cannot race beside {what.beside!r}; the other variants are {others}")
+            if variants[what.beside].asks() != what.asks():
+                raise ValueError(f"{name} and {what.beside}, beside it, differ in part, zeros, options or input")
+        return variants
 
     @field_validator("network")
     @classmethod
@@ -96,6 +115,11 @@ class Case:
     def what(self) -> Variant:
         """What becomes of the network."""
         return self.sheet.variants[self.variant]
+
+    @property
+    def beside(self) -> Case | None:
+        """The case that races in the same race, if any."""
+        return None if self.what.beside is None else replace(self, variant=self.what.beside)
 
     @property
     def built(self) -> Network:

@@ -21,7 +21,7 @@ from dovetail.peers.peer import Images, Target
 from dovetail.peers.process import Child
 from dovetail.peers.schedule import Block, Key, Pace, Report, drive, key
 
-OURS, DENSE, AGAIN = "dovetail", "dovetail-dense", "dovetail-again"
+OURS, DENSE, AGAIN, BESIDE = "dovetail", "dovetail-dense", "dovetail-again", "dovetail-beside"
 Truth = dict[str, tuple[np.ndarray, ...]]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dovetail.errors import DovetailError, PeerError
 from dovetail.peers import agreement, engine
-from dovetail.peers.compare import DENSE, OURS, Questions
+from dovetail.peers.compare import BESIDE, DENSE, OURS, Questions
 from dovetail.peers.peer import Images, Peer, Source, Target
 from dovetail.peers.samples import Samples, filled, gather, padded
 from dovetail.peers.schedule import Report
@@ -42,6 +42,7 @@ class Entry:
         example: `(batch, ...)` float32.
         calibration: for int8, or None.
         test: judged on, or None.
+        beside: another network of ours that takes part, with its name, or None.
     """
 
     program: Program
@@ -50,6 +51,7 @@ class Entry:
     example: Images
     calibration: Samples | None
     test: Samples | None
+    beside: tuple[str, Program] | None = None
 
     @classmethod
     def open(
@@ -62,6 +64,7 @@ class Entry:
         test: Iterable[Any] | None,
         example: Tensor | Images | None,
         batch: int,
+        beside: tuple[str, Program] | None = None,
     ) -> Entry:
         """Read the data once; a default for everything that was not given."""
         program = _opened(program)
@@ -77,6 +80,7 @@ class Entry:
             example=filled(np.asarray(images, dtype=np.float32), batch),
             calibration=calibration,
             test=judged if judged is not None and len(judged) else None,
+            beside=beside,
         )
 
     @property
@@ -107,11 +111,10 @@ class Entry:
 
         some = [self.example] if self.calibration is None else [self.example, self.calibration.images[:CHECKED]]
         check = padded(np.concatenate(some)[: max(CHECKED, self.batch)], self.batch)
-        ours = run(self.program, check)
-        truth = {
-            "original": _outputs(self.original, check),
-            "compressed": ours if isinstance(ours, tuple) else (ours,),
-        }
+        own = {"compressed": self.program} | ({"beside": self.beside[1]} if self.beside else {})
+        found = {name: run(program, check) for name, program in own.items()}
+        truth = {name: y if isinstance(y, tuple) else (y,) for name, y in found.items()}
+        truth["original"] = _outputs(self.original, check)
         if self.test is None:
             return Questions(self.example, check, truth)
         return Questions(
@@ -131,8 +134,11 @@ class Entry:
         return found, absent
 
     def _candidates(self, peers: Sequence[Peer], dtypes: set[str], folder: Path) -> Candidates:
-        """Own dense, the peers on the original and, for `vs_same`, those of our types on the compressed network."""
+        """Ours dense and beside, the peers on the original and, for `vs_same`, those of our types on the compressed."""
         yield DENSE, partial(self._own_dense, folder)
+        if self.beside is not None:
+            label, program = f"{BESIDE}-{self.beside[0]}", self.beside[1]
+            yield label, partial(engine.target, program, folder, label, "beside")
         for peer in peers:
             yield peer.name, partial(peer.target, self._source(), folder)
         if self.compressed is None:

@@ -41,7 +41,7 @@ class Judge:
         return (*plain, *detail)
 
     def ratios(self) -> tuple[Ratio, ...]:
-        """`vs_f32`, `vs_best`, `vs_own_dense`, `vs_int8`, `vs_same`, as far as there is somebody to compare with.
+        """`vs_f32`, `vs_best`, `vs_own_dense`, `vs_beside`, `vs_int8`, `vs_same`, as far as there is a peer for them.
 
         Of several possible peers, and of the thread counts of each, it is the one that leaves the smallest claim; we
         run with our better thread count.
@@ -52,6 +52,7 @@ class Judge:
             self._hardest("vs_f32", OURS, (t for t in self._dense_peers() if t.dtype == "f32")),
             self._hardest("vs_best", OURS, (t for t in self._dense_peers() if self._is_rival(t))),
             self._hardest("vs_own_dense", OURS, (t for t in (dense,) if t is not None and _kind(t) == _kind(ours))),
+            self._hardest("vs_beside", OURS, (t for t in self.outcome.targets.values() if t.reference == "beside")),
             self._hardest("vs_int8", DENSE, self._int8_peers(dense)),
             self._hardest("vs_same", OURS, self._same()),
         ]

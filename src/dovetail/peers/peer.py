@@ -67,7 +67,7 @@ class Target:
         dtype: of the arithmetic: "f32", "bf16", "int8".
         module: what holds its `load` function.
         arguments: for `load`, JSON data.
-        reference: which network its outputs are compared with, "original" or "compressed".
+        reference: which network its outputs are compared with, "original", "compressed" or "beside".
         quiet: it times its own kernels while loading, so nothing else may load beside it.
     """
 

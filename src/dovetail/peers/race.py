@@ -34,6 +34,7 @@ def race(
     test: Iterable[Any] | None = None,
     example: Tensor | Images | None = None,
     compressed: nn.Module | None = None,
+    beside: tuple[str, Program] | None = None,
     threads: Sequence[int] | None = None,
     batch: int = 1,
     blocks: int = 20,
@@ -57,6 +58,7 @@ def race(
         test: labelled batches; the accuracies that decide who is a rival in `vs_best` are taken on up to 10,000.
         example: the timed input; from the data, else random.
         compressed: our network as a torch module, for `vs_same`.
+        beside: name and Program of another network of ours, of the same input, for `vs_beside`.
         threads: thread counts to try; by default 1 and 2. The better one of each target counts.
         batch: images per run.
         blocks: blocks of about 20 runs per target and thread count.
@@ -74,7 +76,7 @@ def race(
         PeerError: an unknown peer, or our own engine failed or computes something else.
     """
     require(threads or (), batch, blocks)
-    entry = Entry.open(program, original, compressed, data=data, test=test, example=example, batch=batch)
+    entry = Entry.open(program, original, compressed, data=data, test=test, example=example, batch=batch, beside=beside)
     rivals = [peer_named(name) for name in peers]
     counts = tuple(dict.fromkeys(threads or (1, min(2, cores()))))
     report = report or (lambda _: None)

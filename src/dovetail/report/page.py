@@ -24,6 +24,7 @@ CLAIMS = {
     "vs_f32": "best dense f32 runtime",
     "vs_best": "best dense runtime of any type",
     "vs_own_dense": "our own engine, dense",
+    "vs_beside": "our own engine, another format",
     "vs_int8": "OpenVINO int8 over our dense int8",
     "vs_same": "best runtime given our network",
 }

@@ -13,7 +13,7 @@ from dovetail.report import numbers, tables
 COLUMNS = ("case", "ratio", "value", "target", "", "against", "A/A", "our time", "accuracy", "on")
 GEOMEAN = "geomean"
 """The variant that stands for the geometric mean over all cases of a network."""
-_RATIOS = ("vs_f32", "vs_best", "vs_own_dense", "vs_int8", "vs_same")
+_RATIOS = ("vs_f32", "vs_best", "vs_own_dense", "vs_beside", "vs_int8", "vs_same")
 Json = Mapping[str, Any]
 
 

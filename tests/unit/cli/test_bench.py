@@ -206,6 +206,15 @@ def test_one_variant_races_alone_and_its_command_asks_for_it_again(races, sheet)
     assert race["command"] == "dovetail bench small/sparse90 --batch 4"
 
 
+def test_a_variant_brings_the_one_beside_it_into_its_race(races, sheet):
+    sheet.write_text(SHEET.replace("sparse90: {", "sparse90: { beside: dense,"))
+    dense, sparse = races("small")
+    assert dense["beside"] is None
+    name, program = sparse["beside"]
+    assert name == "dense"
+    assert {packed.spec.format for packed in program.weights.values()} == {"dense"}
+
+
 def test_further_peers_of_a_sheet_race_unless_others_are_named(races, sheet):
     sheet.write_text(f"{SHEET}peers: [openvino-int4]\n")
     (race,) = races("small/dense")

@@ -86,6 +86,9 @@ def test_unknown_names_are_refused_with_the_nearest(name, message):
         ({"variants": {"a": {"value": "int8"}}}, "unknown key 'variants.a.value'; did you mean 'variants.a.values'"),
         ({"variants": {"a": {"values": "int4"}}}, "variants.a.values: .*'int8'"),
         ({"variants": {"a": {"layers": {"conv1": 3}}}}, "layer 'conv1' has 3; give a spec"),
+        ({"variants": {"a": {"beside": "b"}, "c": {}}}, "a cannot race beside 'b'; the other variants are c"),
+        ({"variants": {"a": {"beside": "a"}, "c": {}}}, "a cannot race beside 'a'; the other variants are c"),
+        ({"variants": {"a": {"beside": "c"}, "c": {"zeros": 0.5}}}, "a and c, beside it, differ in part, zeros"),
         ({"peers": ["onnxruntime-int5"]}, "peers: .*unknown peer 'onnxruntime-int5'; known are .*onnxruntime-int4"),
         ({"network": {"name": "resnet8", "weights": "w.safetensors"}}, "the weights of a sheet are random"),
         ({"network": {"name": "resnet8", "trained": "dense-resnet8"}}, "the weights of a sheet are random"),
@@ -94,6 +97,15 @@ def test_unknown_names_are_refused_with_the_nearest(name, message):
 def test_a_sheet_that_says_something_else_is_told(sheet, change, message):
     with pytest.raises(RecipeError, match=message):
         sheets.cases(str(sheet(**change)))
+
+
+def test_codes_of_four_bits_race_beside_the_same_numbers_in_floating_point():
+    (case,) = sheets.cases("fc_4096x9216/permdnn_p10_4bit")
+    beside = case.beside
+    assert beside is not None
+    assert (beside.name, beside.beside) == ("fc_4096x9216/permdnn_p10", None)
+    (book,), (plain,) = (one.what.layers.values() for one in (case, beside))
+    assert {**book, "values": "f32"} == {"values": "f32", **plain}
 
 
 def test_what_is_made_is_what_the_variant_says(sheet):

@@ -17,7 +17,7 @@ from dovetail.report.speed import GEOMEAN
 
 ROOT = Path(dovetail.__file__).parents[2]
 TARGETS = ROOT / "benchmarks/targets.yaml"
-RATIOS = {"vs_f32", "vs_best", "vs_own_dense", "vs_int8", "vs_same"}
+RATIOS = {"vs_f32", "vs_best", "vs_own_dense", "vs_beside", "vs_int8", "vs_same"}
 
 
 def test_the_table_shows_results_and_targets(tmp_path, monkeypatch, capsys):

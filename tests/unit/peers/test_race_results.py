@@ -152,6 +152,16 @@ def test_vs_same_is_against_our_network_in_a_peer_and_nothing_else_is():
     }
 
 
+def test_vs_beside_is_against_the_other_network_of_ours_and_nothing_else_is():
+    references = {"dovetail": "compressed", "dovetail-beside-f32": "beside"}
+    found = outcome({"dovetail": 1, "onnxruntime": 5, "dovetail-beside-f32": 2}, references=references)
+    assert ratios(found) == {
+        "vs_f32": ("onnxruntime", 5.0),
+        "vs_best": ("onnxruntime", 5.0),
+        "vs_beside": ("dovetail-beside-f32", 2.0),
+    }
+
+
 def test_vs_int8_needs_our_dense_int8():
     dtypes = {"openvino-int8": "int8", "dovetail-dense": "int8", "dovetail": "int8"}
     (ratio,) = [r for r in Judge(outcome(TIMES, dtypes), "net/v").ratios() if r.name == "vs_int8"]
