@@ -40,7 +40,9 @@ def fit(
     ] = None,
     method: Annotated[
         str | None,
-        Parameter(help="Whose formats: block, tucker, tdc, magnitude, escalate, permdnn or circnn; auto: a mixture."),
+        Parameter(
+            help="Whose formats: block, tucker, tdc, magnitude, penni, escalate, permdnn, circnn; auto: a mixture."
+        ),
     ] = None,
     on: On | None = None,
     weights: Weights = None,

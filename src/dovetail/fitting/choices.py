@@ -34,8 +34,10 @@ from dovetail.formats.base import Packed, Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
 from dovetail.methods import METHODS, Kept, Method
+from dovetail.methods.mixed import STAGED
 from dovetail.peers.machine import machine
 from dovetail.program.layers import LayerShape
+from dovetail.program.quantize import whole_form
 from dovetail.search import damage
 from dovetail.search.budget import Budget
 from dovetail.search.candidates import PROPOSERS, Target, geometry, propose
@@ -135,6 +137,10 @@ class Asked:
                 raise SpecError(f"fit knows no candidates for method {name!r}; known are {', '.join(known)}, mixed")
             if options.get("keep") is not None:
                 raise SpecError("keep=(n, m) is alike in every layer, and fit chooses layer by layer; leave it out")
+            if name == "penni":
+                _require_penni(options)
+        if len(staged := [name for name in self.makers if name in STAGED]) > 1:
+            raise SpecError(f"{' and '.join(staged)} have several phases each and cannot be mixed; leave one out")
         self.trainer()
         for name, options in self.makers.items():
             if not self.int8 and METHODS[name](**options).quantization() is not None:
@@ -162,7 +168,10 @@ class Asked:
         self, model: nn.Module, example: Tensor, shapes: Sequence[LayerShape], target: Target
     ) -> dict[str, Sequence[Spec] | Kept]:
         """Layer → what the methods could make of it, or why they leave it alone, options considered."""
-        proposed = [_proposed(name, options, model, example, shapes, target) for name, options in self.makers.items()]
+        int8 = self.int8
+        proposed = [
+            _proposed(name, options, model, example, shapes, target, int8=int8) for name, options in self.makers.items()
+        ]
         found: dict[str, Sequence[Spec] | Kept] = {}
         for layer in (name for shape in shapes for name in shape.layers):
             lists = [what for plan in proposed if not isinstance(what := plan[layer], Kept)]
@@ -178,17 +187,33 @@ def _proposed(
     example: Tensor,
     shapes: Sequence[LayerShape],
     target: Target,
+    *,
+    int8: bool,
 ) -> dict[str, Sequence[Spec] | Kept]:
     """What one method could make of each layer; which it would change at all is for its own plan to say."""
     method = METHODS[name](**{**PROBES.get(name, {}), **options})
     planned, block = method.plan(model, example).layers, options.get("block", target.block)
     found: dict[str, Sequence[Spec] | Kept] = {}
     for shape in shapes:
-        specs = _as_wanted(propose(name, shape, replace(target, block=block)), options)
+        wanted = _as_wanted(propose(name, shape, replace(target, block=block)), options)
+        specs = [spec for spec in wanted if not (int8 and _runs_dense(shape, spec))]
         for layer in shape.layers:
             what = planned.get(layer, Kept("the method does not know it"))
             found[layer] = what if isinstance(what, Kept) else specs
     return found
+
+
+def _runs_dense(shape: LayerShape, spec: Spec) -> bool:
+    """Whether a network in whole numbers runs the dense weight instead: such a candidate only spoils."""
+    return isinstance(spec, KernelBasisSpec) and _filled(shape, spec, int8=True).spec.format == DenseSpec.format
+
+
+def _require_penni(options: Mapping[str, Any]) -> None:
+    """`SpecError` for options with which PENNI's layers would not be what was priced."""
+    if (finish := options.get("finish", "kernel_basis")) != "kernel_basis":
+        raise SpecError(f"penni finish={finish!r} makes layers dense that fit has given shared kernels; leave it out")
+    if options.get("init") == "pca_mean":
+        raise SpecError("penni init='pca_mean' keeps a coefficient of every kernel, and fit prices none; leave it out")
 
 
 def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
@@ -328,7 +353,7 @@ def _priced(
             found["bytes"] = sizes[shape, spec]
         if "macs" in limits:
             if (shape, spec) not in works:
-                works[shape, spec] = float(_filled(shape, spec).macs(geometry(shape)))
+                works[shape, spec] = float(_filled(shape, spec, int8=measured.int8).macs(geometry(shape)))
             found["macs"] = works[shape, spec]
         if modelled is not None:
             counted = modelled.costs(shape.layers[0], spec, report)
@@ -343,18 +368,18 @@ def weight_bytes(shape: LayerShape, spec: Spec | None, *, int8: bool) -> float:
 
     In whole numbers a layer of factors becomes one layer for each, and what lies between them has biases.
     """
-    packed = _filled(shape, spec)
+    packed = _filled(shape, spec, int8=int8)
     if not int8:
         return packed.bits() / 8
     factors = list(packed.stages().values()) if isinstance(packed, PackedTucker | PackedSvd) else []
     return packed.cast(INT8).bits() / 8 + BIAS * sum(map(len, factors[:-1]))
 
 
-def _filled(shape: LayerShape, spec: Spec | None) -> Packed:
-    """A layer's weight with random numbers at random places."""
+def _filled(shape: LayerShape, spec: Spec | None, *, int8: bool) -> Packed:
+    """A layer's weight with random numbers at random places, in the form that becomes whole numbers where it does."""
     chosen = DenseSpec() if spec is None else spec
     packed: Packed = FORMATS[chosen.format].packed.random(shape.weight, chosen, np.random.default_rng(0))
-    return packed
+    return whole_form(packed, shape.groups) if int8 else packed
 
 
 def _price_all(

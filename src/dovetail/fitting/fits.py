@@ -98,7 +98,8 @@ def fit(
         budget: limits on latency, bytes or multiplications, and the accuracy that they may take.
         train: batches of images and labels; the first of them calibrate int8, as many as the method wants.
         validate: batches held out: sensitivity is measured on the first of them, accuracy on all.
-        method: "block", "tucker", "tdc", "magnitude" or "escalate"; "mixed" may take another one in every layer.
+        method: "block", "tucker", "tdc", "magnitude", "penni", "escalate", "permdnn" or "circnn"; "mixed" may take
+            another one in every layer.
         options: of the method, such as epochs; of "mixed" the methods with theirs, as `Mixed` takes them.
         int8: the network computes in whole numbers in the end.
         threads: of the engine; all cores by default.

@@ -16,6 +16,7 @@ from dovetail.errors import BudgetError
 from dovetail.formats import FORMATS, PackedSvd, PackedTucker
 from dovetail.formats.base import Spec
 from dovetail.formats.values import INT8
+from dovetail.program.quantize import whole_form
 from dovetail.search.table import CostTable, Entry
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Modelled:
         if spec is None:
             return [layer]
         packed = FORMATS[spec.format].packed.from_dense(layer.workloads[0].weight.dense(), spec)
-        weight = packed.cast(INT8) if self.int8 else packed
+        weight = whole_form(packed, layer.workloads[0].groups).cast(INT8) if self.int8 else packed
         works = [replace(one, weight=weight) for one in layer.workloads]
         if not (self.int8 and isinstance(packed, PackedTucker | PackedSvd)):
             return [simulation.Recorded(name, tuple(works))]

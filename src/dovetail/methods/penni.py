@@ -53,6 +53,9 @@ Finish = Literal["kernel_basis", "dense", "auto"]
 class Penni(Staged):
     """Three phases: `alternate` (bases and coefficients in turns), `prune` (no epochs; also shrinks), `retrain`.
 
+    Layers to which a plan gives a spec of their own take its bases and, where it has one, its density: so many of their
+    coefficients are kept, whatever `threshold`, `density` and `global_density` say of the others.
+
     Attributes:
         bases: shared kernels per layer, d: a number, or a fraction below 1 of the kernels' energy that they must hold
             (the smallest such d), or either of them by layer name or glob, later ones winning.
@@ -178,7 +181,8 @@ class Penni(Staged):
         if phase.name == "alternate":
             for name, spec in self._plan.specs():
                 if not isinstance(model.get_submodule(name), KernelBasisConv2d):
-                    swap(model, name, decomposed(model.get_submodule(name), spec, self.init))
+                    whole = replace(spec, density=None)  # all coefficients train until they are pruned
+                    swap(model, name, decomposed(model.get_submodule(name), whole, self.init))
         self._enter(phase)
         self._model, self._layers = model, _decomposed_layers(model)
         grouped = phase.name == "alternate" and self.group_l1 > 0
@@ -315,6 +319,15 @@ class Penni(Staged):
             self._layers[name].prune(mask)
 
     def _survivors(self, sizes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        planned = {name: spec.density for name, spec in self._plan.specs() if isinstance(spec, KernelBasisSpec)}
+        own = {name: share for name, share in planned.items() if share is not None and name in sizes}
+        kept = {name: densest(sizes[name].flatten(), share).view(sizes[name].shape) for name, share in own.items()}
+        return kept | self._others({name: size for name, size in sizes.items() if name not in own})
+
+    def _others(self, sizes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is kept of layers whose density is not planned."""
+        if not sizes:
+            return {}
         if self.global_density is not None:
             every = torch.cat([size.flatten() for size in sizes.values()])
             kept = densest(every, self.global_density).split([size.numel() for size in sizes.values()])

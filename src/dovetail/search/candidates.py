@@ -13,6 +13,7 @@ from dovetail.formats.base import Geometry, Spec, kernel_size
 from dovetail.formats.block_circulant import BlockCirculantSpec
 from dovetail.formats.block_sparse import BlockSparseSpec
 from dovetail.formats.kernel_basis import KernelBasisSpec
+from dovetail.formats.kernel_basis.packed import least_macs
 from dovetail.formats.permuted_diagonal import PermutedDiagonalSpec
 from dovetail.formats.sparse import SparseSpec
 from dovetail.formats.svd import SvdSpec
@@ -27,6 +28,8 @@ SIZES: Final = (2, 4, 8, 16, 32, 64)
 WIDE_SIZES: Final = (*SIZES, 128, 256, 512)
 """Of circulant blocks: with large ones only few numbers are left, but each output still reads every input."""
 TERNARY: Final = (0.5, 0.35, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
+SHARED: Final = (2, 3, 5)
+"""Kernels of a layer of PENNI: five as published, and fewer, which narrow layers need to gain anything."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,15 @@ def escalate(shape: LayerShape, target: Target) -> list[Spec]:
     ]
 
 
+def penni(shape: LayerShape, target: Target) -> list[Spec]:
+    """Sparse coefficients of a few bases; of a 1x1 convolution there is one basis, of a depthwise one none."""
+    if shape.op != "conv2d" or shape.weight[1] == 1 < shape.groups:
+        return []
+    taps = shape.weight[2] * shape.weight[3]
+    counts = [1] if taps == 1 else [n for n in SHARED if n <= taps]
+    return [KernelBasisSpec(bases=n, coefficients="sparse", density=density) for n in counts for density in DENSITIES]
+
+
 def permdnn(shape: LayerShape, target: Target) -> list[Spec]:
     """Permuted diagonals under the natural index, or a random one where such layers would never mix all inputs."""
     if shape.groups > 1:
@@ -142,6 +154,7 @@ PROPOSERS: Final[Mapping[str, Proposer]] = MappingProxyType({
     "block": block,
     "magnitude": magnitude,
     "escalate": escalate,
+    "penni": penni,
     "permdnn": permdnn,
     "circnn": circnn,
 })  # fmt: skip
@@ -163,6 +176,7 @@ def work(spec: Spec, shape: LayerShape) -> float:
     """Multiply-accumulates per image of the format's usual order, before anything is packed.
 
     Of circulant blocks those of as many numbers as are stored: between the transforms there are about twice as many.
+    Coefficients of shared kernels are taken to stand at random places.
     """
     at = geometry(shape)
     (k, c), (r, s) = shape.weight[:2], kernel_size(shape.weight)
@@ -173,7 +187,11 @@ def work(spec: Spec, shape: LayerShape) -> float:
     if isinstance(spec, SvdSpec):
         return spec.rank * (c + k) * at.outputs
     if isinstance(spec, KernelBasisSpec):
-        return min(k, c) * spec.bases * r * s * at.outputs
+        if spec.coefficients == "ternary":
+            return min(k, c) * spec.bases * r * s * at.outputs
+        density = spec.density or 1.0
+        live = round(k * c * (1 - (1 - density) ** spec.bases))
+        return least_macs(shape.weight, spec.bases, round(k * c * spec.bases * density), live, at)
     if isinstance(spec, PermutedDiagonalSpec | BlockCirculantSpec):
         return shape.macs / spec.size
     return shape.macs * float(getattr(spec, "density", None) or 1.0)

@@ -291,6 +291,7 @@ def test_floating_point_is_what_the_recipe_says_then(surveys, tmp_path):
 
 
 ESCALATE = "method.parameters.methods={block: {}, escalate: {}}"
+STAGES = "method.parameters.methods={escalate: {}, penni: {}}"
 
 
 @needs_engine
@@ -298,7 +299,10 @@ ESCALATE = "method.parameters.methods={block: {}, escalate: {}}"
     ("more", "message"),
     [
         (["--method", "magic"], "no candidates for method 'magic'; known are tucker"),
-        (["--method", "penni"], "no candidates for method 'penni'; known are tucker"),
+        (["--method", "thin"], "no candidates for method 'thin'; known are tucker"),
+        (["--method", "penni", "--set", "method.parameters.finish=auto"], "makes layers dense that fit has given"),
+        (["--method", "penni", "--set", "method.parameters.init=pca_mean"], "a coefficient of every kernel"),
+        (["--method", "mixed", "--set", STAGES], "escalate and penni have several phases each"),
         (["--method", "block", "--set", "method.parameters.epoch=3"], "did you mean 'method.parameters.epochs'"),
         (["--method", "block", "--set", "method.parameters.density=7"], "density 7"),
         (["--method", "block", "--set", "method.parameters.keep=[2, 4]"], "fit chooses layer by layer"),

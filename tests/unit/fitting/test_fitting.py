@@ -113,7 +113,9 @@ def test_predicted_bytes_are_those_of_the_packed_network(model, images, measured
     found = plan_of(model, images, "bytes=0.16x" if int8 else "bytes=0.6x", known, tmp_path, method)
     assert len(found.changed) > 1
     packed = in_values(in_formats(program, dict(found.plan().specs())), images, int8=int8)
-    near = 0.02 if method in ("magnitude", "escalate") else 1e-9  # how places are stored depends on where they are
+    near = (
+        0.02 if method in ("magnitude", "escalate", "penni") else 1e-9
+    )  # how places are stored depends on where they are
     assert stored_bytes(packed) == pytest.approx(found.predicted["bytes"], rel=near)
 
 
@@ -125,8 +127,8 @@ def test_predicted_multiplications_are_those_of_the_packed_network(model, images
     assert not machine  # nobody asked for the time
     assert found.dense["macs"] == measured.references["macs"] == count(program).macs
     assert found.fixed["macs"] == 0
-    packed = in_formats(program, dict(found.plan().specs()))
-    near = 0.05 if method in ("magnitude", "escalate") else 1e-9  # the cheaper order may change
+    packed = in_values(in_formats(program, dict(found.plan().specs())), images, int8=measured.int8)
+    near = 0.05 if method in ("magnitude", "escalate", "penni") else 1e-9  # the cheaper order may change
     assert count(packed).macs == pytest.approx(found.predicted["macs"], rel=near)
     assert found.predicted["macs"] <= 0.6 * count(program).macs
     assert all(d.chosen <= 0.9 * d.dense for d in found.changed)
@@ -191,6 +193,20 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
         assert specs
     narrow = plan_of(model, images, "latency=0.9x", measured, tmp_path, "escalate", options={"pointwise": False})
     assert next(d for d in narrow.decisions if d.name == "point").reason == "1x1: int8"
+
+
+def test_what_would_run_dense_in_whole_numbers_is_no_candidate(model, images, machine, measured):
+    def proposed(int8):
+        asked = Asked(Budget(bytes=1), "penni", int8=int8)
+        return asked.candidates(model, torch.from_numpy(images[:1]), measured.shapes, Target())
+
+    floats, whole = proposed(int8=False), proposed(int8=True)
+    assert {name for name, what in whole.items() if isinstance(what, Kept)} == {"point", "fc"}
+    assert set(whole["one"]) < set(floats["one"])
+    program = lower(model, torch.from_numpy(images[:1]))
+    for spec in floats["one"]:
+        packed = in_values(in_formats(program, {"one": spec}), images, int8=True)
+        assert (packed.weights["one"].spec.format != "dense") == (spec in whole["one"])
 
 
 @pytest.mark.parametrize(

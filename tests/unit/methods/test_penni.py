@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dovetail.errors import SpecError
-from dovetail.formats import structure
+from dovetail.formats import KernelBasisSpec, structure
 from dovetail.formats.base import Geometry
 from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
 from dovetail.methods import METHODS, Kept, Penni, Plan
@@ -251,6 +251,26 @@ def test_pruning_to_a_density(net, batch, option, per_layer):
         assert sum(kept for kept, _ in counts.values()) == round(0.3 * sum(size for _, size in counts.values()))
 
 
+@pytest.mark.parametrize("option", [{}, {"density": 0.3}, {"global_density": 0.3}], ids=str)
+def test_layers_are_pruned_to_the_densities_of_a_plan(net, batch, option):
+    wanted = KernelBasisSpec(bases=3, coefficients="sparse", density=0.1)
+    method = Penni(**option, shrink=False)
+    assert method.plan(net, batch[0], Plan({"one": wanted})).layers["one"] == wanted
+    method.begin(method.phases()[0], net)
+    assert int((net.one.coefficients != 0).sum()) == net.one.coefficients.numel()  # all of them train
+    finish(method, net)
+    kept = {name: float((layer.coefficients != 0).double().mean()) for name, layer in layers(net).items()}
+    assert kept["one"] == pytest.approx(0.1, abs=1 / net.one.coefficients.numel())
+    if "density" in option:
+        assert kept["two"] == pytest.approx(0.3, abs=1 / net.two.coefficients.numel())
+    if "global_density" in option:
+        others = [layer for name, layer in layers(net).items() if name != "one"]
+        assert sum(int((x.coefficients != 0).sum()) for x in others) == round(
+            0.3 * sum(x.coefficients.numel() for x in others)
+        )
+    assert net.one.pack().spec == KernelBasisSpec(bases=3, coefficients="sparse")
+
+
 def test_zeros_stay_zero_while_retraining(net, batch):
     method = Penni(threshold=1.0, interval=2, shrink=False)
     method.steps_per_epoch = 2
@@ -441,7 +461,7 @@ def test_a_target_that_is_hardly_in_reach_is_told_in_plan(net, batch, coupling, 
 
 
 def test_impossible_plans(net, batch):
-    from dovetail.formats import KernelBasisSpec, SparseSpec
+    from dovetail.formats import SparseSpec
 
     with pytest.raises(SpecError, match="no layer is called 'nothing'"):
         Penni(bases={"nothing": 3}).plan(net, batch[0])

@@ -48,10 +48,12 @@ def test_a_depthwise_layer_has_no_core_and_no_blocks():
     assert propose("tdc", DEEP, TARGET) == []
     assert propose("block", DEEP, TARGET) == []
     assert propose("escalate", DEEP, TARGET) == []
+    assert propose("penni", DEEP, TARGET) == []
 
 
-def test_a_pointwise_layer_has_one_basis():
-    found = propose("escalate", POINT, TARGET)
+@pytest.mark.parametrize("method", ["escalate", "penni"])
+def test_a_pointwise_layer_has_one_basis(method):
+    found = propose(method, POINT, TARGET)
     assert found
     assert {s.bases for s in found if isinstance(s, KernelBasisSpec)} == {1}
 
@@ -64,6 +66,12 @@ def test_circulant_blocks_are_as_large_as_the_layer_allows(weight, most):
     shape = LayerShape("conv2d" if len(weight) == 4 else "linear", *at, weight)
     assert [s.size for s in propose("circnn", shape, TARGET)] == [2**n for n in range(1, most.bit_length())]
     assert max(s.size for s in propose("permdnn", shape, TARGET)) == 64
+
+
+@pytest.mark.parametrize("spec", propose("penni", WIDE, TARGET)[::4], ids=str)
+def test_work_of_sparse_coefficients_is_nearly_what_random_places_have(spec):
+    packed = FORMATS["kernel_basis"].packed.random(WIDE.weight, spec, np.random.default_rng(0))
+    assert work(spec, WIDE) == pytest.approx(packed.macs(geometry(WIDE)), rel=0.02)
 
 
 def test_an_unknown_method_is_named():
