@@ -13,7 +13,7 @@ from dovetail.cli.console import say, table
 from dovetail.cli.options import DataFolder, On, Runs, Seed, Set, Threads, Weights, writable
 from dovetail.cli.plans import Call, free
 from dovetail.cli.schema import Recipe, read
-from dovetail.errors import RecipeError
+from dovetail.errors import GpuError, RecipeError
 from dovetail.report import fits, numbers
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def fit(
     ] = None,
     on: On | None = None,
     weights: Weights = None,
+    target: Annotated[Literal["cpu", "gpu"], Parameter(help="Where layers are timed: only the CPU, so far.")] = "cpu",
     values: Annotated[Literal["int8", "f32"], Parameter(help="What the network computes in.")] = "int8",
     rule: Annotated[
         Literal["knapsack", "tdc"], Parameter(help="How formats are chosen: by time and damage, or as TDC does.")
@@ -75,9 +76,10 @@ def fit(
     """
     from dovetail.search.budget import Budget
 
+    _require_target(target)
     wanted = Budget.parse(budget, accuracy_drop)
     base = _base(network, method, on, weights, overrides, runs)
-    target = _target(out, network, f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}")
+    written = _target(out, network, f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}")
     if base.network.random and not plan_only:
         raise RecipeError(
             f"{network} has random weights, and a bound on accuracy is against a trained network: give --weights, or "
@@ -87,16 +89,29 @@ def fit(
     peers = known if "latency" in wanted.limits() else ()
     if asked.int8 and "latency" in wanted.limits() and "circnn" in asked.makers:
         say("in whole numbers circulant layers run by their expanded weight and gain no time; --values f32 has kernels")
-    call = Call.open(base, asked, budget, target, threads=threads, seed=seed, root=data, peers=peers)
+    call = Call.open(base, asked, budget, written, threads=threads, seed=seed, root=data, peers=peers)
     plan = call.remembered() or call.choose(costs)
     _show(plan)
     if not any(layer["spec"] for layer in plan["decisions"]):
         say(f"nothing to gain here: the dense network keeps the budget as it is; {call.notes} has the numbers")
     elif plan_only:
-        say(f"wrote {target} and {call.notes}; `dovetail recipe run {target}` trains it")
+        say(f"wrote {written} and {call.notes}; `dovetail recipe run {written}` trains it")
     else:
         _conclude(call, plan, call.train())
     say(call.drawn)
+
+
+def _require_target(target: str) -> None:
+    """`GpuError` for a GPU: nothing here times layers on one."""
+    if target == "cpu":
+        return
+    import torch
+
+    missing = "" if torch.cuda.is_available() else "torch sees no CUDA device here, and "
+    raise GpuError(
+        f"--target {target}: {missing}fit times layers on the CPU's engine alone so far; leave --target out to fit to "
+        "this CPU, or limit macs or bytes, which are the same everywhere"
+    )
 
 
 def _target(out: Path | None, network: str, name: str) -> Path:

@@ -331,6 +331,24 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(surveys, tmp_path
 
 
 @needs_engine
+def test_the_cpu_is_the_target(surveys, tmp_path):
+    assert main([*BYTES, "--target", "cpu"]) == 0
+    assert main(BYTES) == 0  # the same call
+    assert len(surveys) == 1
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_a_gpu_is_no_target_yet(surveys, tmp_path, capsys, monkeypatch, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: device)
+    assert main([*BYTES, "--target", "gpu"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert ("torch sees no CUDA device here" in told) != device
+    assert "fit times layers on the CPU's engine alone so far" in told
+    assert not surveys
+    assert not (tmp_path / "f.fit.json").exists()
+
+
+@needs_engine
 def test_layers_are_told_in_the_seconds_of_the_plan(surveys, monkeypatch):
     call = opened()
     plan = call.choose(None)
