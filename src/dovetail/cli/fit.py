@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +13,7 @@ from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say, table
 from dovetail.cli.options import DataFolder, On, Runs, Seed, Set, Threads, Weights, writable
 from dovetail.cli.plans import Call, free
-from dovetail.cli.schema import Recipe, read
+from dovetail.cli.schema import CASE, Recipe, read
 from dovetail.errors import GpuError, RecipeError
 from dovetail.report import fits, numbers
 
@@ -65,6 +66,9 @@ def fit(
     overrides: Set = (),
     runs: Runs = Path("runs"),
     data: DataFolder = None,
+    case: Annotated[
+        str | None, Parameter(help="What benchmarks call the fitted network, such as resnet18_cifar/fit50.")
+    ] = None,
     out: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="The recipe to write; the packed network goes beside it.")
     ] = None,
@@ -77,6 +81,7 @@ def fit(
     from dovetail.search.budget import Budget
 
     _require_target(target)
+    _require_case(case)
     wanted = Budget.parse(budget, accuracy_drop)
     base = _base(network, method, on, weights, overrides, runs)
     written = _target(out, network, f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}")
@@ -89,7 +94,7 @@ def fit(
     peers = known if "latency" in wanted.limits() else ()
     if asked.int8 and "latency" in wanted.limits() and "circnn" in asked.makers:
         say("in whole numbers circulant layers run by their expanded weight and gain no time; --values f32 has kernels")
-    call = Call.open(base, asked, budget, written, threads=threads, seed=seed, root=data, peers=peers)
+    call = Call.open(base, asked, budget, written, case=case, threads=threads, seed=seed, root=data, peers=peers)
     plan = call.remembered() or call.choose(costs)
     _show(plan)
     if not any(layer["spec"] for layer in plan["decisions"]):
@@ -112,6 +117,11 @@ def _require_target(target: str) -> None:
         f"--target {target}: {missing}fit times layers on the CPU's engine alone so far; leave --target out to fit to "
         "this CPU, or limit macs or bytes, which are the same everywhere"
     )
+
+
+def _require_case(case: str | None) -> None:
+    if case is not None and re.fullmatch(CASE, case) is None:
+        raise RecipeError(f"--case {case}: write <network>/<variant>, such as resnet18_cifar/fit50")
 
 
 def _target(out: Path | None, network: str, name: str) -> Path:

@@ -37,6 +37,7 @@ class Call:
         recipe: whose network, data and training are taken.
         budget: in the words of the caller.
         target: the recipe to write.
+        case: of the benchmarks, which the written recipe and its packed network get; None: none.
         peers: of which the fastest is 1x of a latency.
         model: the dense network.
     """
@@ -52,6 +53,7 @@ class Call:
     model: nn.Module
     sets: Sets
     held_out: Loader
+    case: str | None = None
 
     @classmethod
     def open(
@@ -65,6 +67,7 @@ class Call:
         seed: int,
         root: Path | None,
         peers: tuple[str, ...],
+        case: str | None = None,
     ) -> Call:
         """With the network, its data and the teacher, if there is one: what is missing is missed now."""
         import torch
@@ -79,7 +82,7 @@ class Call:
         model = build_network(network, root).eval()
         require_fit(model, network.name, sets)
         build_method(recipe.method, root, sets)
-        return cls(recipe, asked, budget, target, threads, seed, root, peers, model, sets, sets.held_out)
+        return cls(recipe, asked, budget, target, threads, seed, root, peers, model, sets, sets.held_out, case)
 
     @property
     def notes(self) -> Path:
@@ -120,7 +123,7 @@ class Call:
             "against": list(self.peers),
             "threads": self.threads or cores(),
             "seed": self.seed,
-        } | ({} if self.asked.machine is None else {"machine": self.asked.machine})
+        } | {name: value for name, value in (("machine", self.asked.machine), ("case", self.case)) if value is not None}
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return plain
 
@@ -251,7 +254,8 @@ class Call:
         recipe = written(self.recipe)
         method = dict(recipe["method"]) | {"plan": _plan_of(found), "quantize": self.asked.int8}
         title = f"{self.recipe.network.name} within {self.budget}: a format for each layer by what it costs here"
-        files.write(self.target, _yaml({**recipe, "title": title, "method": method}), error=DataError)
+        case = {} if self.case is None else {"case": self.case}
+        files.write(self.target, _yaml({**recipe, "title": title, "method": method, **case}), error=DataError)
 
 
 def free(target: Path) -> Path:

@@ -25,6 +25,7 @@ from dovetail.errors import RecipeError
 
 Seeds = tuple[int, ...]
 Channels = tuple[float, ...]
+CASE = r"^[^/]+/[^/]+$"
 FILE_NAME = re.compile(r"[^/\\]+")
 
 
@@ -191,7 +192,7 @@ class Recipe(Part):
     settings: Settings = Settings()
     control: str | None = None
     weights: Literal["int8"] | None = None
-    case: str | None = Field(None, pattern=r"^[^/]+/[^/]+$")
+    case: str | None = Field(None, pattern=CASE)
     runs: str = "runs"
     evidence: str | None = None
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from dovetail import zoo
 from dovetail.cli import main
 from dovetail.cli.fit import _asked, _base
+from dovetail.cli.pipeline import describe
 from dovetail.cli.plans import Call, written
-from dovetail.cli.schema import check, merge
+from dovetail.cli.schema import check, merge, read
 from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio
 from dovetail.errors import RecipeError
@@ -201,6 +202,7 @@ def test_all_that_a_plan_depends_on_is_asked(surveys):
         replace(call, asked=replace(call.asked, margin=0.1)),
         replace(call, asked=replace(call.asked, int8=False)),
         replace(call, asked=replace(call.asked, budget=replace(budget, accuracy_drop=2.0))),
+        replace(call, case="resnet8_digits/fit15"),
         replace(call, model=zoo.build("resnet8", in_channels=1, width=0.25)),
     ]
     questions = [json.dumps(each.question) for each in calls]
@@ -313,6 +315,7 @@ STAGES = "method.parameters.methods={escalate: {}, penni: {}}"
         (["--method", "escalate", "--values", "f32"], "method escalate ends in whole numbers"),
         (["--method", "mixed", "--set", ESCALATE, "--values", "f32"], "method escalate ends in whole numbers"),
         (["--method", "block", "--against", "nobody"], "unknown peer 'nobody'"),
+        (["--method", "block", "--case", "fit50"], "--case fit50: write <network>/<variant>"),
         (["--method", "block", "--set", "data.held_out=0"], "give data.held_out"),
         (["--method", "block", "--set", "network.options.width=0.5"], "do not fit the model"),
         (["--method", "block", "--set", "method.teacher={network: {name: nobody}}"], "unknown network 'nobody'"),
@@ -328,6 +331,15 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(surveys, tmp_path
     assert message in " ".join(capsys.readouterr().err.split())
     assert not surveys
     assert not (tmp_path / "f.fit.json").exists()
+
+
+@needs_engine
+def test_a_case_goes_through_the_recipe_into_what_the_network_says_of_itself(surveys):
+    assert main([*BYTES, "--case", "resnet8_digits/fit15"]) == 0
+    recipe = read(Path("f.yaml"), ())
+    assert recipe.case == "resnet8_digits/fit15"
+    assert describe(recipe, "f", opened().sets)["case"] == "resnet8_digits/fit15"
+    assert main([*BYTES, "--case", "resnet8_digits/fit20"]) == 2
 
 
 @needs_engine
