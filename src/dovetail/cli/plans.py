@@ -211,6 +211,7 @@ class Call:
         if self.asked.machine is not None:
             raced |= fitting.modelled_costs(program, self.asked.machine, images)
         came = fitting.came_to(self.asked.budget, told["references"], program, raced) | accuracies
+        came |= fitting.beside(came, plan["predicted"])
         kept = fitting.kept(came, self.asked.budget.accuracy_drop)
         return came | {"layers": {name: scale * seconds for name, seconds in now.items()}, "kept": kept}
 

@@ -165,6 +165,7 @@ def _carried_out(
     if asked.machine is not None:
         raced |= modelled_costs(program, asked.machine, images)
     achieved = came_to(asked.budget, references(planned.survey, modelled), program, raced) | accuracies
+    achieved |= beside(achieved, planned.found.predicted)
     return replace(planned, compression=trained, program=program, achieved=achieved)
 
 
@@ -193,6 +194,15 @@ def came_to(
     """Costs of the packed network beside `bounds`, what the budget allows; shares are of the rival of the same race."""
     now = {**references, "latency": raced["rival_seconds"]}
     return {**raced, "bytes": stored_bytes(program), "macs": count(program).macs, "bounds": budget.bounds(now)}
+
+
+def beside(achieved: Mapping[str, Any], predicted: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Of each limited cost `off`, by what share of its prediction it differs, and `used`, its share of the bound."""
+    bounds = achieved["bounds"]
+    return {
+        "off": {name: achieved[name] / predicted[name] - 1 for name in bounds},
+        "used": {name: achieved[name] / bound for name, bound in bounds.items()},
+    }
 
 
 def kept(achieved: Mapping[str, Any], drop: float | None) -> dict[str, bool]:

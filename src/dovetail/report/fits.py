@@ -241,7 +241,10 @@ def words(spec: Json) -> str:
 
 
 def outcome(fitted: Fitted) -> list[tuple[str, ...]]:
-    """Of accuracy and of each limited cost: dense, predicted, measured, and whether the budget holds."""
+    """Of accuracy and of each limited cost: dense, predicted, measured, and whether the budget holds.
+
+    Beside what was measured stands by what share of the prediction it differs, beside the bound how much of it is used.
+    """
     got, found = fitted.achieved, []
     if got is not None:
         lost = f"{got.dense_accuracy - got.accuracy:.2f} points lost"
@@ -250,12 +253,14 @@ def outcome(fitted: Fitted) -> list[tuple[str, ...]]:
         found.append(("accuracy, held out", *accuracies, bound))
     for name, limit in fitted.limits.items():
         measured = None if got is None else getattr(got, name)
-        costs = (told(name, value) for value in (fitted.dense[name], fitted.predicted[name], measured))
+        dense, predicted, came = (told(name, v) for v in (fitted.dense[name], fitted.predicted[name], measured))
         held = f"at most {told(name, limit)}"
-        if got is not None:
+        if got is not None and measured is not None:
+            came = f"{came} ({measured / fitted.predicted[name] - 1:+.1%})"
+            used = f" ({measured / got.bounds[name]:.0%} used)"
             share = f", {got.latency / got.rival_seconds:.2f}x of {got.rival}" if name == "latency" else ""
-            held = _verdict(got.kept[name], f"at most {told(name, got.bounds[name])}{share}")
-        found.append((name, *costs, held))
+            held = _verdict(got.kept[name], f"at most {told(name, got.bounds[name])}{used}{share}")
+        found.append((name, dense, predicted, came, held))
     return found
 
 

@@ -384,6 +384,8 @@ def test_layers_are_told_in_the_seconds_of_the_plan(surveys, monkeypatch):
     assert len(profiled) == 2
     assert achieved["bytes"] == stored_bytes(packed)
     assert achieved["bounds"] == {"bytes": pytest.approx(0.15 * plan["survey"]["references"]["bytes"])}
+    assert achieved["off"] == {"bytes": pytest.approx(stored_bytes(packed) / plan["predicted"]["bytes"] - 1)}
+    assert achieved["used"] == {"bytes": pytest.approx(stored_bytes(packed) / achieved["bounds"]["bytes"])}
     assert achieved["kept"]["bytes"] is False  # nothing was trained: it is the dense network
     shown = call.note(plan, achieved)
     assert shown.achieved.kept == achieved["kept"]

@@ -402,6 +402,9 @@ def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monke
         assert packed.nonzeros() <= 4 * (decision.spec.density * grid + 1)
     assert done.achieved["latency"] > 0
     assert done.achieved["bounds"] == {"latency": 0.5 * done.achieved["rival_seconds"]}
+    assert done.achieved["off"] == {
+        "latency": pytest.approx(done.achieved["latency"] / done.found.predicted["latency"] - 1)
+    }
     assert done.met == (done.achieved["latency"] <= 0.5 * done.achieved["rival_seconds"])
 
 

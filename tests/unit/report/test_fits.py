@@ -256,8 +256,8 @@ def test_layers_left_dense_are_told_with_what_they_lack(fitted):
 def test_the_outcome_says_whether_the_budget_holds(fitted):
     accuracy, latency = fits.outcome(fitted)
     assert accuracy == ("accuracy, held out", "94.00 %", numbers.DASH, "92.50 %", "missed: 1.50 points lost of 1")
-    assert latency[:4] == ("latency", "0.270 ms", "0.220 ms", "0.230 ms")
-    assert latency[4] == "met: at most 0.256 ms, 0.72x of openvino-int8"  # 0.23 / 0.32
+    assert latency[:4] == ("latency", "0.270 ms", "0.220 ms", "0.230 ms (+4.5%)")  # 0.23 / 0.22
+    assert latency[4] == "met: at most 0.256 ms (90% used), 0.72x of openvino-int8"  # 0.23 / 0.256 and 0.23 / 0.32
     assert fits.outcome(Fitted.from_json(planned())) == [
         ("latency", "0.270 ms", "0.220 ms", numbers.DASH, "at most 0.240 ms")
     ]
@@ -268,7 +268,7 @@ def test_the_outcome_says_whether_the_budget_holds(fitted):
     told["achieved"] |= {"bounds": {"bytes": 900.0}, "kept": {"bytes": False}}
     accuracy, size = fits.outcome(Fitted.from_json(told))
     assert accuracy[4] == "1.50 points lost"
-    assert size == ("bytes", "4.00 kB", "880 B", "1.00 kB", "missed: at most 900 B")
+    assert size == ("bytes", "4.00 kB", "880 B", "1.00 kB (+13.6%)", "missed: at most 900 B (111% used)")
 
 
 @pytest.mark.parametrize(
