@@ -269,7 +269,8 @@ def choose(
     """
     import torch
 
-    limits = asked.budget.bounds(references(measured, modelled))
+    whole = references(measured, modelled)
+    limits = asked.budget.bounds(whole)
     if modelled is not None:  # zeros differ from layer to layer, whatever their shape
         measured = replace(measured, shapes=tuple(alone(measured.shapes)))
     first = torch.from_numpy(images[:1])
@@ -285,7 +286,7 @@ def choose(
     def found_with(spoils: Callable[[str, Spec], float], price: Costs, fixed: Mapping[str, float]) -> Found:
         return find(
             measured.shapes, candidates, price, spoils, limits, rule=asked.rule, margin=asked.margin, fixed=fixed,
-            order=tuple(measured.layers),
+            order=tuple(measured.layers), references=whole,
         )  # fmt: skip
 
     found_with(lambda *_: 0.0, price, fixed)  # what cannot be met is refused before more is measured

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
 from dovetail.errors import BudgetError
+from dovetail.search.budget import told
 from dovetail.search.candidates import Candidate, Group
 
 BINS = 4096
 """Into which the first limit is divided; a cost is rounded up to them, and what that loses is given back in the end."""
 ROUNDS = 24
 """Halvings of a price while a further limit is brought in."""
+UNKNOWN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def allocate(
     *,
     margin: float = 0.1,
     fixed: Mapping[str, float] | None = None,
+    references: Mapping[str, float] = UNKNOWN,
 ) -> Allocation:
     """Least damage within the limits: exact for one limit but for the rounding of costs to `BINS` parts of it.
 
@@ -66,6 +71,7 @@ def allocate(
         limits: cost → its bound, in the unit of the costs.
         margin: a candidate must be cheaper than dense by this share, in the first limited cost.
         fixed: costs of everything that is in no group.
+        references: costs of which errors tell shares.
 
     Raises:
         BudgetError: nothing meets a limit; it says the least that there is, and which group holds it up most.
@@ -74,7 +80,7 @@ def allocate(
     first, *others = limits
     groups = [worthwhile(group, first, margin) for group in groups]
     for name, limit in limits.items():
-        _require_possible(groups, name, limit, fixed[name])
+        _require_possible(groups, name, limit, fixed[name], references)
     prices = dict.fromkeys(others, 0.0)
     found = _priced(groups, first, limits[first] - fixed[first], prices, fixed)
     for name in others:
@@ -82,8 +88,9 @@ def allocate(
     for name, limit in limits.items():
         if found.cost(name) > limit * (1 + 1e-9):
             raise BudgetError(
-                f"no allocation was found that holds all limits at once: {name} comes to {found.cost(name):.4g} of at "
-                f"most {limit:.4g}; relax one of {', '.join(limits)}"
+                "no allocation was found that holds all limits at once: "
+                f"{name} comes to {told(name, found.cost(name), references)} of at most "
+                f"{told(name, limit, references)}; relax one of {', '.join(limits)}"
             )
     return found
 
@@ -122,6 +129,7 @@ def tdc_within(
     *,
     theta: float = 0.15,
     fixed: Mapping[str, float] | None = None,
+    references: Mapping[str, float] = UNKNOWN,
 ) -> Allocation:
     """What TDC's rule chooses, if that keeps the limit.
 
@@ -133,21 +141,25 @@ def tdc_within(
     found = tdc_rule(groups, cost, theta=theta, fixed=fixed)
     if found.cost(cost) > limit * (1 + 1e-9):
         raise BudgetError(
-            f"TDC's rule comes to {cost} {found.cost(cost):.4g}, more than {limit:.4g}: layers that gain less "
-            f"than {theta:.0%} stay dense; relax the budget or the margin"
+            f"TDC's rule comes to {cost} {told(cost, found.cost(cost), references)}, more than "
+            f"{told(cost, limit, references)}: layers that gain less than {theta:.0%} stay dense; relax the budget or "
+            "the margin"
         )
     return found
 
 
-def _require_possible(groups: Sequence[Group], name: str, limit: float, fixed: float) -> None:
+def _require_possible(
+    groups: Sequence[Group], name: str, limit: float, fixed: float, references: Mapping[str, float]
+) -> None:
     least = {group.name: min(candidate.costs[name] for candidate in group.all) for group in groups}
     best = fixed + sum(least.values())
     if best <= limit * (1 + 1e-9):
         return
     held = max(least, key=lambda group: least[group], default="")
-    rest = f", {fixed:.4g} of it outside of all layers that could change" if fixed > 0 else ""
-    layer = f"; most of it is held by {held!r} ({least[held]:.4g})" if held else ""
-    raise BudgetError(f"{name} of {limit:.4g} cannot be met: the best that can is {best:.4g}{rest}{layer}")
+    rest = f", {told(name, fixed)} of it outside of all layers that could change" if fixed > 0 else ""
+    layer = f"; most of it is held by {held!r} ({told(name, least[held])})" if held else ""
+    wanted, least_of_all = (told(name, value, references) for value in (limit, best))
+    raise BudgetError(f"{name} of {wanted} cannot be met: the best that can is {least_of_all}{rest}{layer}")
 
 
 def _priced(

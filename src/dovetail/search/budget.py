@@ -118,5 +118,19 @@ def read_limit(name: str, value: str | float) -> Limit:
     return Limit(number * units[unit], relative=unit == "x")
 
 
+def told(name: str, value: float, references: Mapping[str, float] = MappingProxyType({})) -> str:
+    """A cost in words that a budget could have, such as "4.1 us (0.51x)": the share where its reference is known."""
+    units = {unit: size for unit, size in UNITS.get(name, {"": 1.0}).items() if not unit.endswith("iB")}
+    fitting = [(size, unit) for unit, size in units.items() if abs(value) >= size]
+    size, unit = max(fitting) if fitting else min((size, unit) for unit, size in units.items())
+    share = f" ({_digits(value / references[name])}x)" if references.get(name) else ""
+    return f"{_digits(value / size)} {unit}".rstrip() + share
+
+
+def _digits(value: float) -> str:
+    """Three of them, and never an exponent where there need be none."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def _known() -> str:
     return f"known are {', '.join(UNITS)}"

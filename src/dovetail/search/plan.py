@@ -10,7 +10,7 @@ from dovetail.errors import BudgetError
 from dovetail.formats.base import Spec
 from dovetail.methods.base import Kept, Plan
 from dovetail.program.layers import LayerShape
-from dovetail.search.allocate import Allocation, allocate, tdc_within
+from dovetail.search.allocate import UNKNOWN, Allocation, allocate, tdc_within
 from dovetail.search.candidates import Candidate, Group, stored, work
 from dovetail.search.table import Entry
 
@@ -144,6 +144,7 @@ def find(
     margin: float | None = None,
     fixed: Mapping[str, float] | None = None,
     order: Sequence[str] = (),
+    references: Mapping[str, float] = UNKNOWN,
 ) -> Found:
     """Choose a candidate for every layer.
 
@@ -157,6 +158,7 @@ def find(
         margin: by which a candidate must beat the dense layer, as a share; the rule's own where None.
         fixed: costs of everything but the weight layers.
         order: of the layers in the result, as they run; by default that of `shapes`.
+        references: costs of which errors tell shares.
 
     Raises:
         BudgetError: the limits cannot be met, or the rule does not take them.
@@ -165,7 +167,7 @@ def find(
     fixed = dict.fromkeys(limits, 0.0) | dict(fixed or {})
     of = {name: shape for shape in shapes for name in shape.layers}
     groups = [_group(name, of[name], candidates.get(name, Kept("not in the search")), costs, damage) for name in of]
-    allocation, first = _allocated(groups, limits, rule, margin, fixed), next(iter(limits))
+    allocation, first = _allocated(groups, limits, rule, margin, fixed, references), next(iter(limits))
     dense = {name: fixed[name] + sum(group.dense.costs[name] for group in groups) for name in limits}
     needed = any(dense[name] > limit for name, limit in limits.items())
     reasons = {name: what.reason for name, what in candidates.items() if isinstance(what, Kept)}
@@ -203,12 +205,17 @@ def _group(
 
 
 def _allocated(
-    groups: Sequence[Group], limits: Mapping[str, float], rule: Rule, margin: float, fixed: Mapping[str, float]
+    groups: Sequence[Group],
+    limits: Mapping[str, float],
+    rule: Rule,
+    margin: float,
+    fixed: Mapping[str, float],
+    references: Mapping[str, float],
 ) -> Allocation:
     if rule == "knapsack":
-        return allocate(groups, limits, margin=margin, fixed=fixed)
+        return allocate(groups, limits, margin=margin, fixed=fixed, references=references)
     ((name, limit),) = limits.items()
-    return tdc_within(groups, name, limit, theta=margin, fixed=fixed)
+    return tdc_within(groups, name, limit, theta=margin, fixed=fixed, references=references)
 
 
 def _reason(group: Group, cost: str, margin: float, *, needed: bool) -> str:

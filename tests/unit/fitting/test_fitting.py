@@ -66,8 +66,16 @@ def test_dense_is_enough_where_the_budget_is_wide(model, images, machine, measur
 
 
 def test_what_cannot_be_met_names_the_layer_that_holds_it(model, images, machine, measured, tmp_path):
-    with pytest.raises(BudgetError, match=r"cannot be met: the best that can is .* most of it is held by 'stem'"):
+    told = r"latency of [\d.]+ us \(0\.05x\) cannot be met: the best that can is [\d.]+ us \(0\.\d+x\), 20 us of it "
+    told += r"outside of all layers that could change; most of it is held by 'stem' \([\d.]+ us\)"
+    with pytest.raises(BudgetError, match=told):
         plan_of(model, images, "latency=0.05x", measured, tmp_path)
+    with pytest.raises(BudgetError, match=r"bytes of 460 B \(0\.01x\) cannot be met: .* kB \(0\.0\d+x\)"):
+        plan_of(model, images, "bytes=0.01x", measured, tmp_path)
+    with pytest.raises(BudgetError, match=r"macs of 4\.21 k \(0\.01x\) cannot be met: the best that can is .* k \("):
+        plan_of(model, images, "macs=0.01x", measured, tmp_path)
+    with pytest.raises(BudgetError, match=r"TDC's rule comes to bytes .* kB \(.*x\), more than 460 B \(0\.01x\)"):
+        plan_of(model, images, "bytes=0.01x", measured, tmp_path, rule="tdc")
 
 
 def test_the_plan_keeps_the_times_behind_it(model, images, machine, measured, tmp_path):

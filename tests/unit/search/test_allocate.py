@@ -113,7 +113,7 @@ def test_a_gain_below_the_margin_is_none():
 def test_what_cannot_be_met_says_the_best_and_who_holds_it_up():
     groups = [group("small", candidate(1.0), candidate(0.1, damage=1.0)), group("stubborn", candidate(3.0))]
     with pytest.raises(
-        BudgetError, match=r"latency of 3 cannot be met: the best that can is 3\.6, 0\.5 .*'stubborn' \(3\)"
+        BudgetError, match=r"latency of 3 s cannot be met: the best that can is 3\.6 s, 500 ms .*'stubborn' \(3 s\)"
     ):
         allocate(groups, {"latency": 3.0}, fixed={"latency": 0.5})
 
@@ -156,5 +156,5 @@ def test_tdc_within_a_limit_is_the_rule_or_refused():
     )
     wide = group("wide", candidate(1.0, macs=10, size=10))
     assert tdc_within([layer, wide], "latency", 5.0) == tdc_rule([layer, wide], "latency")
-    with pytest.raises(BudgetError, match=r"comes to latency 4, more than 3\.5"):
+    with pytest.raises(BudgetError, match=r"comes to latency 4 s, more than 3\.5 s"):
         tdc_within([layer, wide], "latency", 3.5)

@@ -6,6 +6,7 @@ import pytest
 
 from dovetail.errors import BudgetError
 from dovetail.search import Budget, Limit
+from dovetail.search.budget import read_limit, told
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,25 @@ def test_a_budget_limits_something():
         Budget(accuracy_drop=1.0)
     with pytest.raises(BudgetError, match="points"):
         Budget(latency="0.5x", accuracy_drop=-1)
+
+
+@pytest.mark.parametrize(
+    ("cost", "value", "references", "words"),
+    [
+        ("latency", 4.1e-6, {}, "4.1 us"),
+        ("latency", 9.996e-4, {"latency": 2e-3}, "1000 us (0.5x)"),
+        ("latency", 2e-9, {}, "0.002 us"),
+        ("latency", 0.0, {"latency": 1.0}, "0 us (0x)"),
+        ("bytes", 29949, {"bytes": 3e5}, "29.9 kB (0.0998x)"),
+        ("bytes", 3, {}, "3 B"),
+        ("macs", 2.95e5, {"bytes": 1.0}, "295 k"),
+        ("macs", 0.5, {}, "0.5"),
+        ("cycles", 1234567890123, {}, "1230 G"),
+        ("energy", 1.5e-5, {"energy": 1e-5}, "15 uJ (1.5x)"),
+    ],
+)
+def test_costs_are_told_as_a_budget_could_be_written(cost, value, references, words):
+    assert told(cost, value, references) == words
+    amount = words.partition(" (")[0]
+    if value:
+        assert read_limit(cost, amount).value == pytest.approx(value, rel=0.005)
