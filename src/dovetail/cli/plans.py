@@ -156,10 +156,13 @@ class Call:
 
     def choose(self, costs: Path | None) -> dict[str, Any]:
         """Measure, choose, and write the prediction and then the recipe, which is not there where nothing changes."""
+        import torch
+
         from dovetail import fitting
 
         times, int8 = fitting.open_table(self.threads, costs, int8=self.asked.int8), self.asked.int8
         images = self.images
+        self.asked.require(self.model, torch.from_numpy(images[:1]))
         modelled = self._modelled(images)
         measured = fitting.survey(self.model, images, int8=int8, threads=self.threads, peers=self.peers)
         for name in self.asked.budget.limits():

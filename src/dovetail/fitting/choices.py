@@ -33,7 +33,7 @@ from dovetail.formats import (
 from dovetail.formats.base import Packed, Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
-from dovetail.methods import METHODS, Kept, Method
+from dovetail.methods import METHODS, Kept, Method, Plan
 from dovetail.methods.mixed import STAGED
 from dovetail.peers.machine import machine
 from dovetail.program.layers import LayerShape
@@ -164,6 +164,11 @@ class Asked:
         except TypeError as error:
             raise SpecError(f"{self.method}: {error}") from None
 
+    def require(self, model: nn.Module, example: Tensor) -> None:
+        """`SpecError` where a method does not take this network with its options; nothing is measured for that."""
+        for name, options in self.makers.items():
+            _plan(name, options, model, example)
+
     def candidates(
         self, model: nn.Module, example: Tensor, shapes: Sequence[LayerShape], target: Target
     ) -> dict[str, Sequence[Spec] | Kept]:
@@ -191,8 +196,7 @@ def _proposed(
     int8: bool,
 ) -> dict[str, Sequence[Spec] | Kept]:
     """What one method could make of each layer; which it would change at all is for its own plan to say."""
-    method = METHODS[name](**{**PROBES.get(name, {}), **options})
-    planned, block = method.plan(model, example).layers, options.get("block", target.block)
+    planned, block = _plan(name, options, model, example).layers, options.get("block", target.block)
     found: dict[str, Sequence[Spec] | Kept] = {}
     for shape in shapes:
         wanted = _as_wanted(propose(name, shape, replace(target, block=block)), options)
@@ -201,6 +205,11 @@ def _proposed(
             what = planned.get(layer, Kept("the method does not know it"))
             found[layer] = what if isinstance(what, Kept) else specs
     return found
+
+
+def _plan(name: str, options: Mapping[str, Any], model: nn.Module, example: Tensor) -> Plan:
+    """Which layers the method would change, as far as its options say."""
+    return METHODS[name](**{**PROBES.get(name, {}), **options}).plan(model, example)
 
 
 def _runs_dense(shape: LayerShape, spec: Spec) -> bool:

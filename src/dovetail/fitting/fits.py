@@ -119,9 +119,12 @@ def fit(
         SpecError: nothing is known of the method's candidates, or it does not take these options.
         DataError: the file of costs is of another machine.
     """
+    import torch
+
     asked = Asked(budget, method, options or {}, rule, margin, int8, machine)
     images, held_out = as_array(first_images(train, CALIBRATION)), first_images(validate, SENSITIVE)
     table = open_table(threads, costs, int8=int8)
+    asked.require(model, torch.from_numpy(images[:1]))
     peers = peers if "latency" in budget.limits() else ()
     modelled = on_machine(asked, model, images)
     measured = survey(model, images, int8=int8, threads=threads, peers=peers)

@@ -88,10 +88,14 @@ class Tucker(SinglePhase):
         return ()
 
     def _ranked(self) -> dict[str, Spec]:
-        return {
-            name: SvdSpec(rank=rank) if isinstance(rank, int) else TuckerSpec(rank_in=rank[0], rank_out=rank[1])
-            for name, rank in self.ranks.items()
-        }
+        found: dict[str, Spec] = {}
+        for name, rank in self.ranks.items():
+            try:
+                svd = isinstance(rank, int)
+                found[name] = SvdSpec(rank=rank) if svd else TuckerSpec(rank_in=rank[0], rank_out=rank[1])
+            except SpecError as error:
+                raise SpecError(f"ranks of {name!r}: {error}") from None
+        return found
 
     def _folded(self, what: Spec | Kept, layer: Any) -> Spec | Kept:
         """With `fold` set, if that is wanted and changes anything."""

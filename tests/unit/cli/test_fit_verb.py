@@ -293,6 +293,8 @@ def test_floating_point_is_what_the_recipe_says_then(surveys, tmp_path):
 
 
 ESCALATE = "method.parameters.methods={block: {}, escalate: {}}"
+RANKS = "method.parameters.ranks"
+MIXED_RANKS = "method.parameters.methods={tucker: {ranks: {conv1: [999, 4]}}}"
 STAGES = "method.parameters.methods={escalate: {}, penni: {}}"
 
 
@@ -309,6 +311,13 @@ STAGES = "method.parameters.methods={escalate: {}, penni: {}}"
         (["--method", "block", "--set", "method.parameters.density=7"], "density 7"),
         (["--method", "block", "--set", "method.parameters.keep=[2, 4]"], "fit chooses layer by layer"),
         (["--method", "auto", "--set", "method.parameters.methods={thin: {}}"], "no candidates for method 'thin'"),
+        (["--method", "tdc", "--set", f"{RANKS}=[0, 4]"], "method.parameters.ranks: give a mapping of names"),
+        (["--method", "tdc", "--set", f"{RANKS}={{conv1: [0, 4]}}"], "ranks of 'conv1': tucker spec: rank_in must be"),
+        (["--method", "tdc", "--set", f"{RANKS}={{conv1: 0}}"], "ranks of 'conv1': svd spec: rank must be"),
+        (["--method", "tdc", "--set", f"{RANKS}={{conv1: [999, 4]}}"], "layer 'conv1': Tucker rank 999 of the input"),
+        (["--method", "tucker", "--set", f"{RANKS}={{nobody: [4, 4]}}"], "no layer is called 'nobody'"),
+        (["--method", "auto", "--set", MIXED_RANKS], "layer 'conv1': Tucker rank 999 of the input"),
+        (["--method", "penni", "--set", "method.parameters.bases={nobody: 2}"], "no layer is called 'nobody'"),
         (["--method", "block", "--margin", "2"], "a margin of 2.0 is none"),
         (["--method", "block", "--budget", "bytes=0.5x,latency=0.5x", "--rule", "tdc"], "TDC's rule holds one limit"),
         (["--method", "block", "--budget", "cycles=3M"], "name one"),

@@ -109,6 +109,12 @@ def test_model_counts_of_tdc():
     assert round(100 * (1 - macs / dense_macs), 1) == 56.6
 
 
+@pytest.mark.parametrize("ranks", [(0, 4), (4, 0), (-1, 4), (4, 2.5), (True, 4)], ids=str)
+def test_ranks_are_whole_numbers_from_one(ranks):
+    with pytest.raises(SpecError, match=r"tucker spec: rank_(in|out) must be a whole number of at least 1"):
+        TuckerSpec(rank_in=ranks[0], rank_out=ranks[1])
+
+
 @pytest.mark.parametrize("rank_in, rank_out, side", [(9, 4, "input"), (4, 10, "output")])
 def test_ranks_above_the_channels(rank_in, rank_out, side):
     with pytest.raises(SpecError, match=rf"layer2\.conv.*{side}"):
