@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from torch import nn
 
@@ -17,7 +17,7 @@ from dovetail.gpu.permuted_diagonal.layer import PermutedDiagonalKernels
 from dovetail.gpu.tucker.choice import PRECISIONS
 from dovetail.gpu.tucker.layer import TuckerKernels
 
-KERNELS: dict[type[FormatLayer], type[FormatLayer]] = {
+KERNELS: dict[type[FormatLayer], Any] = {
     TuckerConv2d: TuckerKernels,
     PermutedDiagonalLinear: PermutedDiagonalKernels,
     BlockCirculantLinear: BlockCirculantKernels,
@@ -37,9 +37,11 @@ class Kernels:
         self.taken: list[str] = []
         self.left: dict[str, str] = {}
         self._changed: list[tuple[FormatLayer, type[FormatLayer]]] = []
-        for name, layer in model.named_modules():
-            if not isinstance(layer, FormatLayer):
-                continue
+        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, FormatLayer)}
+        for name, layer in layers.items():
+            if (kind := KERNELS.get(type(layer))) is not None:
+                _require_tiles(kind, name, layer, tiles)
+        for name, layer in layers.items():
             kind = KERNELS.get(type(layer))
             if kind is None:
                 self.left[name] = f"{type(layer).__name__} has no kernels for GPUs"
@@ -78,11 +80,18 @@ def use_kernels(model: nn.Module, *, precision: str = "ieee", tiles: str = "auto
         tiles: "auto", "model" or "oracle", see `tucker_conv2d`; or a plan, where all layers are of one format.
 
     Raises:
-        GpuError: a precision that does not exist.
+        GpuError: a precision that does not exist, or tiles that are none of a layer; nothing is changed then.
     """
     if precision not in PRECISIONS:
         raise GpuError(f"precision {precision!r} is unknown; known are {', '.join(PRECISIONS)}")
     return Kernels(model, precision, tiles)
+
+
+def _require_tiles(kind: Any, name: str, layer: FormatLayer, tiles: str) -> None:
+    try:
+        kind.require_tiles(layer, tiles)
+    except GpuError as error:
+        raise GpuError(f"layer {name!r}: {error}") from None
 
 
 def _become(layer: FormatLayer, kind: type[FormatLayer]) -> None:

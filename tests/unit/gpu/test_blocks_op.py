@@ -307,6 +307,13 @@ def test_plans_that_are_none(text, reason):
         Plan.parse(text, PROBLEMS[0].ways)
 
 
+@pytest.mark.parametrize("case", [gpu_blocks.PLAIN, gpu_blocks.TURNED], ids=str)
+@pytest.mark.parametrize("tiles", ["rubbish", "", "direct", "direct rubbish"])
+def test_plans_that_are_none_are_refused_where_no_kernel_runs_too(case, tiles):
+    with pytest.raises(GpuError, match=r"is no plan of this layer|is no strip|are no tiles"):
+        gpu_blocks.make(replace(case, tiles=tiles)).run()
+
+
 def test_a_stored_index_has_no_classes():
     with pytest.raises(GpuError, match="no plan of this layer"):
         Plan.parse("grouped 1x16x16x16:1:4:3", PROBLEMS[2].ways)

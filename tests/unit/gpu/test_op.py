@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import gpu_layers
-from dovetail.errors import InputError
+from dovetail.errors import GpuError, InputError
 from dovetail.gpu import tucker_conv2d, tucker_core
 from dovetail.gpu.tucker import op
 from gpu_layers import Case
@@ -153,6 +153,38 @@ def changed(**fields) -> dict:
 def test_what_does_not_fit_is_refused_in_words(fields, reason):
     with pytest.raises(InputError, match=reason):
         tucker_conv2d(**changed(**fields))
+
+
+POINT, CORE = "1x16x16x16:1:4:3", "4x4x16x16:1:4:3"
+RUBBISH = ["rubbish", "", "AUTO", CORE, f"{POINT} {CORE}", f"{POINT} {CORE} {POINT} folded", f"{POINT} 4x4 {POINT}"]
+
+
+@pytest.mark.parametrize("tiles", RUBBISH)
+def test_tiles_that_are_none_are_refused_where_no_kernel_runs_too(tiles):
+    layer = gpu_layers.make(CASES[0])
+    *given, _ = arguments(layer)
+    for run in (lambda: tucker_conv2d(**changed(tiles=tiles)), lambda: torch.ops.dovetail.tucker(*given, tiles)):
+        with pytest.raises(GpuError, match="or say auto, model or oracle"):
+            run()
+
+
+def test_tiles_of_a_core_are_those_of_one_product():
+    layer = gpu_layers.make(CASES[0])
+    z = torch.zeros(1, layer.weights[1].shape[1], 7, 7)
+    tucker_core(z, layer.weights[1], tiles=CORE)
+    for tiles in ("rubbish", f"{POINT} {CORE} {POINT}"):
+        with pytest.raises(GpuError, match=r"are no tiles.*or say auto, model or oracle"):
+            tucker_core(z, layer.weights[1], tiles=tiles)
+
+
+def test_a_plan_is_read_within_one_graph_of_torch_compile():
+    layer = gpu_layers.make(CASES[0])
+    plan = f"{POINT} {CORE} {POINT}"
+
+    def work(x):
+        return tucker_conv2d(x, *layer.weights, padding=1, tiles=plan)
+
+    assert torch.equal(torch.compile(work, fullgraph=True, backend="aot_eager")(layer.x), work(layer.x))
 
 
 def test_the_op_refuses_as_the_function_does():

@@ -67,6 +67,23 @@ def test_a_block_that_fails_restores_too():
     assert type(model[0]) is TuckerConv2d
 
 
+@pytest.mark.parametrize("tiles", ["rubbish", "4x4x16x16:1:4:3", ""])
+def test_tiles_that_are_none_are_refused_before_anything_changes(tiles):
+    model = network()
+    with pytest.raises(GpuError, match=r"layer '0': .* or say auto, model or oracle"):
+        use_kernels(model, tiles=tiles)
+    assert type(model[0]) is TuckerConv2d
+    use_kernels(model[3:], tiles=tiles)  # no layer to which it could matter
+
+
+def test_a_folded_layer_takes_the_tiles_of_its_core():
+    layer = from_dense(nn.Conv2d(4, 6, 3), TuckerSpec(rank_in=4, rank_out=3, fold=True))
+    with use_kernels(layer, tiles="4x4x16x16:1:4:3"):
+        layer(X)
+    with pytest.raises(GpuError, match="are no tiles"):
+        use_kernels(layer, tiles=" ".join(["1x16x16x16:1:4:3"] * 3))
+
+
 def test_without_a_block_it_stays_until_restored():
     model = network()
     kernels = use_kernels(model)

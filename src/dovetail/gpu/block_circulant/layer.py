@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from dovetail.formats.block_circulant.layer import BlockCirculantLinear
+from dovetail.gpu.block_circulant.choice import WAYS
 from dovetail.gpu.block_circulant.op import block_circulant_linear, chosen
 from dovetail.gpu.block_circulant.plain import spectra_of
 from dovetail.gpu.blocks.check import flattened
+from dovetail.gpu.blocks.settings import require_plan
 from dovetail.gpu.launching import kernels_take
 
 
@@ -24,6 +26,11 @@ class BlockCirculantKernels(BlockCirculantLinear):
     kernel_precision: str = "ieee"
     kernel_tiles: str = "auto"
     kernel_spectra: tuple[Any, Tensor] | None = None
+
+    @staticmethod
+    def require_tiles(layer: BlockCirculantLinear, tiles: str) -> None:
+        """`GpuError` for what is no plan of such layers."""
+        require_plan(tiles, WAYS)
 
     def compute(self, x: Tensor) -> Tensor:
         """One op; the gain, where there is one, comes after it and before the bias."""

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dovetail.gpu.block_circulant.choice import CirculantProblem
+from dovetail.gpu.block_circulant.choice import WAYS, CirculantProblem
 from dovetail.gpu.block_circulant.plain import gradients, plain
 from dovetail.gpu.blocks.check import check_layer, flattened, grid_of, require
 from dovetail.gpu.blocks.plan import Plan
-from dovetail.gpu.blocks.settings import plan_of
+from dovetail.gpu.blocks.settings import plan_of, require_plan
 from dovetail.gpu.launching import autocast, kernels_take, runs
 
 _library: Any = torch.library.Library("dovetail", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -52,8 +52,9 @@ def block_circulant_linear(
 
     Raises:
         InputError: shapes, types or devices do not fit.
-        GpuError: there is no such plan.
+        GpuError: there is no such plan, whether kernels would run here or not.
     """
+    require_plan(tiles, WAYS)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x, values = autocast(x, device), autocast(values, device)
@@ -94,6 +95,7 @@ def _run(
 ) -> Tensor:  # fmt: skip
     from dovetail.gpu.block_circulant import launch
 
+    require_plan(tiles, WAYS)
     _check(x, values, bias, spectra, size, outputs, precision)
     if not runs(x, values.numel(), len(x) * outputs * 8):
         return plain(x, values, bias, size, outputs)

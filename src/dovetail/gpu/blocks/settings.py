@@ -35,6 +35,12 @@ class Problem(Protocol):
         """The best first, by the model."""
 
 
+def require_plan(tiles: str, ways: Ways) -> None:
+    """`GpuError` unless `tiles` says how a layer with these ways may run, on whatever device."""
+    if tiles not in tuning.WORDS:
+        Plan.parse(tiles, ways)
+
+
 def plan_of(problem: Problem, device: torch.device, tiles: str, trial: Callable[[], Callable[[Plan], Any]]) -> Plan:
     """The plan of a layer; `trial` makes what runs a plan on random numbers, and is asked where plans are timed."""
     if tiles not in tuning.WORDS:

@@ -50,9 +50,8 @@ class DiagonalProblem:
 
     @property
     def ways(self) -> Ways:
-        """Matrix products need a natural index, and lanes a diagonal that fits them."""
-        possible = {"direct": self.size <= LARGEST_BLOCK, "grouped": self.natural, "dense": True}
-        return {way: read for way, read in WAYS.items() if possible[way]}
+        """Those of its blocks."""
+        return ways_of(self.size, natural=self.natural)
 
     @property
     def work(self) -> str:
@@ -72,6 +71,12 @@ class DiagonalProblem:
             order = [dense, direct] if self.batch > DENSE_ABOVE else [direct, dense]
         order = [plans for plans in order if plans and plans[0].way in self.ways]
         return [plan for plans, count in zip(order, _TRIED) for plan in plans[:count]]
+
+
+def ways_of(size: int, *, natural: bool) -> Ways:
+    """Matrix products need a natural index, and lanes a diagonal that fits them."""
+    possible = {"direct": size <= LARGEST_BLOCK, "grouped": natural, "dense": True}
+    return {way: read for way, read in WAYS.items() if possible[way]}
 
 
 def strips(problem: DiagonalProblem, gpu: Gpu) -> list[Strip]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from dovetail.formats.permuted_diagonal.layer import PermutedDiagonalLinear
+from dovetail.gpu.blocks.settings import require_plan
+from dovetail.gpu.permuted_diagonal.choice import ways_of
 from dovetail.gpu.permuted_diagonal.op import permuted_diagonal_linear
 
 
@@ -13,6 +15,11 @@ class PermutedDiagonalKernels(PermutedDiagonalLinear):
 
     kernel_precision: str = "ieee"
     kernel_tiles: str = "auto"
+
+    @staticmethod
+    def require_tiles(layer: PermutedDiagonalLinear, tiles: str) -> None:
+        """`GpuError` for what is no plan of such a layer."""
+        require_plan(tiles, ways_of(layer.spec.size, natural=layer.spec.index == "natural"))
 
     def compute(self, x: Tensor) -> Tensor:
         """One op; a natural index is computed, others are read."""

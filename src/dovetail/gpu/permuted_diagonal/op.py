@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dovetail.gpu.blocks.check import check_layer, flattened, grid_of, require
-from dovetail.gpu.blocks.settings import plan_of
+from dovetail.gpu.blocks.settings import plan_of, require_plan
 from dovetail.gpu.launching import autocast, kernels_take, runs
-from dovetail.gpu.permuted_diagonal.choice import DiagonalProblem
+from dovetail.gpu.permuted_diagonal.choice import DiagonalProblem, ways_of
 from dovetail.gpu.permuted_diagonal.plain import gradients, plain
 
 _library: Any = torch.library.Library("dovetail", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -53,8 +53,9 @@ def permuted_diagonal_linear(
 
     Raises:
         InputError: shapes, types or devices do not fit.
-        GpuError: there is no such plan.
+        GpuError: there is no such plan, whether kernels would run here or not.
     """
+    require_plan(tiles, ways_of(size, natural=shifts is None))
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x, values = autocast(x, device), autocast(values, device)
@@ -86,6 +87,7 @@ def _run(
 ) -> Tensor:  # fmt: skip
     from dovetail.gpu.permuted_diagonal import launch
 
+    require_plan(tiles, ways_of(size, natural=shifts is None))
     _check(x, values, shifts, bias, size, outputs, precision)
     if not runs(x, values.numel(), len(x) * outputs * 8):
         return plain(x, values, shifts, bias, size, outputs)

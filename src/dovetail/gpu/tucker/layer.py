@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from dovetail.formats.tucker.layer import TuckerConv2d
 from dovetail.gpu.tucker import op
 from dovetail.gpu.tucker.memory import crsn
+from dovetail.gpu.tucker.settings import require_core_tiles, require_plan
 
 
 class TuckerKernels(TuckerConv2d):
@@ -15,6 +16,12 @@ class TuckerKernels(TuckerConv2d):
 
     kernel_precision: str = "ieee"
     kernel_tiles: str = "auto"
+
+    @staticmethod
+    def require_tiles(layer: TuckerConv2d, tiles: str) -> None:
+        """`GpuError` for what is no plan; of a folded layer the core's tiles are one, as no other kernel runs."""
+        folded = layer.input is None or layer.output is None
+        (require_core_tiles if folded else require_plan)(tiles)
 
     def compute(self, x: Tensor) -> Tensor:
         """One op on a GPU, three convolutions elsewhere; of a folded side there is none, and the core runs alone."""

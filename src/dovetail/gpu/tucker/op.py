@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dovetail.errors import GpuError
 from dovetail.gpu.launching import autocast, kernels_take, runs
 from dovetail.gpu.tucker.check import check_core, check_layer
-from dovetail.gpu.tucker.settings import plan_of
+from dovetail.gpu.tucker.settings import plan_of, require_core_tiles, require_plan
 
 Pair = tuple[int, int]
 Size = int | Sequence[int]
@@ -68,8 +68,9 @@ def tucker_conv2d(
 
     Raises:
         InputError: shapes, types or devices do not fit.
-        GpuError: there are no such tiles.
+        GpuError: there are no such tiles, whether kernels would run here or not.
     """
+    require_plan(tiles)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x, input, core, output = (autocast(tensor, device) for tensor in (x, input, core, output))
@@ -94,6 +95,7 @@ def tucker_core(
     tiles: str = "auto",
 ) -> Tensor:
     """The core convolution alone, of images (N, D1, H, W) with (D2, D1, R, S); arguments as of `tucker_conv2d`."""
+    require_core_tiles(tiles)
     geometry = (_pair(stride), _pair(padding), _pair(dilation))
     if not kernels_take(x):
         check_core(x, core, *geometry, precision)
@@ -148,6 +150,7 @@ def _run(
 ) -> Tensor:
     from dovetail.gpu.tucker import launch
 
+    require_plan(tiles)
     weights = (input, core, output)
     shape = check_layer(x, *weights, bias, residual, stride, padding, dilation, precision)
     problem = launch.problem_of(x, core, stride, padding, dilation, precision)
@@ -167,6 +170,7 @@ def _run_core(
     from dovetail.gpu.tucker import launch
     from dovetail.gpu.tucker.settings import core_tiles_of
 
+    require_core_tiles(tiles)
     check_core(x, core, stride, padding, dilation, precision)
     problem = launch.problem_of(x, core, stride, padding, dilation, precision)
     if not runs(x, problem.pixels * problem.outputs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 
@@ -12,8 +13,21 @@ from dovetail.gpu.tucker import choice
 from dovetail.gpu.tucker.choice import Problem, Tiles, TuckerTiles
 from dovetail.gpu.tuning import WORDS
 
+Read = TypeVar("Read", Tiles, TuckerTiles)
 TRIED = 16
 """Plans that "oracle" times: the most promising by the model."""
+
+
+def require_plan(tiles: str) -> None:
+    """`GpuError` unless `tiles` says how a layer may run, on whatever device."""
+    if tiles not in WORDS:
+        _read(TuckerTiles, tiles)
+
+
+def require_core_tiles(tiles: str) -> None:
+    """`GpuError` unless `tiles` says how a core alone may run, on whatever device."""
+    if tiles not in WORDS:
+        _read(Tiles, tiles)
 
 
 def plan_of(problem: Problem, inputs: int, outputs: int, device: torch.device, tiles: str) -> TuckerTiles:
@@ -36,7 +50,7 @@ def plan_of(problem: Problem, inputs: int, outputs: int, device: torch.device, t
 def core_tiles_of(problem: Problem, device: torch.device, tiles: str) -> Tiles:
     """Tiles of a core alone."""
     if tiles not in WORDS:
-        return Tiles.parse(tiles)
+        return _read(Tiles, tiles)
     gpu = tuning.card(device)
     if tiles != "model":
         work = work_of(problem)
@@ -63,7 +77,11 @@ def work_of(problem: Problem, inputs: int = 0, outputs: int = 0) -> str:
 
 @lru_cache(maxsize=4096)
 def _parsed(tiles: str) -> TuckerTiles:
+    return _read(TuckerTiles, tiles)
+
+
+def _read(kind: type[Read], tiles: str) -> Read:
     try:
-        return TuckerTiles.parse(tiles)
+        return kind.parse(tiles)
     except GpuError as error:
         raise GpuError(f"{error}, or say auto, model or oracle") from None
