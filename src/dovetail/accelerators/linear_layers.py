@@ -13,7 +13,7 @@ from dovetail.accelerators.common_size import SHARED
 from dovetail.accelerators.draw import mask
 from dovetail.accelerators.machine import Machine
 from dovetail.accelerators.permdnn import Permdnn
-from dovetail.accelerators.sensitivity import variations
+from dovetail.accelerators.sensitivity import Value, variations
 from dovetail.accelerators.trace import Trace
 from dovetail.accelerators.workload import Workload
 from dovetail.errors import MachineError
@@ -62,7 +62,7 @@ class Sway:
 
     field: str
     of: str
-    value: int | float
+    value: Value
     time: Factors
     energy: Factors
 

@@ -32,12 +32,14 @@ class Parameter:
         unit: of the value; empty for counts and names.
         allowed: what it may be, in words for messages.
         accepts: whether a value is that.
+        choices: all that it may be, where that is one of a few.
     """
 
     means: str
     unit: str
     allowed: str
     accepts: Callable[[Any], bool]
+    choices: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,11 @@ def one_of(means: str, choices: Iterable[Any], **default: Any) -> Any:
     """A field that is one of `choices`."""
     known = tuple(choices)
     names = ", ".join(str(choice) for choice in known)
-    return _field(means, "", f"one of {names}", lambda v: any(type(v) is type(c) and v == c for c in known), default)
+
+    def accepts(value: Any) -> bool:
+        return any(type(value) is type(choice) and value == choice for choice in known)
+
+    return _field(means, "", f"one of {names}", accepts, default, known)
 
 
 def instance(means: str, kind: type, **default: Any) -> Any:
@@ -91,7 +97,7 @@ def instance(means: str, kind: type, **default: Any) -> Any:
 
 def flag(means: str, **default: Any) -> Any:
     """A field that is true or false."""
-    return _field(means, "", "True or False", lambda v: isinstance(v, bool), default)
+    return _field(means, "", "True or False", lambda v: isinstance(v, bool), default, (False, True))
 
 
 def parameters(described: Any) -> dict[str, Parameter]:
@@ -156,8 +162,15 @@ def _row(name: str, parameter: Parameter, value: Any, source: Source | None) -> 
     return Row(name, value, parameter.unit, parameter.means, mark, note)
 
 
-def _field(means: str, unit: str, allowed: str, accepts: Callable[[Any], bool], default: dict[str, Any]) -> Any:
-    return field(metadata={"parameter": Parameter(means, unit, allowed, accepts)}, **default)
+def _field(
+    means: str,
+    unit: str,
+    allowed: str,
+    accepts: Callable[[Any], bool],
+    default: dict[str, Any],
+    choices: tuple[Any, ...] = (),
+) -> Any:
+    return field(metadata={"parameter": Parameter(means, unit, allowed, accepts, choices)}, **default)
 
 
 def _is_whole(value: Any) -> bool:

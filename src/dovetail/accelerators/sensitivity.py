@@ -1,4 +1,7 @@
-"""How much hangs on what was decided rather than known: each such parameter halved and doubled, one at a time."""
+"""How much hangs on what was decided rather than known: each such parameter halved and doubled, one at a time.
+
+Of a flag, and of what is one of a few choices, the others take the place of half and twice the value.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from dovetail.accelerators.trace import Trace, total
 from dovetail.errors import MachineError
 
 CHOSEN: Final = ("chosen",)
+Value = bool | int | float | str
 Described = TypeVar("Described", Machine, CostSet)
 FACTORS: Final = ("sram_factor", "dram_factor", "gated")
 
@@ -26,13 +30,13 @@ class Variation:
     Attributes:
         field: of the machine; `costs.…` for a field of its cost set.
         value: as the machine has it.
-        halved: with half the value, whole numbers rounded down.
-        doubled: with twice the value.
+        halved: with half the value, whole numbers rounded down; or with another choice.
+        doubled: with twice the value; or with a third choice.
         means: the quantity, in words.
     """
 
     field: str
-    value: int | float
+    value: Value
     halved: Machine | None
     doubled: Machine | None
     means: str = ""
@@ -43,9 +47,9 @@ class Effect:
     """What a variation does to the sum over all layers; `(halved, doubled)`, None where no machine can run them so."""
 
     field: str
-    value: int | float
+    value: Value
     means: str
-    values: tuple[int | float | None, int | float | None]
+    values: tuple[Value | None, Value | None]
     cycles: tuple[int | None, int | None]
     joules: tuple[float | None, float | None]
 
@@ -77,18 +81,24 @@ def sensitivity(
 
 
 def variations(machine: Machine, marks: Sequence[str] = CHOSEN) -> Iterator[Variation]:
-    """Every number among the parameters of these marks; of a cost set, its factors.
+    """Every number and choice among the parameters of these marks; of a cost set, its factors.
 
     Raises:
         MachineError: a mark is not known.
     """
     if unknown := [mark for mark in marks if mark not in MARKS]:
         raise MachineError(f"unknown mark {unknown[0]!r}; known are {', '.join(MARKS)}")
+    known = parameters(machine)
     for row in machine.provenance():
         if row.mark not in marks:
             continue
+        choices = known[row.field].choices
         if isinstance(row.value, CostSet):
             yield from _of_costs(machine, row.value)
+        elif choices:
+            others = [_changed(machine, row.field, choice) for choice in choices if choice != row.value]
+            first, second, *_ = (*others, None, None)
+            yield Variation(row.field, row.value, first, second, row.means)
         elif _is_number(row.value) and row.value:
             half = _changed(machine, row.field, row.value / 2)
             half = _changed(machine, row.field, row.value // 2) if half is None else half
@@ -130,7 +140,7 @@ def _of_costs(machine: Machine, costs: CostSet) -> Iterator[Variation]:
         yield Variation(f"costs.{name}", value, both[0], both[1], means[name].means)
 
 
-def _changed(described: Described, field: str, value: int | float) -> Described | None:
+def _changed(described: Described, field: str, value: Value) -> Described | None:
     """With another value of a field; None where it may not have that."""
     changes: dict[str, Any] = {field: value}
     try:

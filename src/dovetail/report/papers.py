@@ -53,7 +53,8 @@ Of {inputs}, {batch} at a time. {alike}
 PARAMETERS = """### What half and twice a parameter do
 
 Factors by which the ratios change: by a parameter of `{machine}` all of them, by one of another machine those against
-it. What all machines have in common is changed on both sides. A dash: not varied, or no machine can have the value.
+it. What all machines have in common is changed on both sides. Of flags and names the other choice stands under ½. A
+dash: not varied, or no machine can have the value.
 
 {sways}
 {little}"""

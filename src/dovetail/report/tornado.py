@@ -1,4 +1,4 @@
-"""A tornado: what half and twice each parameter does to cycles and energy, the strongest on top."""
+"""A tornado: what half and twice each parameter, or another choice, does to cycles and energy, the strongest on top."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def swings(effects: Iterable[Json], whole: Json) -> list[Swing]:
     found = [
         Swing(
             effect["field"],
-            f"{effect['value']:,g}" if abs(effect["value"]) < 1e6 else f"{effect['value']:.3g}",
+            _words(effect["value"]),
             effect["means"],
             _changes(effect["cycles"], whole["cycles"]),
             _changes(effect["joules"], whole["joules"]),
@@ -47,6 +47,12 @@ def swings(effects: Iterable[Json], whole: Json) -> list[Swing]:
         for effect in effects
     ]
     return sorted(found, key=lambda swing: -swing.most)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,g}" if abs(value) < 1e6 else f"{value:.3g}"
 
 
 def tornado(effects: Iterable[Json], whole: Json, title: str) -> str:
@@ -73,11 +79,11 @@ def _changes(amounts: Sequence[float | None], whole: float) -> tuple[float | Non
 
 
 def _legend() -> list[str]:
-    words = ("half the value", "twice the value")
+    words = ("half the value, or else", "twice the value")
     lines, x = [], 0.0
     for (_, css, _), told in zip(SIDES, words, strict=True):
         lines += [f'<rect class="{css}" x="{x}" y="24" width="11" height="11" rx="1"/>', text("", x + 16, 34, told)]
-        x += 130
+        x += 160
     return lines
 
 

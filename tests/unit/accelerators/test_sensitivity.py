@@ -26,20 +26,22 @@ class Toy(Machine):
     one: int = whole("for nothing, too", default=1)
     most: float = share("a share", default=0.75)
     scale: float = positive("of the cycles", default=1.0)
-    mode: str = one_of("a name", ("a", "b"), default="a")
+    mode: str = one_of("a name: b takes twice the cycles", ("a", "b"), default="a")
     gating: bool = flag("a flag", default=True)
+    kind: str = one_of("one of three", ("x", "y", "z"), default="x")
 
     @property
     def units(self) -> int:
         return self.lanes
 
     def simulate(self, layer: Workload) -> Trace:
-        cycles = int(layer.dense_macs * self.scale) // self.lanes
+        cycles = int(layer.dense_macs * self.scale) // self.lanes * (2 if self.mode == "b" else 1)
         return self.trace(layer, {"compute": cycles}, {"dram": cycles}, [self.dram_charge(8 * cycles)], 0)
 
 
+CHOSEN = (("lanes odd one most scale mode gating kind costs", "chosen", ""),)
 TOY = Toy(name="toy", lanes=4, clock_hz=1e9, node_nm=45, dram_bytes_per_cycle=1).sourced(
-    ("lanes odd one most scale mode gating costs", "chosen", ""),
+    *CHOSEN,
     ("clock_hz node_nm", "paper", ""),
     ("dram", "repo", ""),
 )
@@ -78,11 +80,22 @@ def test_a_node_without_known_energies_is_left_out():
     assert effects["node_nm"].joules[0] is not None
 
 
-def test_only_numbers_of_the_marks_are_varied():
+def test_what_is_one_of_a_few_is_changed_for_the_others():
+    by_field = {variation.field: variation for variation in variations(replace(TOY, mode="b").sourced(*CHOSEN))}
+    mode, gating, kind = by_field["mode"], by_field["gating"], by_field["kind"]
+    assert (mode.value, mode.halved.mode, mode.doubled) == ("b", "a", None)
+    assert (gating.value, gating.halved.gating, gating.doubled) == (True, False, None)
+    assert (kind.value, kind.halved.kind, kind.doubled.kind) == ("x", "y", "z")
+    effects = {effect.field: effect for effect in sensitivity(TOY, recorded(*network()))}
+    assert (effects["mode"].values, effects["mode"].cycles) == (("b", None), (64, None))
+    assert json.loads(json.dumps(effects["gating"].to_json()))["values"] == [False, None]
+
+
+def test_what_has_the_marks_is_varied():
     fields = [variation.field for variation in variations(TOY)]
     assert fields == [
         *("costs.sram_factor", "costs.dram_factor", "costs.gated"),
-        *("lanes", "odd", "one", "most", "scale"),
+        *("lanes", "odd", "one", "most", "scale", "mode", "gating", "kind"),
     ]
     assert [variation.field for variation in variations(TOY, ("paper",))] == ["clock_hz", "node_nm"]
     with pytest.raises(MachineError, match="unknown mark 'guessed'; known are paper, repo"):
@@ -93,7 +106,7 @@ def test_each_parameter_is_told():
     told: list[str] = []
     sensitivity(TOY, recorded(*network()), report=told.append)
     assert told[0] == "toy: costs.sram_factor halved and doubled"
-    assert len(told) == 8
+    assert len(told) == 11
 
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
@@ -103,7 +116,7 @@ def test_every_machine_can_be_varied(name):
         for other in (variation.halved, variation.doubled):
             assert other is None or type(other) is type(machine)
         assert variation.halved != machine
-        assert variation.doubled is not None or variation.value > 0.5
+        assert variation.doubled is not None or isinstance(variation.value, bool | str) or variation.value > 0.5
 
 
 def test_faster_memory_is_never_slower():
