@@ -143,14 +143,16 @@ void finish_places(const Args& a, const float* scale, const Clamp& clamp, int64_
   }
 }
 
-template <class W, class Args>
-void linear_classes(const Args& a, const W& weights, Worker& worker) {
+// `weights_of` gives the weights; it may read a book, and is called by threads that have work only.
+template <class W, class Args, class WeightsOf>
+void linear_classes(const Args& a, Worker& worker, const WeightsOf& weights_of) {
   const auto* blocks = reinterpret_cast<const ClassBlock*>(a.blocks);
   const auto* all = static_cast<const typename W::Stored*>(a.w);
   const Clamp clamp = clamp_of(a.activation, a.act_a, a.act_b);
   const bool lists = a.inputs != nullptr;
   const int64_t most = lists ? 1 : kGemmRows, row_blocks = (a.rows + most - 1) / most, units = a.block_count * row_blocks;
   for_units(worker, units, grain_of(units, worker.threads), [&](int64_t begin, int64_t end) {
+    const W weights = weights_of();
     auto* list = reinterpret_cast<Entry*>(worker.scratch);
     int64_t listed = -1, count = 0;
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -172,16 +174,16 @@ void linear_classes(const Args& a, const W& weights, Worker& worker) {
 }
 
 void linear_classes_f32(const void* arguments, Worker& worker) {
-  linear_classes(*static_cast<const LinearClassesArgs*>(arguments), FloatWeights{}, worker);
+  linear_classes<FloatWeights>(*static_cast<const LinearClassesArgs*>(arguments), worker, [] { return FloatWeights{}; });
 }
 
 void linear_classes_bytes_f32(const void* arguments, Worker& worker) {
-  linear_classes(*static_cast<const LinearClassesBytesArgs*>(arguments), ByteWeights{}, worker);
+  linear_classes<ByteWeights>(*static_cast<const LinearClassesBytesArgs*>(arguments), worker, [] { return ByteWeights{}; });
 }
 
 void linear_classes_book_f32(const void* arguments, Worker& worker) {
   const auto& a = *static_cast<const LinearClassesBookArgs*>(arguments);
-  linear_classes(a, BookWeights{book_of(a.book)}, worker);
+  linear_classes<BookWeights>(a, worker, [&] { return BookWeights{book_of(a.book)}; });
 }
 
 void take_f32(const void* arguments, Worker& worker) {
