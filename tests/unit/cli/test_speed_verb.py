@@ -27,7 +27,7 @@ def test_the_table_shows_results_and_targets(tmp_path, monkeypatch, capsys):
     for race in read_races(ROOT / "benchmarks/results").values():
         for ratio in race["ratios"]:
             case, name = ratio["case"].rsplit("/", 1)
-            digits = 2 if ratio["value"] < 10 else 1
+            digits = 2 if ratio["value"] < 10 else 1 if ratio["value"] < 100 else 0
             assert f"| {case} | {name} | {ratio['value']:.{digits}f}× |" in page
             assert case in shown
     for name in read_targets(TARGETS):
