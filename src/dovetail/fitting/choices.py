@@ -283,10 +283,7 @@ def choose(
     if modelled is not None:  # zeros differ from layer to layer, whatever their shape
         measured = replace(measured, shapes=tuple(alone(measured.shapes)))
     first = torch.from_numpy(images[:1])
-    lanes = require_native().lanes(choose_isa())
-    candidates = asked.candidates(model, first, measured.shapes, Target(step=lanes))
-    if "latency" in limits:
-        candidates |= {name: PART for name, seconds in measured.layers.items() if not seconds}
+    candidates = _candidates(asked, model, first, measured, limits)
     open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
     price = _priced(table, measured, modelled, limits, report)
     _price_all(measured, candidates, price, report)
@@ -310,6 +307,16 @@ def choose(
     if plan.changed:
         asked.trainer().plan(model, first, plan.plan())  # what it would refuse is refused now
     return plan
+
+
+def _candidates(
+    asked: Asked, model: nn.Module, example: Tensor, measured: Survey, limits: Mapping[str, float]
+) -> dict[str, Sequence[Spec] | Kept]:
+    """In steps of this machine's vectors; where time is limited, none for a layer without a time of its own."""
+    lanes = require_native().lanes(choose_isa())
+    found = asked.candidates(model, example, measured.shapes, Target(step=lanes))
+    parts = {name: PART for name, seconds in measured.layers.items() if not seconds} if "latency" in limits else {}
+    return found | parts
 
 
 def references(measured: Survey, modelled: Modelled | None) -> dict[str, float]:

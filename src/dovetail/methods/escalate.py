@@ -11,7 +11,7 @@ import fnmatch
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,8 @@ from dovetail.training.schedule import factor
 Allocation = Literal["global", "uniform"]
 SPARSIFY, TERNARISE, SETTLE = "sparsify", "ternarise", "settle"
 REAL: Any = {"coefficients": "dense", "shared": 1, "block": 1, "asymmetric": False, "values": F32}  # in `sparsify`
-MOST_BASES = 12
+MOST_BASES: Final = 12
+"""Shared kernels of a layer of which nothing is said, however large its kernels are."""
 YOUNGER = {"asymmetric": "False", "rounded": "False"}
 
 

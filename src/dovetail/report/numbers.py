@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 DASH = "–"
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
@@ -53,6 +55,13 @@ def points(value: float | None) -> str:
 def times(value: float | None) -> str:
     """A ratio, `2.13×`."""
     return DASH if value is None else f"{value:.2f}×" if value < 10 else f"{digits(value)}×"
+
+
+def setting(value: Any) -> str:
+    """A parameter of a machine: a number, a flag, or what has a name."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,g}" if abs(value) < 1e6 else f"{value:.3g}"
 
 
 def quotient(above: float | None, below: float | None) -> float | None:

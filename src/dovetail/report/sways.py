@@ -85,7 +85,7 @@ def _own(first: Json, machines: Json, shared: Collection[str]) -> Iterator[Sway]
             continue
         effect = effects.get(row["field"])
         factors = [] if effect is None else [_over((1.0, 1.0), change) for change in _changes(first, effect)]
-        yield Sway(row["field"], first["machine"], _words(row["value"]), _known(row), True, *factors)
+        yield Sway(row["field"], first["machine"], numbers.setting(row["value"]), _known(row), True, *factors)
 
 
 def _others(first: Json, other: Json, machines: Json, shared: Collection[str]) -> Iterator[Sway]:
@@ -99,7 +99,7 @@ def _others(first: Json, other: Json, machines: Json, shared: Collection[str]) -
                 continue
             changes = [_over(change, before) for change, before in zip(changes, _changes(first, ours[name]))]
             of = f"{first['machine']} and {of}"
-        yield Sway(name, of, _words(effect["value"]), _known(rows[common]), False, *changes)
+        yield Sway(name, of, numbers.setting(effect["value"]), _known(rows[common]), False, *changes)
 
 
 def _changes(pair: Json, effect: Json) -> list[Factors]:
@@ -114,7 +114,3 @@ def _over(above: Sequence[float | None], below: Sequence[float | None]) -> Facto
 
 def _known(row: Json) -> str:
     return f"{row['mark']}, {row['note']}" if row["note"] else row["mark"]
-
-
-def _words(value: Any) -> str:
-    return f"{value:,g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

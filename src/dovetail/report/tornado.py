@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
 
+from dovetail.report import numbers
 from dovetail.report.stacked import svg, text
 
 Json = Mapping[str, Any]
@@ -39,7 +40,7 @@ def swings(effects: Iterable[Json], whole: Json) -> list[Swing]:
     found = [
         Swing(
             effect["field"],
-            _words(effect["value"]),
+            numbers.setting(effect["value"]),
             effect["means"],
             _changes(effect["cycles"], whole["cycles"]),
             _changes(effect["joules"], whole["joules"]),
@@ -47,12 +48,6 @@ def swings(effects: Iterable[Json], whole: Json) -> list[Swing]:
         for effect in effects
     ]
     return sorted(found, key=lambda swing: -swing.most)
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, bool | str):
-        return str(value)
-    return f"{value:,g}" if abs(value) < 1e6 else f"{value:.3g}"
 
 
 def tornado(effects: Iterable[Json], whole: Json, title: str) -> str:

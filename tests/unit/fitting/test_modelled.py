@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -39,11 +38,6 @@ class Net(nn.Module):
 def model():
     torch.manual_seed(0)
     return Net().eval()
-
-
-@pytest.fixture
-def images():
-    return np.random.default_rng(0).standard_normal((8, 3, 8, 8), dtype=np.float32)
 
 
 @pytest.fixture
