@@ -104,3 +104,19 @@ def test_a_plan_is_a_recipe(here, capsys):
     assert main(["compress", "f.yaml", "-o", "g.dovetail"]) == 0
     assert main(["inspect", "g.dovetail"]) == 0
     assert "block_sparse" in capsys.readouterr().out
+
+
+def test_a_thinner_network_is_fitted_and_drawn(here, capsys):
+    command = [word if word != "block" else "thin" for word in FIT]
+    assert main([*command, "--accuracy-drop", "100", "--against", "onnxruntime", "-o", "f.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    notes = json.loads((here / "f.fit.json").read_text())
+    plan, achieved = notes["plan"], notes["achieved"]
+    assert f"{plan['width']:g} of the channels, all layers dense" in told
+    assert "What came of it" in told
+    assert achieved["bytes"] == pytest.approx(plan["predicted"]["bytes"], rel=0.01)
+    assert achieved["kept"] == {"accuracy": True, "bytes": True}
+    assert main(["report", "--fits", "f.fit.json", "--out", "page.html"]) == 0
+    page = (here / "page.html").read_text()
+    assert f"A dense network of {plan['width']:g} of the channels" in page
+    assert "No layer was left dense" not in page

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say, table
 from dovetail.cli.options import DataFolder, On, Runs, Seed, Set, Threads, Weights, writable
-from dovetail.cli.plans import Call, free
+from dovetail.cli.plans import Call, free, gains, require_width
 from dovetail.cli.schema import CASE, Recipe, read
 from dovetail.errors import GpuError, RecipeError
 from dovetail.report import fits, numbers
@@ -42,7 +42,8 @@ def fit(
     method: Annotated[
         str | None,
         Parameter(
-            help="Whose formats: block, tucker, tdc, magnitude, penni, escalate, permdnn, circnn; auto: a mixture."
+            help="Whose formats: block, tucker, tdc, magnitude, penni, escalate, permdnn, circnn; auto: a mixture; "
+            "thin: none, but fewer channels."
         ),
     ] = None,
     on: On | None = None,
@@ -77,6 +78,7 @@ def fit(
 
     1x is the fastest dense network in any runtime here. A layer that gains less than the margin stays dense, and the
     table says by how much. The prediction is written before anything is trained; the same command goes on from there.
+    Method thin chooses the widest dense network within the budget instead, and trains it from nothing.
     """
     from dovetail.search.budget import Budget
 
@@ -90,6 +92,8 @@ def fit(
             f"{network} has random weights, and a bound on accuracy is against a trained network: give --weights, or "
             "a recipe with weights; --plan-only plans without"
         )
+    if base.method.name == "thin":
+        require_width(base.network)
     asked, known = _asked(wanted, base, rule, margin, machine, int8=values == "int8"), _known(against)
     peers = known if "latency" in wanted.limits() else ()
     if asked.int8 and "latency" in wanted.limits() and "circnn" in asked.makers:
@@ -97,7 +101,7 @@ def fit(
     call = Call.open(base, asked, budget, written, case=case, threads=threads, seed=seed, root=data, peers=peers)
     plan = call.remembered() or call.choose(costs)
     _show(plan)
-    if not any(layer["spec"] for layer in plan["decisions"]):
+    if not gains(plan):
         say(f"nothing to gain here: the dense network keeps the budget as it is; {call.notes} has the numbers")
     elif plan_only:
         say(f"wrote {written} and {call.notes}; `dovetail recipe run {written}` trains it")
@@ -171,7 +175,7 @@ def _base(
         )
     if not network.endswith(YAML):
         if method is None:
-            raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude, auto …")
+            raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude, auto, thin …")
         name, parameters = ("mixed", {"methods": AUTO}) if method in ("auto", "mixed") else (method, {})
         recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=runs)
     else:
@@ -197,13 +201,14 @@ def _show(plan: Mapping[str, Any]) -> None:
     """The decisions, and what they add up to."""
     first = next(iter(plan["limits"]))
     rows = [_row(layer, first) for layer in plan["decisions"]]
-    table("Plan", ["layer", "shape", "becomes", "dense", "then", "best"], rows, left=3)
+    title = "Plan" if (width := plan.get("width")) is None else f"Plan: {width:g} of the channels, all layers dense"
+    table(title, ["layer", "shape", "becomes", "dense", "then", "best"], rows, left=3)
     for name, limit in plan["limits"].items():
         told = (fits.told(name, plan[key][name]) for key in ("dense", "predicted"))
         say("{}: {} dense, {} predicted, at most {}".format(name, *told, fits.told(name, limit)))
     if plan.get("thin"):
         words = f"{plan['thin']['width']:g} of the channels would take {fits.told('latency', plan['thin']['seconds'])}"
-        say(f"a dense network with {words}: the rival that the formats must beat in accuracy (method thin trains it)")
+        say(f"a dense network with {words}: the rival that the formats must beat in accuracy (--method thin fits it)")
 
 
 def _row(layer: Mapping[str, Any], cost: str) -> tuple[str, ...]:

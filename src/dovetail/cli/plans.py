@@ -6,13 +6,14 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail import files
 from dovetail.cli.console import say
 from dovetail.cli.notes import SUFFIX
-from dovetail.cli.schema import Recipe, read
+from dovetail.cli.schema import Network, Recipe, read
 from dovetail.errors import BudgetError, DataError, RecipeError
 from dovetail.report import fits
 
@@ -139,7 +140,7 @@ class Call:
         try:
             told = json.loads(self.notes.read_text())
             asked, found = told["asked"], told["plan"]
-            changed = any(layer["spec"] for layer in found["decisions"])
+            trains = gains(found)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self.notes} is no plan of `dovetail fit` ({error!r}); {self._anew}, or give another --out"
@@ -148,7 +149,7 @@ class Call:
             raise RecipeError(
                 f"{self.notes} is the plan of another call of `dovetail fit`; {self._anew}, or give another --out"
             )
-        if changed and not self.target.is_file():
+        if trains and not self.target.is_file():
             return None
         say(f"going on from the plan in {self.notes}; {self._anew}")
         plan: dict[str, Any] = found
@@ -167,16 +168,20 @@ class Call:
         measured = fitting.survey(self.model, images, int8=int8, threads=self.threads, peers=self.peers)
         for name in self.asked.budget.limits():
             say(f"1x of {name} is {_reference(name, measured, modelled)}")
-        found = fitting.choose(
-            self.model, images, self.asked, measured, table=times, modelled=modelled,
-            held_out=fitting.first_images(self.held_out, fitting.SENSITIVE),
-            memory=Path(self.recipe.runs) / f"{self.target.stem}-sensitivity.json",
-            rehearse=lambda plan: fitting.rehearse(self.model, images, plan, measured),
-        )  # fmt: skip
+        if self.recipe.method.name == "thin":
+            race = partial(fitting.raced_as_surveyed, model=self.model, images=images, measured=measured)
+            found = fitting.choose_width(self._of_width, images, self.asked, measured, race=race)
+        else:
+            found = fitting.choose(
+                self.model, images, self.asked, measured, table=times, modelled=modelled,
+                held_out=fitting.first_images(self.held_out, fitting.SENSITIVE),
+                memory=Path(self.recipe.runs) / f"{self.target.stem}-sensitivity.json",
+                rehearse=lambda plan: fitting.rehearse(self.model, images, plan, measured),
+            )  # fmt: skip
         told = _told(measured) | {"references": fitting.references(measured, modelled)}
         plan = found.to_json() | {"survey": told, "thin": self._thin(images, found, measured)}
         self.note(plan)
-        if found.changed:
+        if found.gains:
             self._write(found)
         return plan
 
@@ -240,26 +245,63 @@ class Call:
 
     def _thin(self, images: np.ndarray, found: Found, measured: Survey) -> dict[str, float] | None:
         """The dense network of fewer channels that would take as long; None where the network has no width."""
-        from dovetail import zoo
         from dovetail.fitting import width_within
 
-        network = self.recipe.network
-        plain = ":" not in network.name and "width" in zoo.registry.find(network.name).options()
-        if not (plain and found.changed and "latency" in found.limits) or "width" in network.options:
+        if not (found.changed and "latency" in found.limits) or not has_width(self.recipe.network):
             return None
-        options = network.options | {"in_channels": images.shape[1]}
-        options = {name: value for name, value in options.items() if name in zoo.registry.find(network.name).options()}
-        thin = width_within(
-            lambda width: zoo.build(network.name, **options, width=width), images, found.predicted["latency"], measured
-        )
+        thin = width_within(self._of_width, images, found.predicted["latency"], measured)
         return None if thin is None else {"width": thin[0], "seconds": thin[1]}
+
+    def _of_width(self, width: float) -> nn.Module:
+        """The network with a share of its channels and random weights."""
+        from dovetail import zoo
+        from dovetail.cli.materials import fitted
+
+        network = narrower(fitted(self.recipe.network, self.sets), width)
+        return zoo.build(network.name, **network.options)
 
     def _write(self, found: Found) -> None:
         recipe = written(self.recipe)
-        method = dict(recipe["method"]) | {"plan": _plan_of(found), "quantize": self.asked.int8}
-        title = f"{self.recipe.network.name} within {self.budget}: a format for each layer by what it costs here"
+        method, name = dict(recipe["method"]) | {"quantize": self.asked.int8}, self.recipe.network.name
+        if found.width is None:
+            title = f"{name} within {self.budget}: a format for each layer by what it costs here"
+            method["plan"] = _plan_of(found)
+        else:
+            title = f"{name} within {self.budget}: {found.width:g} of the channels, trained from nothing"
+            thinner = narrower(self.recipe.network, found.width).model_dump(mode="json", exclude_defaults=True)
+            recipe |= {"network": thinner, "original": recipe["network"]}
         case = {} if self.case is None else {"case": self.case}
         files.write(self.target, _yaml({**recipe, "title": title, "method": method, **case}), error=DataError)
+
+
+def gains(plan: Mapping[str, Any]) -> bool:
+    """Whether a plan, as notes have it, trains anything."""
+    return plan.get("width") is not None or any(layer["spec"] for layer in plan["decisions"])
+
+
+def has_width(network: Network) -> bool:
+    """Whether the network can be built with a share of its channels."""
+    from dovetail import zoo
+
+    return ":" not in network.name and "width" in zoo.registry.find(network.name).options()
+
+
+def narrower(network: Network, width: float) -> Network:
+    """The network with a share of its channels, which may be few already, and random weights."""
+    own = network.options.get("width", 1.0)
+    return Network(name=network.name, options={**network.options, "width": own * width})
+
+
+def require_width(network: Network) -> None:
+    """`RecipeError` where no width can be chosen."""
+    from dovetail import zoo
+
+    if not has_width(network):
+        known = [name for name, row in zoo.registry.NETWORKS.items() if "width" in row.options()]
+        raise RecipeError(
+            f"method thin chooses a width, and the network {network.name!r} has no option `width`; {', '.join(known)} "
+            "have one"
+        )
 
 
 def free(target: Path) -> Path:

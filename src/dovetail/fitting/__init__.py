@@ -19,8 +19,9 @@ from dovetail.fitting.fits import (
 )
 from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.modelled import came_to as modelled_costs
-from dovetail.fitting.rehearsals import Rehearsal, rehearse
-from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, layer_seconds, survey, width_within
+from dovetail.fitting.rehearsals import Rehearsal, raced_as_surveyed, rehearse
+from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, layer_seconds, survey
+from dovetail.fitting.widths import choose_width, width_within
 
 __all__ = [
     "CALIBRATION",
@@ -35,6 +36,7 @@ __all__ = [
     "beside",
     "came_to",
     "choose",
+    "choose_width",
     "first_images",
     "fit",
     "in_values",
@@ -43,6 +45,7 @@ __all__ = [
     "modelled_costs",
     "on_machine",
     "open_table",
+    "raced_as_surveyed",
     "references",
     "rehearse",
     "survey",

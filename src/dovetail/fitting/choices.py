@@ -17,7 +17,7 @@ from dovetail.accelerators.machine import machine_named
 from dovetail.engine.cache import CACHE_VERSION, cache_file
 from dovetail.engine.layer_times import LayerTimer
 from dovetail.engine.native import choose_isa, cores, require_native
-from dovetail.errors import SpecError
+from dovetail.errors import BudgetError, SpecError
 from dovetail.fitting.modelled import COSTS, Modelled, require_machine
 from dovetail.fitting.rehearsals import Place, Rehearse, rehearsed
 from dovetail.fitting.surveys import Survey
@@ -131,10 +131,14 @@ class Asked:
         if self.machine is not None:
             machine_named(self.machine)
         require_rule(self.rule, self.margin, self.budget.limits())
+        if self.method == "thin":
+            _require_width(self)
         known = [name for name in PROPOSERS if name in METHODS]
         for name, options in self.makers.items():
             if name not in known:
-                raise SpecError(f"fit knows no candidates for method {name!r}; known are {', '.join(known)}, mixed")
+                raise SpecError(
+                    f"fit knows no candidates for method {name!r}; known are {', '.join(known)}, mixed, thin"
+                )
             if options.get("keep") is not None:
                 raise SpecError("keep=(n, m) is alike in every layer, and fit chooses layer by layer; leave it out")
             if name == "penni":
@@ -148,7 +152,9 @@ class Asked:
 
     @property
     def makers(self) -> dict[str, Mapping[str, Any]]:
-        """Methods whose formats are candidates, with their options: of `mixed` those that it mixes."""
+        """Methods whose formats are candidates, with their options: of `mixed` those that it mixes, of `thin` none."""
+        if self.method == "thin":
+            return {}
         if self.method != "mixed":
             return {self.method: self.options}
         return dict(self.options.get("methods", {}))
@@ -215,6 +221,14 @@ def _plan(name: str, options: Mapping[str, Any], model: nn.Module, example: Tens
 def _runs_dense(shape: LayerShape, spec: Spec) -> bool:
     """Whether a network in whole numbers runs the dense weight instead: such a candidate only spoils."""
     return isinstance(spec, KernelBasisSpec) and _filled(shape, spec, int8=True).spec.format == DenseSpec.format
+
+
+def _require_width(asked: Asked) -> None:
+    """`BudgetError` for what a width cannot be chosen by."""
+    if counted := [name for name in asked.budget.limits() if name in COSTS]:
+        raise BudgetError(f"a width is chosen by latency, bytes and macs, and not by {' and '.join(counted)}")
+    if asked.rule != "knapsack" or asked.margin is not None:
+        raise BudgetError("a width is the widest within the budget, without a rule or a margin; leave them out")
 
 
 def _require_penni(options: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +14,13 @@ import numpy as np
 from dovetail.accelerators.machine import machine_named
 from dovetail.engine.quantize import quantize
 from dovetail.engine.session import Session
-from dovetail.errors import BudgetError
+from dovetail.errors import BudgetError, SpecError
 from dovetail.fitting.choices import Asked, choose, open_table, references
 from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.modelled import came_to as modelled_costs
-from dovetail.fitting.rehearsals import rehearse
+from dovetail.fitting.rehearsals import raced_as_surveyed, rehearse
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, stored_bytes, survey
+from dovetail.fitting.widths import Build, choose_width
 from dovetail.methods import Int8, Method
 from dovetail.peers.peer import DEFAULT
 from dovetail.program.counts import count
@@ -53,6 +55,7 @@ class Fit:
             on its model, and of all costs that the budget limits what it allows there, `bounds`; `accuracy` and
             `dense_accuracy`, of the network as it was handed in, on the validation data in percent.
         drop: points of accuracy that it may lose.
+        model: what was trained: the network that was handed in, or a thinner one.
     """
 
     found: Found
@@ -61,6 +64,7 @@ class Fit:
     program: Program | None = None
     achieved: Mapping[str, Any] | None = None
     drop: float | None = None
+    model: nn.Module | None = None
 
     @property
     def met(self) -> bool | None:
@@ -76,6 +80,7 @@ def fit(
     validate: Loader,
     method: str = "block",
     options: Mapping[str, Any] | None = None,
+    build: Build | None = None,
     int8: bool = True,
     threads: int | None = None,
     peers: Sequence[str] = DEFAULT,
@@ -91,16 +96,17 @@ def fit(
     """Choose formats by measured time so that a network meets a budget, train it into them, and check.
 
     A layer that would not gain the margin stays dense. Where nothing has to change or nothing would gain,
-    `found.changed` is empty and nothing is trained.
+    `found.gains` is false and nothing is trained.
 
     Args:
-        model: trained, dense, on the CPU; training changes it.
+        model: trained, dense, on the CPU; training changes it, but for method "thin", which trains another.
         budget: limits on latency, bytes or multiplications, and the accuracy that they may take.
         train: batches of images and labels; the first of them calibrate int8, as many as the method wants.
         validate: batches held out: sensitivity is measured on the first of them, accuracy on all.
         method: "block", "tucker", "tdc", "magnitude", "penni", "escalate", "permdnn" or "circnn"; "mixed" may take
-            another one in every layer.
+            another one in every layer, and "thin" is the widest network that keeps to the budget, with dense layers.
         options: of the method, such as epochs; of "mixed" the methods with theirs, as `Mixed` takes them.
+        build: makes the network with a share of its channels, untrained; for "thin" alone.
         int8: the network computes in whole numbers in the end.
         threads: of the engine; all cores by default.
         peers: other runtimes; a share of the latency is of the fastest of them. Nobody else needs them.
@@ -116,28 +122,36 @@ def fit(
     Raises:
         BudgetError: the budget cannot be met, or limits what is not known here.
         MachineError: the machine is not known, or cannot run a layer.
-        SpecError: nothing is known of the method's candidates, or it does not take these options.
+        SpecError: nothing is known of the method's candidates, it does not take these options, or lacks `build`.
         DataError: the file of costs is of another machine.
     """
     import torch
 
     asked = Asked(budget, method, options or {}, rule, margin, int8, machine)
+    if (build is None) == (method == "thin"):
+        raise SpecError("build makes networks of other widths: method thin needs it, and no other takes it")
     images, held_out = as_array(first_images(train, CALIBRATION)), first_images(validate, SENSITIVE)
     table = open_table(threads, costs, int8=int8)
     asked.require(model, torch.from_numpy(images[:1]))
     peers = peers if "latency" in budget.limits() else ()
     modelled = on_machine(asked, model, images)
     measured = survey(model, images, int8=int8, threads=threads, peers=peers)
-    found = choose(
-        model, images, asked, measured, table=table, modelled=modelled, memory=memory, held_out=held_out,
-        rehearse=lambda plan: rehearse(model, images, plan, measured),
-    )  # fmt: skip
+    if build is None:
+        found = choose(
+            model, images, asked, measured, table=table, modelled=modelled, memory=memory, held_out=held_out,
+            rehearse=lambda plan: rehearse(model, images, plan, measured),
+        )  # fmt: skip
+    else:
+        race = partial(raced_as_surveyed, model=model, images=images, measured=measured)
+        found = choose_width(build, images, asked, measured, race=race)
     planned = Fit(found, measured, drop=budget.accuracy_drop)
-    if plan_only or not found.changed:
+    if plan_only or not found.gains:
         return planned
+    dense = copy.deepcopy(model).eval()
+    network = model if build is None or found.width is None else build(found.width)
     return _carried_out(
-        planned, asked, modelled, model, images, peers, train=train, validate=validate, teacher=teacher,
-        settings=settings,
+        replace(planned, model=network), asked, modelled, network, dense, images, peers, train=train,
+        validate=validate, teacher=teacher, settings=settings,
     )  # fmt: skip
 
 
@@ -146,6 +160,7 @@ def _carried_out(
     asked: Asked,
     modelled: Modelled | None,
     model: nn.Module,
+    dense: nn.Module,
     images: np.ndarray,
     peers: Sequence[str],
     *,
@@ -157,10 +172,9 @@ def _carried_out(
     """The plan with what came of it: trained, packed, raced and scored."""
     from dovetail.api import compress
 
-    dense, trainer, threads = copy.deepcopy(model).eval(), asked.trainer(), planned.survey.threads
-    trained = compress(
-        model, trainer, train=train, validate=validate, plan=planned.found.plan(), teacher=teacher, settings=settings
-    )
+    trainer, threads = asked.trainer(), planned.survey.threads
+    plan = planned.found.plan() if planned.found.changed else None
+    trained = compress(model, trainer, train=train, validate=validate, plan=plan, teacher=teacher, settings=settings)
     program = _packed(model, images[:1], train, trainer, int8=asked.int8)
     raced = against_peers(program, dense, images, threads=threads, peers=peers)
     runs = {"dense_accuracy": _torch(dense), "accuracy": Session(program, threads=threads)}

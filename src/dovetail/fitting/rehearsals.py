@@ -24,6 +24,8 @@ from dovetail.search.plan import Costs, Found
 if TYPE_CHECKING:
     from torch import nn
 
+    from dovetail.program.program import Program
+
 log = logging.getLogger("dovetail.fit")
 OURS: Final = "dovetail-dense"
 ROUNDS: Final = 3
@@ -71,17 +73,39 @@ def rehearse(
     """
     import torch
 
-    threads, rival = measured.threads, () if measured.rival == OURS else (measured.rival,)
     program = lower(model.eval(), torch.from_numpy(images[:1]))
     both = (in_formats(program, dict(plan.plan().specs())), program)
     planned, dense = (in_values(one, images, int8=measured.int8) for one in both)
-    raced = against_peers(planned, model, images, threads=threads, peers=rival, blocks=blocks, report=report)
+    latency = raced_as_surveyed(planned, model, images, measured, blocks=blocks, report=report)
     names = set(measured.layers)
-    own, theirs = layer_seconds([planned, dense], images[:1], names, threads)
-    ratios = {name: own[name] / theirs[name] for name in names if theirs[name]}
+    own, theirs = layer_seconds([planned, dense], images[:1], names, measured.threads)
+    return Rehearsal(latency, {name: own[name] / theirs[name] for name in names if theirs[name]})
+
+
+def raced_as_surveyed(
+    program: Program,
+    model: nn.Module,
+    images: np.ndarray,
+    measured: Survey,
+    *,
+    blocks: int = BLOCKS,
+    report: Callable[[str], None] = log.info,
+) -> float:
+    """Seconds of a run of a network in the survey's race: its share of its rival's time now, of the rival's time there.
+
+    Args:
+        program: packed.
+        model: dense, which the rival runs.
+        images: as in `rehearse`.
+        measured: of the dense network.
+        blocks: of the race.
+        report: called with one line per step.
+    """
+    rival = () if measured.rival == OURS else (measured.rival,)
+    raced = against_peers(program, model, images, threads=measured.threads, peers=rival, blocks=blocks, report=report)
     there = raced["rival"] == measured.rival
     now, before = ("rival_seconds", measured.rival_seconds) if there else ("dense", measured.raced)
-    return Rehearsal(raced["latency"] / raced[now] * before, ratios)
+    return float(raced["latency"] / raced[now] * before)
 
 
 def rehearsed(

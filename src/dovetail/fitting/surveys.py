@@ -34,8 +34,6 @@ TURNS, RUNS = 10, 20
 LEFT: Final = 0.03
 """Of the blocks of the network that shows what a run takes beyond its layers."""
 NEAR, LIKELY = 0.3, 2.0
-WIDTHS: Final = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-"""Shares of the channels of the dense networks that formats must beat."""
 BLOCKS: Final = 12
 """Of the race that tells what a share of the budget is of."""
 
@@ -120,32 +118,6 @@ def survey(
         shapes, layers, rest, scale, raced["dense"], raced["rival"], raced["rival_seconds"], threads, int8,
         stored_bytes(dense), stored_bytes(program),
     )  # fmt: skip
-
-
-def width_within(
-    build: Callable[[float], nn.Module], images: np.ndarray, seconds: float, measured: Survey
-) -> tuple[float, float] | None:
-    """The widest dense network that is predicted to run in so much time, and what it takes; None where none is.
-
-    Args:
-        build: makes the network with a share of its channels; random weights do.
-        images: as in `survey`.
-        seconds: of a run in the race.
-        measured: of the whole network.
-    """
-    import torch
-
-    found, widths = None, list(WIDTHS)
-    while widths:
-        width = widths[len(widths) // 2]
-        program = lower(build(width).eval(), torch.from_numpy(images[:1]))
-        named = {name for shape in layer_shapes(program) for name in shape.layers}
-        (layers,) = layer_seconds([in_values(program, images, int8=measured.int8)], images[:1], named, measured.threads)
-        takes = measured.rest + measured.scale * sum(layers.values())
-        if takes <= seconds:
-            found = (width, takes)
-        widths = [w for w in widths if (w > width if takes <= seconds else w < width)]
-    return found
 
 
 def anchor(program: Program) -> Program:

@@ -133,6 +133,7 @@ class Fitted:
         survey: machine, threads, and the times of the dense network and its fastest rival.
         priced: of every distinct layer; nothing where no times were asked for, or the notes are older than that.
         achieved: None before training.
+        width: share of the channels, where the plan is a thinner network and no layer has a format.
     """
 
     network: str
@@ -151,6 +152,7 @@ class Fitted:
     survey: Json
     achieved: Achieved | None = None
     machine: str | None = None
+    width: float | None = None
 
     @classmethod
     def from_json(cls, notes: Json) -> Self:
@@ -176,6 +178,7 @@ class Fitted:
             survey=_survey(plan["survey"]),
             achieved=_achieved(notes, limits, judged=drop is not None),
             machine=None if asked.get("machine") is None else str(asked["machine"]),
+            width=None if plan.get("width") is None else positive(plan["width"], "width"),
         )
 
     @property
@@ -195,6 +198,8 @@ class Fitted:
         threads, cpu = self.survey["threads"], self.survey["machine"]["cpu"]
         by = "TDC's rule" if self.rule == "tdc" else "the knapsack"
         where = f"on {cpu}, {threads} thread{'s' * (threads != 1)}"
+        if self.width is not None:
+            return f"A dense network of {self.width:g} of the channels, the widest that keeps to the budget {where}."
         if self.machine is not None:
             where = f"on the model of the machine {self.machine}" + (f" and {where}" if self.timed else "")
         return (
@@ -204,8 +209,8 @@ class Fitted:
 
     @property
     def left(self) -> tuple[Decision, ...]:
-        """The layers that stay dense."""
-        return tuple(decision for decision in self.decisions if decision.spec is None)
+        """The layers that stay dense as they are; of a thinner network none."""
+        return tuple(decision for decision in self.decisions if decision.spec is None and self.width is None)
 
     def cost(self, value: float | None) -> str:
         """Of a decision, in words."""

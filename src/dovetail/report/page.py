@@ -124,6 +124,7 @@ def fitted(notes: fits.Fitted, layer: str | None = None) -> dict[str, Any]:
     return {
         "title": notes.title,
         "how": notes.how,
+        "width": notes.width,
         "columns": fits.OUTCOME,
         "outcome": fits.outcome(notes),
         "legend": predictions.legend(predicted),

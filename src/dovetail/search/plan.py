@@ -82,10 +82,12 @@ class Found:
         predicted, dense: cost → of the whole network.
         fixed: cost → of everything but the weight layers.
         limits: cost → what it must not exceed.
+        damage: expected, of all layers together; None of a thinner network, of which nothing is known before training.
         rule: that decided.
         priced: the times behind the decisions, for whoever has measured some.
         rehearsals: seconds that were predicted from layers, and that a network of such a plan then took untrained, of
             each that ran; the prices are put right by them.
+        width: share of the channels, where the plan is a thinner network and no layer has a format.
     """
 
     decisions: tuple[Decision, ...]
@@ -93,11 +95,12 @@ class Found:
     dense: Mapping[str, float]
     fixed: Mapping[str, float]
     limits: Mapping[str, float]
-    damage: float
+    damage: float | None
     rule: str
     margin: float
     priced: tuple[Priced, ...] = ()
     rehearsals: tuple[tuple[float, float], ...] = ()
+    width: float | None = None
 
     def plan(self) -> Plan:
         """For a method: layer → spec, or why it stays dense."""
@@ -105,8 +108,13 @@ class Found:
 
     @property
     def changed(self) -> tuple[Decision, ...]:
-        """The layers that get a format; none where there is nothing to gain."""
+        """The layers that get a format; none where there is nothing to gain, or where a thinner network is the plan."""
         return tuple(decision for decision in self.decisions if decision.spec is not None)
+
+    @property
+    def gains(self) -> bool:
+        """Whether there is a network to train."""
+        return self.width is not None or bool(self.changed)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

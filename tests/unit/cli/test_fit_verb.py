@@ -292,6 +292,37 @@ def test_floating_point_is_what_the_recipe_says_then(surveys, tmp_path):
     assert surveys == [{"int8": False, "threads": None, "peers": ()}]
 
 
+@needs_engine
+def test_a_width_is_planned_as_a_recipe_of_a_thinner_network(surveys, tmp_path, capsys):
+    save_file(zoo.build("resnet8", in_channels=1).state_dict(), "w.safetensors")
+    thin = ["fit", "resnet8", "--weights", "w.safetensors", "-o", "f.yaml", "--plan-only", "--method", "thin"]
+    thin += ["--set", "data.held_out=100", "--budget", "bytes=0.15x"]
+    assert main(thin) == 0
+    told = capsys.readouterr().out
+    plan = json.loads((tmp_path / "f.fit.json").read_text())["plan"]
+    recipe = read(tmp_path / "f.yaml")
+    assert recipe.network.options["width"] == plan["width"] < 1
+    assert recipe.network.random
+    assert recipe.original.weights == "w.safetensors"
+    assert "width" not in recipe.original.options
+    assert recipe.method.quantize
+    assert not recipe.method.plan
+    assert plan["predicted"]["bytes"] <= plan["limits"]["bytes"]
+    assert f"Plan: {plan['width']:g} of the channels, all layers dense" in told
+    assert main(thin) == 0
+    assert "going on from the plan in f.fit.json" in capsys.readouterr().out
+    assert len(surveys) == 1
+
+
+@needs_engine
+def test_a_network_without_a_width_has_none_to_choose(surveys, capsys):
+    thin = ["fit", "mlp", "--weights", "t.safetensors", "--method", "thin", "--budget", "bytes=0.2x", "-o", "f.yaml"]
+    assert main(thin) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the network 'mlp' has no option `width`; densenet121," in told
+    assert not surveys
+
+
 ESCALATE = "method.parameters.methods={block: {}, escalate: {}}"
 RANKS = "method.parameters.ranks"
 MIXED_RANKS = "method.parameters.methods={tucker: {ranks: {conv1: [999, 4]}}}"
@@ -303,7 +334,8 @@ STAGES = "method.parameters.methods={escalate: {}, penni: {}}"
     ("more", "message"),
     [
         (["--method", "magic"], "no candidates for method 'magic'; known are tucker"),
-        (["--method", "thin"], "no candidates for method 'thin'; known are tucker"),
+        (["--method", "thin", "--margin", "0.2"], "the widest within the budget, without a rule or a margin"),
+        (["--method", "thin", "--set", "method.parameters.density=0.5"], "method.parameters.density"),
         (["--method", "penni", "--set", "method.parameters.finish=auto"], "makes layers dense that fit has given"),
         (["--method", "penni", "--set", "method.parameters.init=pca_mean"], "a coefficient of every kernel"),
         (["--method", "mixed", "--set", STAGES], "escalate and penni have several phases each"),

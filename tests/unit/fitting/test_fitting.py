@@ -23,7 +23,7 @@ from dovetail.fitting import (
     survey,
 )
 from dovetail.fitting.fits import _packed
-from dovetail.fitting.surveys import anchor, in_formats, in_values, layer_of, line, stored_bytes, width_within
+from dovetail.fitting.surveys import anchor, in_formats, in_values, layer_of, line, stored_bytes
 from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
 from dovetail.methods import METHODS, Kept
 from dovetail.program.counts import count
@@ -151,8 +151,8 @@ def test_time_and_bytes_together(model, images, machine, measured, tmp_path):
 def test_costs_that_nobody_knows_here_are_refused(model, images, machine, measured, tmp_path):
     with pytest.raises(BudgetError, match="cycles are counted on the model of a machine; name one"):
         plan_of(model, images, "cycles=3M", measured, tmp_path)
-    with pytest.raises(SpecError, match="no candidates for method 'thin'; known are tucker"):
-        plan_of(model, images, "latency=0.5x", measured, tmp_path, method="thin")
+    with pytest.raises(SpecError, match="no candidates for method 'int8'; known are tucker"):
+        plan_of(model, images, "latency=0.5x", measured, tmp_path, method="int8")
     assert not machine
 
 
@@ -358,26 +358,6 @@ def test_two_networks_show_what_a_run_takes_beyond_its_layers(caplog):
     assert line((4.5, 9.0), (5.0, 7.0)) == (2.0, 1.0)  # too near each other
     assert line((1.0, 8.0), (5.0, 9.0)) == (4.0, 1.0)  # a layer that takes no time is none
     assert ["is the machine busy" in told for told in caplog.messages] == [True, True]
-
-
-def test_the_widest_network_within_the_time_is_found(images, measured, monkeypatch):
-    built = []
-
-    def layers_of(programs, image, named, threads):
-        return [{"all": 1e-3 * built[-1]}]  # as if time went with the width
-
-    def build(width):
-        built.append(width)
-        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
-
-    monkeypatch.setattr("dovetail.fitting.surveys.layer_seconds", layers_of)
-    known = replace(measured, rest=1e-4, scale=2.0)
-    width, seconds = width_within(build, images, 1e-4 + 2 * 0.7e-3, known)
-    assert width == 0.625
-    assert seconds == pytest.approx(1e-4 + 2 * 0.625e-3)
-    assert len(built) <= 3
-    assert width_within(build, images, 1e-4, known) is None
-    assert width_within(build, images, 1.0, known)[0] == 0.875
 
 
 def test_hardly_anything_is_left_of_the_other_end(model, images):
