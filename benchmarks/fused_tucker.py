@@ -1,11 +1,12 @@
 """Tucker layers on the CPU: the three convolutions one after another, and a block of rows at a time.
 
     python benchmarks/fused_tucker.py --threads 1 --batch 1
+    python benchmarks/fused_tucker.py --int8
 
 The 18 core convolutions of TDC with the channels of the layers that they are from, and seeded random weights. A factor
-runs by the kernel that is fastest for it alone, in both ways the same. They take turns in one process, `--blocks` of up
-to 20 runs each; a time is what `Session.profile` says of the layer. The ratio is the smaller one of those of the
-10th percentiles and the median of the ratios of neighbouring blocks.
+runs by the kernel that is fastest for it alone, in both ways the same; with `--int8` over codes. They take turns in one
+process, `--blocks` of up to 20 runs each; a time is what `Session.profile` says of the layer. The ratio is the smaller
+one of those of the 10th percentiles and the median of the ratios of neighbouring blocks.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import numpy as np
 
 from dovetail.cli import sheets
 from dovetail.engine import Schedule, Session
+from dovetail.engine.kernels import names_of_parts
+from dovetail.engine.quantize import quantize
 from dovetail.formats import PackedTucker, TuckerSpec
 from dovetail.program.ops import check_node, complete
 from dovetail.program.program import BATCH, Activation, Epilogue, Graph, Node, Program, Tensor
 from dovetail.program.quantize import split_factors
 
 SHEET = "tucker_core"
+CHAIN = "conv2d_chain"
 
 
 def layers() -> Iterator[tuple[int, int, int, int, int]]:
@@ -45,30 +49,36 @@ def network(inputs: int, rank_in: int, rank_out: int, outputs: int, size: int) -
     return Program({"main": Graph(("x",), ("y",), (node,), {"x": x, "y": y})}, {"layer": packed}, {})
 
 
-def factors(program: Program, x: np.ndarray, threads: int) -> str:
-    """The fastest kernel of each factor alone, as names of candidates list them."""
-    session = Session(split_factors(program), threads=threads)
+def factors(split: Program, x: np.ndarray, threads: int) -> dict[str, str]:
+    """Node of each factor → the kernel that is fastest for it alone."""
+    session = Session(split, threads=threads)
     session.compile(x.shape)
-    chosen = session.schedule.choices
-    nodes = [node.name for node in session.program.graph.nodes if node.weight]
-    return ",".join(chosen[name].removeprefix("conv2d_") for name in nodes)
+    found = {node.name: session.schedule.choices[node.name] for node in split.graph.nodes if node.weight}
+    (*_, last) = found
+    if found[last].startswith(CHAIN):
+        parts = names_of_parts(found[last])[1]
+        found[last] = parts[-1] if parts else "conv2d_dense"
+    return found
 
 
-def race(program: Program, x: np.ndarray, threads: int, blocks: int) -> tuple[str, np.ndarray]:
+def race(program: Program, x: np.ndarray, threads: int, blocks: int, *, int8: bool) -> tuple[str, np.ndarray]:
     """The kernels, and seconds by way (one after another, by rows), block."""
-    names = factors(program, x, threads)
-    ways = [
-        Session(program, threads=threads, schedule=Schedule({"layer": f"{way}({names})"}))
-        for way in ("conv2d_tucker", "conv2d_fused_tucker")
-    ]
+    split = quantize(program, [x]) if int8 else split_factors(program)
+    found = factors(split, x, threads)
+    names = ",".join(kernel.removeprefix("conv2d_") for kernel in found.values())
+    if int8:
+        plans = (found, found | {list(found)[-1]: f"{CHAIN}({names})"})
+    else:
+        plans = tuple({"layer": f"{way}({names})"} for way in ("conv2d_tucker", "conv2d_fused_tucker"))
+    ways = [Session(split if int8 else program, threads=threads, schedule=Schedule(plan)) for plan in plans]
     runs = int(np.clip(0.3 / seconds(ways[0], x, 1), 3, 20))
     times = [[seconds(way, x, runs) for way in ways] for _ in range(blocks)]
     return names, np.array(times).T
 
 
 def seconds(session: Session, x: np.ndarray, runs: int) -> float:
-    """Of the layer, the middle one of some runs."""
-    return next(time.seconds for time in session.profile(x, runs=runs) if time.node == "layer")
+    """Of the layer, the middle one of some runs, of each of its steps."""
+    return sum(time.seconds for time in session.profile(x, runs=runs) if time.node.split(".")[0] == "layer")
 
 
 def main() -> int:
@@ -77,12 +87,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=15)
+    parser.add_argument("--int8", action="store_true")
     given = parser.parse_args()
     ratios = []
     print("| channels, map | kernels | one after another, us | by rows, us | ratio |\n|---|---|---|---|---|")
     for layer in layers():
         x = np.random.default_rng(1).standard_normal((given.batch, layer[0], *layer[4:] * 2), dtype=np.float32)
-        names, times = race(network(*layer), x, given.threads, given.blocks)
+        names, times = race(network(*layer), x, given.threads, given.blocks, int8=given.int8)
         tenth = 1e6 * np.percentile(times, 10, axis=1)
         ratios.append(min(tenth[0] / tenth[1], float(np.median(times[0] / times[1]))))
         channels = " → ".join(map(str, layer[:4]))

@@ -371,6 +371,7 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   K(ConvRunCoefficientsArgs, conv2d_run_coefficients_int8, DOVETAIL_CONV_RUN_COEFFICIENTS) \
   K(ConvMapCoefficientsArgs, conv2d_map_coefficients_int8, DOVETAIL_CONV_MAP_COEFFICIENTS) \
   K(ConvGroupedCodesArgs, conv2d_grouped_int8, DOVETAIL_CONV_GROUPED_CODES) \
+  K(ConvChainCodesArgs, conv2d_chain_int8, DOVETAIL_CONV_TUCKER)       \
   K(GemmCodesArgs, linear_dense_int8, DOVETAIL_GEMM_CODES)             \
   K(LinearClassesCodesArgs, linear_classes_int8, DOVETAIL_LINEAR_CLASSES_CODES) \
   K(QuantizeArgs, quantize_int8, DOVETAIL_QUANTIZE)                    \

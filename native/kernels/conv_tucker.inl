@@ -1,5 +1,5 @@
 // The convolutions of a Tucker layer, one after another for a few rows at a time: what lies between them stays in a
-// thread's scratch.
+// thread's scratch. Words of codes lie as numbers do, so a chain of convolutions over codes is walked in the same way.
 //
 // There are no loops over numbers here: the other kernels of this instruction set are called, each by this thread alone,
 // with arguments that were laid out for a block of rows. Unit: (image, strip of rows of the output). Loops: block of rows
@@ -22,8 +22,9 @@ struct RowStrip {
   int64_t first, count;  // of its calls
 };
 
-void conv2d_tucker_f32(const void* arguments, Worker& worker) {
-  const auto& a = *static_cast<const ConvTuckerArgs*>(arguments);
+template <typename Args>
+void convolutions_by_rows(const void* arguments, Worker& worker) {
+  const auto& a = *static_cast<const Args*>(arguments);
   const auto* strips = static_cast<const RowStrip*>(a.strips);
   const auto* calls = static_cast<const StripCall*>(a.calls);
   const auto* pointers = static_cast<const StripPointer*>(a.pointers);
@@ -47,3 +48,7 @@ void conv2d_tucker_f32(const void* arguments, Worker& worker) {
     }
   });
 }
+
+void conv2d_tucker_f32(const void* arguments, Worker& worker) { convolutions_by_rows<ConvTuckerArgs>(arguments, worker); }
+
+void conv2d_chain_int8(const void* arguments, Worker& worker) { convolutions_by_rows<ConvChainCodesArgs>(arguments, worker); }

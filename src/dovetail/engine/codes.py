@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.builder import Builder, activation_fields
-from dovetail.engine.kernels import Place, Reads
+from dovetail.engine.kernels import Way
 from dovetail.engine.layout import Shape, View
 from dovetail.errors import EngineError
-from dovetail.formats.base import Packed
 from dovetail.program.integer import Product, is_quantized, limits, ratio
 from dovetail.program.program import Graph, Node, Program, Tensor
 
@@ -54,7 +53,8 @@ class CodeCall:
     """A node that touches codes, with everything it needs; sizes are known.
 
     Attributes:
-        inputs: its operands, in words where they are codes.
+        inputs: its operands, in words where they are codes; of a candidate that takes the place of nodes before this
+            one, too, those of the first of them.
         shape: of the output, in channels.
         candidate: how to run a weight op.
     """
@@ -107,16 +107,8 @@ CodeKernel = Callable[[Builder, CodeCall, View, Product, View], None]
 CodeEmitter = Callable[[Builder, CodeCall], View]
 
 
-@dataclass(frozen=True)
-class CodeCandidate:
-    """A way to run a weight op over codes; fields as in `kernels.Candidate`."""
-
-    name: str
-    op: str
-    runs: Callable[[Packed, Place], bool]
-    emit: CodeKernel
-    reads: Reads = "phases"
-    exact: bool = True  # sums of whole numbers are
+class CodeCandidate(Way):
+    """A way to run a weight op over codes; sums of whole numbers are exact."""
 
 
 def sums(

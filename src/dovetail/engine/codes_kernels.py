@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dovetail.engine import kernels
@@ -21,6 +23,7 @@ from dovetail.engine.codes_coefficients import (
 )
 from dovetail.engine.codes_conv import conv_dense, conv_grouped, conv_lanes, conv_sparse, conv_sparse_columns
 from dovetail.engine.codes_emit import linear_dense
+from dovetail.engine.codes_fused import PARTS, conv_chain
 from dovetail.engine.columns import reach
 from dovetail.engine.kernels import Candidate, Place, candidates, in_classes, is_narrow, is_small
 from dovetail.errors import EngineError
@@ -50,6 +53,11 @@ def candidate_named(name: str, node: Node, graph: Graph, packed: Packed, at: Pla
         f"node {node.name!r}: kernel {name!r} cannot run a {packed.spec.format} weight of shape {packed.shape}; "
         f"possible are {possible}"
     )
+
+
+def by_rows(whole: AnyCandidate, parts: Sequence[AnyCandidate]) -> bool:
+    """Whether a candidate can run its parts so: those of a chain take a few rows of a map for a map."""
+    return isinstance(whole, Candidate) or all(part.name in PARTS for part in parts)
 
 
 def sparse_words(packed: Packed) -> int:
@@ -122,6 +130,11 @@ def _narrow_and_sparse(packed: Packed, at: Place) -> bool:
     return _sparse(packed, at) and is_narrow(packed, at)
 
 
+def _chain(packed: Packed, at: Place) -> bool:
+    """The last of a chain, on more than a pixel."""
+    return at.chained and max(at.size) > 1
+
+
 CANDIDATES = (
     CodeCandidate("conv2d_dense", "conv2d", _dense_blocks, conv_dense),
     CodeCandidate("conv2d_lanes", "conv2d", _few_pixels, conv_lanes, reads="lying"),
@@ -134,6 +147,7 @@ CANDIDATES = (
     CodeCandidate("conv2d_block_coefficients", "conv2d", _ternary, conv_block_coefficients, reads="lying"),
     CodeCandidate("conv2d_run_coefficients", "conv2d", _ternary_words, conv_run_coefficients),
     CodeCandidate("conv2d_map_coefficients", "conv2d", _ternary_maps, conv_map_coefficients, reads="lying"),
+    CodeCandidate("conv2d_chain", "conv2d", _chain, conv_chain, expands=True),
     CodeCandidate("linear_dense", "linear", lambda packed, at: True, linear_dense),
     CodeCandidate("linear_classes", "linear", in_classes(), linear_classes),
 )

@@ -12,6 +12,7 @@ from dovetail.engine import codes_emit
 from dovetail.engine.arena import Arena, place
 from dovetail.engine.builder import Builder, Step
 from dovetail.engine.codes import CodeCall, CodeCandidate
+from dovetail.engine.codes_fused import chain_of
 from dovetail.engine.codes_kernels import AnyCandidate
 from dovetail.engine.conv import Geometry
 from dovetail.engine.emit import ANY_LAYOUT_OPS, EMITTERS, IMAGE_OPS, Call
@@ -89,8 +90,8 @@ def _emit(
     shapes, nodes = graph.bind(**dims), [complete(node) for node in graph.nodes]
     planar = planar_tensors(nodes, shapes)
     places = _places(b, graph, nodes, shapes, planar)
-    before = expanded(program, graph, nodes, choices)
-    within |= {maker.name: name for name, maker in before.items()}
+    before = replaced(program, graph, nodes, choices)
+    within |= {maker.name: name for name, makers in before.items() for maker in makers}
     for node in nodes:
         if node.name in within:
             continue
@@ -98,11 +99,12 @@ def _emit(
         if node.op == SCAN:
             views[node.output] = _scan(b, program, node, dims, choices, views, within, shapes[node.output])
             continue
+        makers = before.get(node.name, [])
         if touches_codes(node, graph):
-            coded = _code_call(program, graph, node, views, shapes, choices)
+            coded = _code_call(program, graph, node, views, shapes, choices, makers)
             views[node.output] = codes_emit.EMITTERS[node.op](b, coded)
             continue
-        maker = before.get(node.name)
+        maker = makers[0] if makers else None
         call = _call(b, program, node, views, shapes, choices, places, node.output in planar, maker)
         views[node.output] = EMITTERS[node.op](b, call)
     return views
@@ -127,18 +129,21 @@ def _scan(
     return scan(b, node, body, body.bind(**dims), operands, shape, emit_body)
 
 
-def expanded(
+def replaced(
     program: Program, graph: Graph, nodes: Sequence[Node], choices: Mapping[str, AnyCandidate]
-) -> dict[str, Node]:
-    """Node whose candidate takes the place of the one before it, too → that one."""
-    found = {}
-    for node in nodes:
-        chosen = choices.get(node.name)
-        if isinstance(chosen, Candidate) and chosen.expands:
-            maker = expansion_of(program, graph, node)
-            assert maker is not None
-            found[node.name] = maker
-    return found
+) -> dict[str, list[Node]]:
+    """Node whose candidate takes the place of others before it, too → those, as they run."""
+    expanding = [node for node in nodes if node.name in choices and choices[node.name].expands]
+    return {node.name: makers_of(program, graph, node) for node in expanding}
+
+
+def makers_of(program: Program, graph: Graph, node: Node) -> list[Node]:
+    """The nodes before this one whose place a candidate of it could take, too, completed."""
+    if touches_codes(node, graph):
+        links = chain_of(program, graph, node)
+        return [] if links is None else links.nodes[:-1]
+    maker = expansion_of(program, graph, node)
+    return [] if maker is None else [maker]
 
 
 def planar_tensors(nodes: list[Node], shapes: Mapping[str, Shape]) -> set[str]:
@@ -239,13 +244,14 @@ def _code_call(
     views: Mapping[str, View],
     shapes: Mapping[str, Shape],
     choices: Mapping[str, AnyCandidate],
+    makers: Sequence[Node],
 ) -> CodeCall:
     residual, chosen = node.epilogue.residual, choices.get(node.name)
     return CodeCall(
         program,
         graph,
         node,
-        [views[name] for name in node.inputs],
+        [views[name] for name in (*makers, node)[0].inputs],
         None if residual is None else views[residual],
         shapes[node.output],
         shapes,

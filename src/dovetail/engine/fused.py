@@ -21,6 +21,7 @@ from dovetail.engine.layout import Buffer, Planes, View, planar_view, round_up
 from dovetail.engine.native import require_native
 
 ROOM = 1 << 16  # elements, 256 KB: what lies between the convolutions, half of a usual L2
+Emit = Callable[[Builder, View, View, Geometry, Epilogue], None]
 X, Y, RESIDUAL = 1, 2, 3  # bases of pointers, as in native/kernels/conv_tucker.inl; 0 is scratch
 
 
@@ -29,17 +30,19 @@ class Stage:
     """One of the convolutions.
 
     Attributes:
-        outputs: channels.
+        outputs: channels, or words of them.
         emit: its kernel calls, given builder, input, output, geometry and epilogue.
         grain: rows of the output of which blocks are a multiple: those of a tile, so that tiles are the same however
             the rows are cut.
         across: outputs of a row in a group of tiles, four of which fill a vector; 0 where there are no tiles.
+        word: what lies around the pixels of its output.
     """
 
     outputs: int
-    emit: Callable[[Builder, View, View, Geometry, Epilogue], None]
+    emit: Emit
     grain: int = 1
     across: int = 0
+    word: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Chain:
     Attributes:
         before, after: None where that factor is part of the core.
         kernel: rows and columns of the core's.
+        native: the kernel that makes all calls.
     """
 
     before: Stage | None
     core: Stage
     after: Stage | None
     kernel: tuple[int, int]
+    native: str = "conv2d_tucker_f32"
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class _Fused:
 
     def __init__(self, b: Builder, x: View, chain: Chain, y: View, at: Geometry, epilogue: Epilogue) -> None:
         self.b, self.x, self.y, self.at, self.epilogue = b, x, y, at, epilogue
-        self.before, self.core, self.after = chain.before, chain.core, chain.after
+        self.before, self.core, self.after, self.native = chain.before, chain.core, chain.after, chain.native
         self.inner = Builder(b.lanes, threads=1, node=b.node)
         self.proxies = {base: Buffer(0) for base in (X, Y, RESIDUAL)}  # two of the tensors may lie in one buffer
         self.constants: dict[bytes, np.ndarray] = {}
@@ -157,7 +162,7 @@ class _Fused:
         self.b.constants += self.constants.values()
         residual = self.epilogue.residual
         self.b.emit(
-            "conv2d_tucker_f32",
+            self.native,
             {"x": self.x, "residual": residual, "strips": self.b.constant(np.array(strips, np.int64)),
              "calls": self.b.constant(records), "pointers": self.b.constant(pointers),
              "arguments": self.b.constant(blob)},
@@ -235,13 +240,12 @@ class _Fused:
 
     def _room(self, maker: Stage, planes: Planes) -> View:
         """A tensor in scratch."""
-        return planar_view((1, maker.outputs, planes.height, planes.width), planes, self.b.node)
+        return planar_view((1, maker.outputs, planes.height, planes.width), planes, self.b.node, maker.word)
 
     def _outer(self, base: int, view: View, rows: int, planes: Planes) -> View:
         """Rows of a tensor of the network, of one image; which rows is up to the call."""
-        return View(
-            self.proxies[base], (1, view.shape[1], rows, view.shape[3]), view.strides, 0, replace(planes, height=rows)
-        )
+        shape, planes = (1, view.shape[1], rows, view.shape[3]), replace(planes, height=rows)
+        return View(self.proxies[base], shape, view.strides, 0, planes, view.word)
 
     def _results(self, base: int, view: View, block: Block) -> View:
         """Of the output or what lies like it: with all zeros around it that the whole has there."""

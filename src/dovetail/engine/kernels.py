@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class Place(Positions):
         size: rows and columns of a convolution's output.
         padding: top, bottom, left, right.
         expanded: whether a 1x1 convolution makes its input, for it alone.
+        chained: whether it ends a chain of convolutions over codes.
     """
 
     size: tuple[int, int] = (1, 1)
@@ -67,20 +68,21 @@ class Place(Positions):
     dilation: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     expanded: bool = False
+    chained: bool = False
 
 
-def place(node: Node, shapes: Mapping[str, Shape], *, expanded: bool = False) -> Place:
+def place(node: Node, shapes: Mapping[str, Shape], *, expanded: bool = False, chained: bool = False) -> Place:
     """Where a node, completed, applies its weight."""
     positions = vars(geometry(node, shapes))
     if node.op != "conv2d":
         return Place(**positions)
     height, width = shapes[node.output][2:]
     attributes = {n: node.attributes[n] for n in ("stride", "dilation", "padding")}
-    return Place(**positions, size=(height, width), **attributes, expanded=expanded)
+    return Place(**positions, size=(height, width), **attributes, expanded=expanded, chained=chained)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Way:
     """A way to run a weight op.
 
     Attributes:
@@ -91,8 +93,7 @@ class Candidate:
         exact: whether it adds up the products of the op itself, and so errs by rounding sums alone.
         reads: a strided input dealt into "phases", with zeros around each; any input as it is
             "lying", with zeros around it; or its "pixels" alone.
-        expands: whether it takes the place of the 1x1 convolution before it, too.
-        factors: whether the weight has several, each of which may run by a kernel of its own (`composed`).
+        expands: whether it takes the place of nodes before it, too.
     """
 
     name: str
@@ -102,11 +103,24 @@ class Candidate:
     exact: bool = True
     reads: Reads = "phases"
     expands: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate(Way):
+    """Over real numbers.
+
+    Attributes:
+        factors: whether the weight has several, each of which may run by a kernel of its own (`composed`).
+    """
+
     factors: bool = False
 
 
-def composed(whole: Candidate, parts: Sequence[Candidate]) -> Candidate:
-    """The candidate with a kernel for each factor, by which it is named: `conv2d_tucker(lanes,winograd4,dense)`."""
+AnyWay = TypeVar("AnyWay", bound=Way)
+
+
+def composed(whole: AnyWay, parts: Sequence[Way]) -> AnyWay:
+    """The candidate with a kernel for each part, by which it is named: `conv2d_tucker(lanes,winograd4,dense)`."""
     names = [part.name.removeprefix(f"{part.op}_") for part in parts]
     if set(names) == {"dense"}:
         return whole
@@ -118,8 +132,8 @@ def composed(whole: Candidate, parts: Sequence[Candidate]) -> Candidate:
     )
 
 
-def names_of_factors(name: str) -> tuple[str, list[str]]:
-    """Inverse of the naming of `composed`: the whole's name, and those of the factors' kernels, if there are any."""
+def names_of_parts(name: str) -> tuple[str, list[str]]:
+    """Inverse of the naming of `composed`: the whole's name, and those of the parts' kernels, if there are any."""
     whole, _, inside = name.partition("(")
     op = whole.partition("_")[0]
     return whole, [f"{op}_{part}" for part in inside.removesuffix(")").split(",")] if inside else []

@@ -16,12 +16,11 @@ import numpy as np
 
 from dovetail import files
 from dovetail.engine.cache import Times, load_times, save_times
-from dovetail.engine.codes_kernels import AnyCandidate, candidate_named, candidates_of, sparse_words
-from dovetail.engine.compile import Compiled, compile_graph, weight_nodes
-from dovetail.engine.expanded import expansion_of
-from dovetail.engine.kernels import Candidate, Place, composed, names_of_factors, place
+from dovetail.engine.codes_kernels import AnyCandidate, by_rows, candidate_named, candidates_of, sparse_words
+from dovetail.engine.compile import Compiled, compile_graph, makers_of, weight_nodes
+from dovetail.engine.kernels import Candidate, Place, composed, names_of_parts, place
 from dovetail.errors import EngineError
-from dovetail.program.integer import is_quantized
+from dovetail.program.integer import is_quantized, touches_codes
 from dovetail.program.program import Graph, Node, Program, Tensor
 from dovetail.program.quantize import split_factors
 
@@ -126,11 +125,12 @@ class Tuner:
     def __post_init__(self) -> None:
         self._changed = False
 
-    def best(self, node: Node) -> AnyCandidate:
-        """The fastest candidate; the only one without timing."""
+    def best(self, node: Node, *, alone: bool = False) -> AnyCandidate:
+        """The fastest candidate; the only one without timing. `alone`: of those that take no other node's place."""
         where, packed = self._place(node), self.program.weights[node.weight or ""]
         found = candidates_of(node, self.graph, packed, where, exact=self.exact)
-        found = [self._composed(c, node) if isinstance(c, Candidate) and c.factors else c for c in found]
+        found = [self._composed(c, node) for c in found if not (alone and c.expands)]
+        found = [c for c in found if c is not None]
         if len(found) == 1:
             return found[0]
         key = self._key(node, found)
@@ -146,28 +146,41 @@ class Tuner:
 
     def named(self, name: str, node: Node) -> AnyCandidate:
         """The candidate called `name`; `EngineError` where it cannot run the node."""
-        whole, names = names_of_factors(name)
+        whole, names = names_of_parts(name)
         found = candidate_named(whole, node, self.graph, self.program.weights[node.weight or ""], self._place(node))
-        if not names:
+        tuner, nodes = self._parts(found, node)
+        if not names and (isinstance(found, Candidate) or not nodes):
             return found
-        factors = self._factors(node)
-        nodes = weight_nodes(factors.graph) if isinstance(found, Candidate) and found.factors else []
-        if not isinstance(found, Candidate) or len(names) != len(nodes):
-            has = f"{len(names)} factors; {whole} has {len(nodes)}"
+        names = names or [f"{node.op}_dense"] * len(nodes)
+        if len(names) != len(nodes):
+            has = f"{len(names)} parts; {whole} has {len(nodes)}"
             raise EngineError(f"node {node.name!r}: kernel {name!r} names {has}")
-        parts = [factors.named(part, of) for part, of in zip(names, nodes)]
-        return composed(found, [part for part in parts if isinstance(part, Candidate)])
+        parts = [tuner.named(part, of) for part, of in zip(names, nodes)]
+        if not by_rows(found, parts):
+            raise EngineError(f"node {node.name!r}: {whole} cannot run its parts by {', '.join(names)}")
+        return composed(found, parts)
 
     def _place(self, node: Node) -> Place:
-        before = expansion_of(self.program, self.graph, node)
-        return place(node, self.program.shapes(self.graph, self.dims), expanded=before is not None)
+        before = makers_of(self.program, self.graph, node)
+        coded = touches_codes(node, self.graph)
+        shapes = self.program.shapes(self.graph, self.dims)
+        return place(node, shapes, expanded=bool(before) and not coded, chained=bool(before) and coded)
 
-    def _composed(self, whole: Candidate, node: Node) -> Candidate:
-        """The fastest kernel for each factor by itself."""
-        factors = self._factors(node)
-        parts = [factors.best(part) for part in weight_nodes(factors.graph)]
-        self._changed |= factors._changed
-        return composed(whole, [part for part in parts if isinstance(part, Candidate)])
+    def _composed(self, whole: AnyCandidate, node: Node) -> AnyCandidate | None:
+        """The candidate with the fastest kernel for each of its parts by itself; None where it cannot take one."""
+        tuner, nodes = self._parts(whole, node)
+        parts = [tuner.best(part, alone=True) for part in nodes]
+        self._changed |= tuner._changed
+        if not parts:
+            return whole
+        return composed(whole, parts) if by_rows(whole, parts) else None
+
+    def _parts(self, whole: AnyCandidate, node: Node) -> tuple[Tuner, list[Node]]:
+        """The nodes that a candidate runs each by a kernel of its own, and a tuner of them; of most there are none."""
+        if isinstance(whole, Candidate):
+            factors = self._factors(node) if whole.factors else self
+            return factors, weight_nodes(factors.graph) if whole.factors else []
+        return self, [*makers_of(self.program, self.graph, node), node] if whole.expands else []
 
     def _factors(self, node: Node) -> Tuner:
         """A tuner of the node's factors, as nodes of their own."""
@@ -189,7 +202,7 @@ class Tuner:
         before = self._before(node, found)
         graph = graph_of(self.graph, *before, node)
         slots = _slots(graph, self.dims)
-        choices = {maker.name: self.best(maker) for maker in before}
+        choices = {maker.name: self.best(maker, alone=True) for maker in before}
         compiled = {c.name: self._compile(graph, {**choices, node.name: c}) for c in found}
         best = dict.fromkeys(compiled, math.inf)
         began = time.monotonic()
@@ -201,9 +214,8 @@ class Tuner:
         return best
 
     def _before(self, node: Node, found: Sequence[AnyCandidate]) -> list[Node]:
-        """The node whose place a candidate takes, too, if one does."""
-        maker = expansion_of(self.program, self.graph, node)
-        return [maker] if maker and any(isinstance(c, Candidate) and c.expands for c in found) else []
+        """The nodes whose place a candidate takes, too, if one does."""
+        return makers_of(self.program, self.graph, node) if any(c.expands for c in found) else []
 
     def _compile(self, graph: Graph, choices: Mapping[str, AnyCandidate]) -> Compiled:
         return compile_graph(self.program, graph, self.dims, choices, isa=self.isa, threads=self.pool.threads)

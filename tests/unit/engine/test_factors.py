@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dovetail.engine import Schedule, Session, native_status
-from dovetail.engine.kernels import CANDIDATES, composed, names_of_factors
+from dovetail.engine.kernels import CANDIDATES, composed, names_of_parts
 from dovetail.engine.quantize import quantize
 from dovetail.engine.schedule import Tuner
 from dovetail.errors import EngineError
@@ -50,13 +50,13 @@ def by_name(program: Program, first: str, second: str) -> Schedule:
     return Schedule(dict(zip(names, (first, second))))
 
 
-def test_names_of_factors():
+def test_names_of_parts():
     parts = [NAMED["conv2d_lanes"], NAMED["conv2d_winograd2"], NAMED["conv2d_dense"]]
     made = composed(NAMED["conv2d_tucker"], parts)
     assert made.name == "conv2d_tucker(lanes,winograd2,dense)"
     assert not made.exact
-    assert names_of_factors(made.name) == ("conv2d_tucker", [part.name for part in parts])
-    assert names_of_factors("conv2d_tucker") == ("conv2d_tucker", [])
+    assert names_of_parts(made.name) == ("conv2d_tucker", [part.name for part in parts])
+    assert names_of_parts("conv2d_tucker") == ("conv2d_tucker", [])
     assert composed(NAMED["conv2d_tucker"], [NAMED["conv2d_dense"]] * 3) is NAMED["conv2d_tucker"]
 
 
@@ -88,7 +88,7 @@ def test_factors_in_the_core_take_no_kernel(isa, stride, rank_in, rank_out, left
     assert close(session(x), reference.run(program, x))
     assert native_calls(session, last)[f"conv2d_{kernel}_f32__{isa}"] == left
     wrong = Schedule(names | {last: "conv2d_tucker(lanes,lanes,lanes)"})
-    with pytest.raises(EngineError, match=f"names 3 factors; conv2d_tucker has {left}"):
+    with pytest.raises(EngineError, match=f"names 3 parts; conv2d_tucker has {left}"):
         Session(program, isa=isa, schedule=wrong)(x)
 
 
@@ -122,8 +122,8 @@ def test_factors_are_tuned_one_by_one(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("conv2d_tucker(lanes,dense)", "names 2 factors; conv2d_tucker has 3"),
-        ("conv2d_dense(lanes)", "names 1 factors; conv2d_dense has 0"),
+        ("conv2d_tucker(lanes,dense)", "names 2 parts; conv2d_tucker has 3"),
+        ("conv2d_dense(lanes)", "names 1 parts; conv2d_dense has 0"),
         ("conv2d_tucker(lanes,fast,dense)", "conv2d_fast"),
         ("conv2d_tucker(winograd2,dense,dense)", "cannot run"),
     ],

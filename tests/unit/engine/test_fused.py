@@ -162,7 +162,7 @@ def test_padding_is_less_than_the_kernel():
         ({"padding": (20, 1, 70, 1)}, FUSED, "cannot run"),
         ({"ranks": (19, 23)}, FUSED, "cannot run"),
         ({"size": (1, 1)}, FUSED, "cannot run"),
-        ({}, f"{FUSED}(dense,dense)", "names 2 factors; conv2d_fused_tucker has 3"),
+        ({}, f"{FUSED}(dense,dense)", "names 2 parts; conv2d_fused_tucker has 3"),
         ({"stride": (2, 2)}, f"{FUSED}(dense,winograd4,dense)", "cannot run"),
     ],
 )
