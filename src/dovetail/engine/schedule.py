@@ -128,9 +128,9 @@ class Tuner:
     def best(self, node: Node, *, alone: bool = False) -> AnyCandidate:
         """The fastest candidate; the only one without timing. `alone`: of those that take no other node's place."""
         where, packed = self._place(node), self.program.weights[node.weight or ""]
-        found = candidates_of(node, self.graph, packed, where, exact=self.exact)
-        found = [self._composed(c, node) for c in found if not (alone and c.expands)]
-        found = [c for c in found if c is not None]
+        possible = candidates_of(node, self.graph, packed, where, exact=self.exact)
+        made = [self._composed(c, node) for c in possible if not (alone and c.expands)]
+        found = [c for c in made if c is not None]
         if len(found) == 1:
             return found[0]
         key = self._key(node, found)
