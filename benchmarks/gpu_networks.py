@@ -35,6 +35,7 @@ NETWORKS = {
     "resnet18": ("resnet18_224", "tucker_tdc"),
     "resnet50": ("resnet50_224", "tucker_tdc"),
     "vgg16": ("vgg16_224", "tucker_tdc_convs"),
+    "densenet121": ("densenet121_224", "tucker_tdc"),
 }
 """Name in the results → sheet, and the variant that says the ranks."""
 
@@ -142,6 +143,20 @@ class Plain(nn.Module):
         return F.relu(y) if self.relu else y
 
 
+class Affine(nn.Module):
+    """The norm of a map that no layer before it could take in, then ReLU."""
+
+    def __init__(self, scale: np.ndarray, shift: np.ndarray, relu: bool) -> None:
+        super().__init__()
+        self.scale, self.shift = (parameter(part[:, None, None], torch.empty(0)) for part in (scale, shift))
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)`, as the input."""
+        y = torch.addcmul(self.shift, x, self.scale)
+        return F.relu(y) if self.relu else y
+
+
 class Folded(nn.Module):
     """A Program in torch for inference at one batch size: norms are folded into weights, plain layers are torch's own.
 
@@ -161,6 +176,8 @@ class Folded(nn.Module):
             relu = _is_relu(node)
             if node.weight is not None:
                 step: nn.Module = Weighted(_folded(node, program), relu, kernels, precision, tiles)
+            elif node.op == "affine":
+                step = Affine(*_norm(node, program), relu)
             else:
                 step = Plain(node.op, _bound(node, batch), relu)
             self.steps.append(step)
@@ -188,12 +205,21 @@ def _folded(node: Node, program: Program) -> nn.Module:
     return layer
 
 
+def _norm(node: Node, program: Program) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift of each channel; `RecipeError` where these networks have no such norm."""
+    epilogue = node.epilogue
+    if epilogue.scale is None or epilogue.bias is None or node.attributes["axis"] != 1:
+        raise RecipeError(f"node {node.name!r} is no norm of a map: a scale and a shift along axis 1")
+    return program.arrays[epilogue.scale], program.arrays[epilogue.bias]
+
+
 def _is_relu(node: Node) -> bool:
     """Whether ReLU is the end of a node; `RecipeError` where the end is something that these networks do not have."""
-    epilogue = node.epilogue
+    epilogue, plain = node.epilogue, node.weight is None
     activation = epilogue.activation
-    affine = node.weight is None and not (epilogue.scale is epilogue.bias is epilogue.residual is None)
-    if affine or (activation is not None and activation.name != "relu"):
+    residual = plain and epilogue.residual is not None
+    scaled = plain and node.op != "affine" and not (epilogue.scale is epilogue.bias is None)
+    if residual or scaled or (activation is not None and activation.name != "relu"):
         raise RecipeError(f"node {node.name!r} ends in {epilogue}; this benchmark knows residuals and ReLU")
     return activation is not None
 

@@ -3,13 +3,14 @@
     python benchmarks/gpu_tucker.py --out benchmarks/results/gpu_tucker.json
 
 Two kinds of cases, at each batch size: the 18 core convolutions of TDC alone (`gpu/core_64_32_56`), and ResNet-18,
-ResNet-50 and VGG-16 whole (`gpu/resnet18_tucker_tdc`), with seeded random weights. Everybody runs as a CUDA graph, with
-inputs and weights where they are; blocks of replays stand side by side, and ratios are formed from neighbours. Cases of
-another batch than 1 end in `_b16` and go into a file of their own (`gpu_tucker_b16.json`). Files are written after
-every case, so a run that is stopped leaves what it has measured.
+ResNet-50, VGG-16 and DenseNet-121 whole (`gpu/resnet18_tucker_tdc`), with seeded random weights. Everybody runs as a
+CUDA graph, with inputs and weights where they are; blocks of replays stand side by side, and ratios are formed from
+neighbours. Cases of another batch than 1 end in `_b16` and go into a file of their own (`gpu_tucker_b16.json`). Files
+are written after every case, so a run that is stopped leaves what it has measured.
 
 Peers: cuDNN in benchmark mode, with channels last and first; torch.compile in max-autotune. They run the core alone, or
-the dense network (`vs_best`) and the Tucker network as three convolutions (`vs_same`). Everybody's norms are folded.
+the dense network (`vs_best`) and the Tucker network as three convolutions (`vs_same`). Norms are folded into the layer
+before them, for everybody; most of DenseNet's have none.
 """
 
 from __future__ import annotations

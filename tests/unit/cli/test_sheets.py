@@ -186,8 +186,8 @@ def test_a_layer_that_does_not_exist_is_refused(sheet):
 
 def test_the_committed_sheets_are_the_networks_of_the_plan():
     assert {path.stem for path in SHEETS} == {
-        "resnet18_224", "resnet18_cifar", "resnet50_224", "vgg16_224", "squeezenet_224", "mobilenetv2_224",
-        "resnet20_cifar", "resnet56_cifar", "fc_4096x9216", "fc_4096x4096", "fc_2048x2048",
+        "resnet18_224", "resnet18_cifar", "resnet50_224", "vgg16_224", "densenet121_224", "squeezenet_224",
+        "mobilenetv2_224", "resnet20_cifar", "resnet56_cifar", "fc_4096x9216", "fc_4096x4096", "fc_2048x2048",
         "lstm_1024", "tucker_core",
     }  # fmt: skip
 
@@ -233,6 +233,7 @@ def complete_plan(model: nn.Module, case: sheets.Case):
         ("resnet18_224/tucker_tdc", 1.814, 0.786),
         ("resnet50_224/tucker_tdc", 4.089, 2.583),
         ("vgg16_224/tucker_tdc_convs", 15.347, 3.322),
+        ("densenet121_224/tucker_tdc", 2.834, 2.075),
     ],
 )
 def test_tdc_ranks_leave_the_work_that_its_formulas_give(name, dense, tucker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import gpu_race
 import gpu_tucker
 from dovetail import zoo
 from dovetail.cli.speed import read_races
+from dovetail.errors import RecipeError
 from dovetail.export.torch_module import to_torch
 from dovetail.formats import spec_from_json
 from dovetail.gpu.tiles import CORE_SHAPES
@@ -80,6 +82,23 @@ def test_the_kernels_have_every_tucker_layer_with_all_that_follows(network):
     assert sorted(len(inputs) for inputs in wires) == [1, 1, 2]
 
 
+def test_norms_before_their_layers_stay():
+    """DenseNet's norms come first, and most have no layer before them that could take them in."""
+    torch.manual_seed(0)
+    model = zoo.build("densenet121", width=0.25, classes=10)
+    layers = {"features.denseblock*.denselayer1.conv2": tucker(8, 4)}
+    dense, low = gpu_networks.pair(model, layers, torch.randn(2, 3, 64, 64))
+    norms = [node for node in low.graph.nodes if node.op == "affine"]
+    assert len(norms) == 62  # of the 58 layers, the three transitions, and the last
+    x = torch.randn(2, 3, 64, 64)
+    for program, kernels in ((dense, False), (low, False), (low, True)):
+        folded = gpu_networks.Folded(program, 2, kernels=kernels)
+        assert torch.allclose(folded(x), to_torch(program)(x), atol=1e-4)
+    changed = dataclasses.replace(norms[0], epilogue=dataclasses.replace(norms[0].epilogue, bias=None))
+    with pytest.raises(RecipeError, match=r"denselayer1\.norm1' is no norm of a map"):
+        gpu_networks._norm(changed, low)
+
+
 def test_a_folded_network_is_one_graph(network):
     folded = gpu_networks.Folded(network.tucker, 2, kernels=True)
     x = network.image(2)
@@ -92,7 +111,7 @@ def test_the_ranks_of_the_sheets_fit_their_networks(name):
     with torch.device("meta"):
         model = zoo.build(sheet["network"]["name"])
     plan = Plan({layer: spec_from_json(spec) for layer, spec in variant["layers"].items()}).resolve(model)
-    assert len(plan) == {"resnet18": 16, "resnet50": 16, "vgg16": 12}[name]
+    assert len(plan) == {"resnet18": 16, "resnet50": 16, "vgg16": 12, "densenet121": 58}[name]
     for layer, spec in plan.items():
         module = model.get_submodule(layer)
         assert isinstance(module, nn.Conv2d)

@@ -101,6 +101,7 @@ def test_ranks_are_multiples_of_a_warp(name):
     ("resnet18", "resnet18_224", "tucker_tdc"),
     ("resnet50", "resnet50_224", "tucker_tdc"),
     ("vgg16_bn", "vgg16_224", "tucker_tdc_convs"),
+    ("densenet121", "densenet121_224", "tucker_tdc"),
 ])  # fmt: skip
 def test_the_networks_that_are_raced_have_these_ranks(name, sheet, variant):
     raced = yaml.safe_load((SHEETS / f"{sheet}.yaml").read_text())["variants"][variant]["layers"]
