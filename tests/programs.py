@@ -109,7 +109,7 @@ def random_packed(format_name: str, shape: tuple[int, ...], random: np.random.Ge
         (outputs, inputs, count), shared, block = coefficients.shape, spec.shared, spec.block  # type: ignore[attr-defined]
         keep = random.random((-(-outputs // shared), -(-inputs // block), count)) < 0.3
         keep = keep.repeat(shared, axis=0)[:outputs].repeat(block, axis=1)[:, :inputs]
-        packed = row.packed.from_factors(bases, coefficients * keep, spec)
+        packed = row.packed.from_factors(bases, coefficients * keep, spec, shape)
     return packed
 
 

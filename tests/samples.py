@@ -5,6 +5,7 @@ A new format adds one row to SAMPLES.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,7 +62,7 @@ def some(n: int) -> int:
 
 
 def area(shape: Shape) -> int:
-    return shape[2] * shape[3]
+    return math.prod(shape[2:])
 
 
 SAMPLES = {
@@ -118,7 +119,6 @@ SAMPLES = {
             lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary", asymmetric=True),
             lambda s: KernelBasisSpec(bases=some(area(s)), coefficients="ternary", asymmetric=True, shared=4),
         ),
-        linear=False,
     ),
     "block_sparse": Sample(
         lambda s: BlockSparseSpec(),

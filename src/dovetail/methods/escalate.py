@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dovetail.errors import SpecError, TrainingError
 from dovetail.formats.base import Spec
 from dovetail.formats.kernel_basis import KernelBasisSpec
-from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.kernel_basis.layer import KernelBasisLayer
 from dovetail.formats.layer import numpy, swap
 from dovetail.formats.values import F32, INT8
 from dovetail.methods.base import (
@@ -62,17 +62,17 @@ SPARSIFY, TERNARISE, SETTLE = "sparsify", "ternarise", "settle"
 REAL: Any = {"coefficients": "dense", "shared": 1, "block": 1, "asymmetric": False, "values": F32}  # in `sparsify`
 MOST_BASES: Final = 12
 """Shared kernels of a layer of which nothing is said, however large its kernels are."""
-YOUNGER = {"asymmetric": "False", "rounded": "False"}
+YOUNGER = {"asymmetric": "False", "rounded": "False", "linear": "False"}
 
 
 @dataclass(kw_only=True, eq=False)
 class Escalate(Staged):
     """Three phases: `sparsify` (real coefficients, fewer and fewer), `ternarise` (ternary ones), `settle` (they stand).
 
-    Convolutions larger than 1x1 become a kernel basis with ternary coefficients, 1x1 ones (with `pointwise`) a basis of
-    one kernel, depthwise ones (with `depthwise`) a basis with 8-bit coefficients, all of which stay. The first
-    convolution and linear layers stay dense, for int8. The trained network computes with exactly
-    the numbers that are packed; `dovetail.quantize` then makes whole numbers of what flows between the layers.
+    Convolutions larger than 1x1 become a kernel basis with ternary coefficients, 1x1 ones (with `pointwise`) and linear
+    layers (with `linear`) a basis of one kernel, depthwise ones (with `depthwise`) a basis with 8-bit coefficients, all
+    of which stay. The first layer, and the last if it is linear, stay dense, for int8. The trained network computes
+    with exactly the numbers that are packed; `dovetail.quantize` then makes whole numbers of what flows between them.
 
     Attributes:
         bases: shared kernels per layer, M: a number, or a fraction of the kernels' energy that they must hold, or
@@ -85,6 +85,7 @@ class Escalate(Staged):
         asymmetric: an output has two scales, of its coefficients above zero and of those below. They are no whole
             numbers: these take the weights that they stand for.
         pointwise: 1x1 convolutions become ternary, too.
+        linear: so do linear layers between the first layer and the last.
         depthwise: shared kernels of a depthwise convolution; None leaves these layers dense.
         density: share of the coefficients of all ternary layers that is kept; with `cost`, share of the cost; or shares
             by layer name or glob, later ones winning, which every layer then keeps of its own. Specs of a given plan
@@ -119,6 +120,7 @@ class Escalate(Staged):
     block: int = 1
     asymmetric: bool = False
     pointwise: bool = True
+    linear: bool = True
     depthwise: int | None = None
     density: float | Mapping[str, float] = 0.05
     allocation: Allocation = "global"
@@ -176,7 +178,7 @@ class Escalate(Staged):
         return {name: value for name, value in super().options().items() if (name, value) not in YOUNGER.items()}
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
-        """A ternary kernel basis for every convolution but the first; a given plan says otherwise.
+        """A ternary kernel basis for every layer but the first and a last linear one; a given plan says otherwise.
 
         Raises:
             SpecError: a name matches nothing, another format is asked for, nothing can be decomposed, there are to be
@@ -199,7 +201,7 @@ class Escalate(Staged):
                     f"layer {name!r}: escalate trains kernel_basis with ternary coefficients, not {spec}{also}"
                 )
         if not any(is_ternary(spec) for _, spec in self._plan.specs()):
-            raise SpecError("escalate finds no convolution to decompose into ternary coefficients")
+            raise SpecError("escalate finds no layer to decompose into ternary coefficients")
         self._places = self._places_of(model)
         if self.shrink:
             bind(model, example)
@@ -231,7 +233,7 @@ class Escalate(Staged):
             raise TrainingError("escalate must know the steps of an epoch: set steps_per_epoch before begin")
         for name, spec in self._plan.specs():
             layer = model.get_submodule(name)
-            if not isinstance(layer, KernelBasisConv2d):
+            if not isinstance(layer, KernelBasisLayer):
                 layer = decomposed(layer, replace(spec, **REAL))
                 swap(model, name, layer)
             if phase.name != SPARSIFY:
@@ -343,8 +345,8 @@ class Escalate(Staged):
         self._operands.release()
         self._operands = Operands(self.rule)
         self._plan, self._blending = Plan(), False
-        self._layers: dict[str, KernelBasisConv2d] = {}
-        self._ternary: dict[str, KernelBasisConv2d] = {}
+        self._layers: dict[str, KernelBasisLayer] = {}
+        self._ternary: dict[str, KernelBasisLayer] = {}
 
     @property
     def _rounds(self) -> bool:
@@ -366,14 +368,16 @@ class Escalate(Staged):
             layer.blend = self._ternary_part if self._blending else 1.0
 
     def _choose(self, name: str, layer: Any, order: list[str]) -> Spec | Kept:
-        if isinstance(layer, nn.Linear):
-            return Kept("a linear layer has no kernels to share: int8")
         if reason := unplain(layer):
             return Kept(reason)
         if name not in order:
             return Kept("does not run on the example")
         if name == order[0]:
             return Kept("first layer: int8")
+        if isinstance(layer, nn.Linear):
+            if name == order[-1]:
+                return Kept("last layer: int8")
+            return self._spec(1) if self.linear else Kept("linear: int8")
         size = layer.weight.shape[2] * layer.weight.shape[3]
         most = min(size, layer.weight.shape[0] * layer.weight.shape[1])
         if is_depthwise(layer):

@@ -12,7 +12,8 @@ from torch import Tensor
 from dovetail.errors import SpecError
 from dovetail.formats.base import Geometry, Spec
 from dovetail.formats.kernel_basis import KernelBasisSpec, PackedKernelBasis
-from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.kernel_basis.layer import KernelBasisConv2d, KernelBasisLayer
+from dovetail.formats.kernel_basis.layer import from_dense as in_bases
 from dovetail.formats.kernel_basis.packed import decompose, least_macs
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
@@ -55,17 +56,17 @@ def is_whole(spec: Spec) -> bool:
 
 def is_depthwise(layer: Any) -> bool:
     """Whether every output of a convolution reads one channel of several."""
-    return bool(layer.groups > 1 and layer.weight.shape[1] == 1)
+    return bool(getattr(layer, "groups", 1) > 1 and layer.weight.shape[1] == 1)
 
 
-def train_sides(layers: Iterable[KernelBasisConv2d], *, bases: bool, coefficients: bool) -> None:
+def train_sides(layers: Iterable[KernelBasisLayer], *, bases: bool, coefficients: bool) -> None:
     """Which of the two sides learn from now on."""
     for layer in layers:
         layer.bases.requires_grad_(bases)
         layer.coefficients.requires_grad_(coefficients)
 
 
-def drop_frozen_gradients(layers: Iterable[KernelBasisConv2d]) -> None:
+def drop_frozen_gradients(layers: Iterable[KernelBasisLayer]) -> None:
     """A frozen side has no gradient at all, so that neither momentum nor weight decay moves it."""
     for layer in layers:
         for parameter in (layer.bases, layer.coefficients):
@@ -73,10 +74,11 @@ def drop_frozen_gradients(layers: Iterable[KernelBasisConv2d]) -> None:
                 parameter.grad = None
 
 
-def decomposed(layer: Any, spec: Any, init: Init = "svd") -> KernelBasisConv2d:
-    """An `nn.Conv2d` as a kernel basis of `spec.bases` shared kernels, the mean among them for `"pca_mean"`."""
+def decomposed(layer: Any, spec: Any, init: Init = "svd") -> KernelBasisLayer:
+    """A layer as a kernel basis of `spec.bases` shared kernels, the mean among them for `"pca_mean"`."""
+    made: KernelBasisLayer
     if init == "svd" or layer.kernel_size == (1, 1):
-        made = KernelBasisConv2d.from_dense(layer, spec)
+        made = in_bases(layer, spec)
     else:
         weight = numpy(layer.weight)
         bases, coefficients = decompose(weight, spec.bases - (init == "pca_mean"), "pca_nomean")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dovetail.errors import SpecError
 from dovetail.formats.kernel_basis import KernelBasisSpec
-from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.kernel_basis.layer import KernelBasisLayer
 from dovetail.methods.largest import densest
 from dovetail.methods.magnitude import cubic
 from dovetail.methods.prices import within_budget
@@ -45,7 +45,7 @@ class Places:
                 )
 
     @torch.no_grad()
-    def keep(self, layers: Mapping[str, KernelBasisConv2d], at: float = 1.0) -> None:
+    def keep(self, layers: Mapping[str, KernelBasisLayer], at: float = 1.0) -> None:
         """Keep the most important coefficients, as many as at this part of the way to the density."""
         sizes = {}
         for name, layer in layers.items():

@@ -111,10 +111,10 @@ def magnitude(shape: LayerShape, target: Target) -> list[Spec]:
 
 
 def escalate(shape: LayerShape, target: Target) -> list[Spec]:
-    """Ternary coefficients in blocks, a few bases and densities; of a 1x1 convolution there is one basis."""
-    if shape.op != "conv2d" or shape.groups > 1:
+    """Ternary coefficients in blocks, a few bases and densities; of 1x1 and linear layers there is one basis."""
+    if shape.groups > 1:
         return []
-    taps = shape.weight[2] * shape.weight[3]
+    taps = math.prod(kernel_size(shape.weight))
     counts = [1] if taps == 1 else [n for n in (3, 4, 6) if n <= taps]
     together = target.block if shape.weight[1] % target.block == 0 else 1
     return [

@@ -24,6 +24,12 @@ def decomposed(name: str, **fields: int) -> Workload:
     return Workload("x", packed, random.random((1, 6, 9, 9)) < 0.5, padding=(1, 1, 1, 1))
 
 
+def ternary_linear() -> Workload:
+    random = np.random.default_rng(0)
+    packed = random_packed("kernel_basis", (8, 70), random, bases=1, coefficients="ternary")
+    return Workload("x", packed, random.random((2, 70, 1, 1)) < 0.5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_traces_are_plain_data(name):
     trace = machine_named(name).simulate(dense_layer(5, 4, (3, 3), (6, 6), padding=(1, 1, 1, 1)))
@@ -74,12 +80,13 @@ def test_two_images_take_about_twice_what_one_takes(name):
     "layer",
     [
         decomposed("kernel_basis", bases=3),
+        ternary_linear(),
         decomposed("tucker", rank_in=3, rank_out=4),
         dense_layer(16, 1, (3, 3), (8, 8), groups=16),  # depthwise
         dense_layer(10, 40, (1, 1), (1, 1), images=3),  # linear
         masked_layer(np.ones((3, 2, 3, 3)), np.zeros((1, 2, 5, 5))),  # nothing to read
     ],
-    ids=["kernel basis", "Tucker", "depthwise", "linear", "zeros"],
+    ids=["kernel basis", "ternary linear", "Tucker", "depthwise", "linear", "zeros"],
 )
 def test_every_kind_of_layer_runs_whole_and_in_parts(name, layer):
     machine = machine_named(name)

@@ -272,7 +272,7 @@ def test_depthwise_layers_are_planned_where_asked(separable, example):
     for spec, name in ((KernelBasisSpec(bases=3), "deep"), (KernelBasisSpec(bases=1, values=INT8), "point")):
         with pytest.raises(SpecError, match="depthwise layers it trains dense ones of int8"):
             short().plan(separable(), example, Plan({name: spec}))
-    with pytest.raises(SpecError, match="no convolution to decompose into ternary"):
+    with pytest.raises(SpecError, match="no layer to decompose into ternary"):
         short(depthwise=4, pointwise=False).plan(separable(), example)
     with pytest.raises(SpecError, match="depthwise 0"):
         short(depthwise=0)

@@ -51,9 +51,9 @@ def test_a_depthwise_layer_has_no_core_and_no_blocks():
     assert propose("penni", DEEP, TARGET) == []
 
 
-@pytest.mark.parametrize("method", ["escalate", "penni"])
-def test_a_pointwise_layer_has_one_basis(method):
-    found = propose(method, POINT, TARGET)
+@pytest.mark.parametrize(("method", "shape"), [("escalate", POINT), ("penni", POINT), ("escalate", LINEAR)])
+def test_a_pointwise_layer_has_one_basis(method, shape):
+    found = propose(method, shape, TARGET)
     assert found
     assert {s.bases for s in found if isinstance(s, KernelBasisSpec)} == {1}
 

@@ -1,4 +1,4 @@
-"""Kernel basis as a torch layer: one convolution with the recomposed weight, or a depthwise one and a 1x1."""
+"""Kernel basis as torch layers: one product with the recomposed weight, or a depthwise convolution and a 1x1."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from dovetail.errors import SpecError
 from dovetail.formats.kernel_basis.packed import PackedKernelBasis
 from dovetail.formats.kernel_basis.spec import KernelBasisSpec
 from dovetail.formats.kernel_basis.ternary import LEAST
-from dovetail.formats.layer import FormatConv2d, first_parameter, numpy, parameter, straight
+from dovetail.formats.layer import (
+    FormatConv2d,
+    FormatLayer,
+    FormatLinear,
+    first_parameter,
+    numpy,
+    parameter,
+    straight,
+)
 
 SMALLEST = 1e-30  # keeps a basis without coefficients from dividing by zero
 
 
-class KernelBasisConv2d(FormatConv2d):
+class KernelBasisLayer(FormatLayer):
     """Parameters `bases` (d, R, S) and `coefficients` (K, C/groups, d); buffer `mask`, None until `prune`.
 
     Where the boolean mask, of the coefficients' shape, is false, coefficients count as zero and get no gradient.
@@ -38,17 +46,16 @@ class KernelBasisConv2d(FormatConv2d):
     latent: bool = False
     blend: float | Tensor = 1.0
 
-    def __init__(self, like: nn.Conv2d | FormatConv2d, packed: PackedKernelBasis) -> None:
-        super().__init__(like, packed.spec)
+    @classmethod
+    def from_dense(cls, layer: nn.Conv2d | nn.Linear, spec: KernelBasisSpec) -> Self:
+        """Truncated SVD of the layer's kernels; of the coefficients those that the spec keeps."""
+        return cls(layer, PackedKernelBasis.from_dense(numpy(layer.weight), spec))
+
+    def _hold(self, packed: PackedKernelBasis, like: nn.Module) -> None:
         bases, coefficients = packed.factors()
         self.bases = parameter(bases, first_parameter(like))
         self.coefficients = parameter(coefficients, first_parameter(like))
         self.register_buffer("mask", None)
-
-    @classmethod
-    def from_dense(cls, layer: nn.Conv2d, spec: KernelBasisSpec) -> Self:
-        """Truncated SVD of the layer's kernels; groups are allowed."""
-        return cls(layer, PackedKernelBasis.from_dense(numpy(layer.weight), spec))
 
     def live_coefficients(self) -> Tensor:
         """(K, C/groups, d), zero where masked out."""
@@ -59,27 +66,17 @@ class KernelBasisConv2d(FormatConv2d):
         return self._factors(1.0)
 
     def weight(self) -> Tensor:
-        """(K, C/groups, R, S), recomposed."""
+        """The dense weight, recomposed."""
         return self._recomposed(*self.live_factors())
 
-    def compute(self, x: Tensor) -> Tensor:
-        """One convolution with the recomposed weight; in training that of the blended coefficients."""
-        if not (self.latent and self.training and _blends(self.blend)):
-            return super().compute(x)
-        return self.convolve(x, self._recomposed(*self._factors(self.blend)), self.bias)
-
-    def factored(self, x: Tensor) -> Tensor:
-        """Every channel meets its d bases (channel c, basis b at map c d + b), then a 1x1 combines the maps."""
-        bases, coefficients = self.live_factors()
-        per_channel = bases.repeat(self.in_channels, 1, 1).unsqueeze(1)
-        maps = F.conv2d(x, per_channel, None, self.stride, self.padding, self.dilation, groups=self.in_channels)
-        combine = coefficients.flatten(1)[:, :, None, None]
-        return F.conv2d(maps, combine, self.bias, groups=self.groups)
+    def weight_in_use(self) -> Tensor:
+        """That of the next step: in training of the blended coefficients."""
+        return self._recomposed(*self._factors(self.blend if self.latent and self.training else 1.0))
 
     def pack(self) -> PackedKernelBasis:
         """Bases and coefficients as numpy."""
         bases, coefficients = self.live_factors()
-        return PackedKernelBasis.from_factors(numpy(bases), numpy(coefficients), self.spec)
+        return PackedKernelBasis.from_factors(numpy(bases), numpy(coefficients), self.spec, self.weight_shape)
 
     @torch.no_grad()
     def settle_latent(self) -> None:
@@ -159,6 +156,44 @@ class KernelBasisConv2d(FormatConv2d):
         self.mask = mask
 
 
+class KernelBasisConv2d(KernelBasisLayer, FormatConv2d):
+    """A convolution; groups are allowed."""
+
+    def __init__(self, like: nn.Conv2d | FormatConv2d, packed: PackedKernelBasis) -> None:
+        super().__init__(like, packed.spec)
+        self._hold(packed, like)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """One convolution with the recomposed weight; in training that of the blended coefficients."""
+        return self.convolve(x, self.weight_in_use(), self.bias)
+
+    def factored(self, x: Tensor) -> Tensor:
+        """Every channel meets its d bases (channel c, basis b at map c d + b), then a 1x1 combines the maps."""
+        bases, coefficients = self.live_factors()
+        per_channel = bases.repeat(self.in_channels, 1, 1).unsqueeze(1)
+        maps = F.conv2d(x, per_channel, None, self.stride, self.padding, self.dilation, groups=self.in_channels)
+        combine = coefficients.flatten(1)[:, :, None, None]
+        return F.conv2d(maps, combine, self.bias, groups=self.groups)
+
+
+class KernelBasisLinear(KernelBasisLayer, FormatLinear):
+    """A linear layer, whose one basis is a number."""
+
+    def __init__(self, like: nn.Linear | FormatLinear, packed: PackedKernelBasis) -> None:
+        super().__init__(like, packed.spec)
+        self._hold(packed, like)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """One product with the recomposed weight; in training that of the blended coefficients."""
+        return F.linear(x, self.weight_in_use(), self.bias)
+
+    def factored(self, x: Tensor) -> Tensor:
+        """The coefficients, then the one number of the basis."""
+        bases, coefficients = self.live_factors()
+        y = F.linear(x, coefficients[:, :, 0]) * bases[0, 0, 0]
+        return y if self.bias is None else y + self.bias
+
+
 def _stay_together(kept: Tensor, count: int) -> bool:
     """Whether each `count` of the kept channels, counted anew, were together before."""
     groups = (kept // count).tolist()
@@ -223,5 +258,11 @@ def _on_grid(values: Tensor, most: Tensor) -> Tensor:
     return torch.round(values / scale).clamp(-127, 127) * scale
 
 
-from_dense = KernelBasisConv2d.from_dense
-from_packed = KernelBasisConv2d.from_packed
+def from_dense(layer: nn.Conv2d | nn.Linear, spec: KernelBasisSpec) -> KernelBasisConv2d | KernelBasisLinear:
+    """The layer with its kernels combined of those that `spec` says."""
+    return (KernelBasisLinear if isinstance(layer, nn.Linear) else KernelBasisConv2d).from_dense(layer, spec)
+
+
+def from_packed(like: nn.Module, packed: PackedKernelBasis) -> KernelBasisConv2d | KernelBasisLinear:
+    """A layer that holds `packed`, with the bias and geometry of `like`."""
+    return (KernelBasisLinear if len(packed.shape) == 2 else KernelBasisConv2d).from_packed(like, packed)

@@ -31,7 +31,7 @@ T = TypeVar("T", bound=np.generic)
 
 
 class PackedKernelBasis(Packed):
-    """Arrays `bases` (d, R, S) and `coefficients` (K, C/groups, d).
+    """Arrays `bases` (d, R, S) and `coefficients` (K, C/groups, d); those of a linear layer have R = S = d = 1.
 
     With sparse coefficients `coefficients` holds only the non-zero ones, in the order of the flattened
     (K, C/groups, d), and `coefficients.bitmap` or `coefficients.gaps` says where they stand. With ternary ones it holds
@@ -52,7 +52,7 @@ class PackedKernelBasis(Packed):
         """
         weight = as_weight(weight)
         spec.check(weight.shape)
-        bases, coefficients = decompose(weight, spec.bases)
+        bases, coefficients = decompose(_as_kernels(weight), spec.bases)
         if spec.coefficients == "ternary":
             together = {"shared": spec.shared, "block": spec.block}
             signs, scales = ternarise(coefficients, density=spec.density, **together)
@@ -62,11 +62,15 @@ class PackedKernelBasis(Packed):
             bases, coefficients = bases * scales[:, None, None], signs
         elif spec.density is not None:
             coefficients = coefficients * most(coefficients, spec.density)
-        return cls.from_factors(bases, coefficients, replace(spec, density=None))
+        return cls.from_factors(bases, coefficients, replace(spec, density=None), weight.shape)
 
     @classmethod
-    def from_factors(cls, bases: np.ndarray, coefficients: np.ndarray, spec: KernelBasisSpec) -> Self:
+    def from_factors(
+        cls, bases: np.ndarray, coefficients: np.ndarray, spec: KernelBasisSpec, shape: Shape | None = None
+    ) -> Self:
         """From `bases` (d, R, S) and `coefficients` (K, C/groups, d), zeros included.
+
+        `shape` is that of the weight, (K, C/groups, R, S) unless given.
 
         Raises:
             SpecError: ternary coefficients of an output (of either sign, if asymmetric) have several magnitudes, or one
@@ -86,7 +90,7 @@ class PackedKernelBasis(Packed):
             if values == TERNARY:
                 require_ternary(stored, rows, signs=1 + spec.asymmetric)
         arrays |= values.encode("coefficients", stored, rows)
-        return cls(spec, (*coefficients.shape[:2], *bases.shape[1:]), arrays)
+        return cls(spec, shape or (*coefficients.shape[:2], *bases.shape[1:]), arrays)
 
     def factors(self) -> tuple[FloatArray, FloatArray]:
         """`bases` (d, R, S) and `coefficients` (K, C/groups, d) as float32, zeros filled in."""
@@ -95,7 +99,7 @@ class PackedKernelBasis(Packed):
     def dense(self) -> FloatArray:
         """W[k,c,r,s] = sum over b of coefficients[k,c,b] bases[b,r,s]."""
         bases, coefficients = (factor.astype(np.float64) for factor in self.factors())
-        return np.tensordot(coefficients, bases, axes=1).astype(np.float32)
+        return np.tensordot(coefficients, bases, axes=1).astype(np.float32).reshape(self.shape)
 
     def cast(self, values: Values, multiply: FloatArray | None = None) -> Self:
         """Bases and coefficients in another value type; the coefficients take the factors of the outputs.
@@ -111,7 +115,7 @@ class PackedKernelBasis(Packed):
                 spec = replace(spec, shared=1)
             if not share_places(coefficients != 0, spec.block, axis=1):
                 spec = replace(spec, block=1)
-        return type(self).from_factors(bases, coefficients, spec)
+        return type(self).from_factors(bases, coefficients, spec, self.shape)
 
     def integers(self) -> tuple[NDArray[np.int32], FloatArray] | None:
         """Codes of the coefficients times codes of the bases, which have one scale for all (int8 values).
@@ -124,7 +128,7 @@ class PackedKernelBasis(Packed):
         bases, coefficients = self.codes()
         weight = np.tensordot(coefficients.astype(np.int32), bases.astype(np.int32), axes=1)
         scale = others.scale("coefficients", self.arrays, self.rows("coefficients"))
-        return weight, scale * values.scale("bases", self.arrays, ONE_ROW)
+        return weight.reshape(self.shape), scale * values.scale("bases", self.arrays, ONE_ROW)
 
     def codes(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
         """`bases` (d, R, S) and `coefficients` (K, C/groups, d) of int8 values, as they are stored, zeros filled in."""
@@ -183,7 +187,7 @@ class PackedKernelBasis(Packed):
 
     def validate_arrays(self) -> None:
         """Shapes must be those that spec and weight shape imply; positions must lie within (K, C/groups, d)."""
-        self.require("bases", (self.spec.bases, *self.shape[2:]))
+        self.require("bases", (self.spec.bases, *kernel_size(self.shape)))
         if self.spec.coefficients == "dense":
             self.require_only("bases", "coefficients")
             self.require("coefficients", self._grid)
@@ -242,6 +246,11 @@ def orders_of(shape: Shape, d: int, n: int, live: int, at: Geometry) -> list[Wor
     conv_first = (c * at.groups * d * r * s * at.outputs, n * at.outputs)
     coef_first = (k * d * r * s * at.outputs, n * at.inputs)
     return [conv_first, coef_first, (live * r * s * at.outputs, 0)]
+
+
+def _as_kernels(weight: FloatArray) -> FloatArray:
+    """The weight of a linear layer as that of a 1x1 convolution."""
+    return weight.reshape(*weight.shape[:2], *kernel_size(weight.shape))
 
 
 def _values_of_coefficients(spec: KernelBasisSpec) -> Values:

@@ -17,6 +17,8 @@ Coefficients = Literal["dense", "sparse", "ternary"]
 class KernelBasisSpec(Spec):
     """A convolution whose R x S kernels are combinations of `bases` shared ones (d of the PENNI paper).
 
+    A linear layer has kernels of 1x1, and so one basis, of one number.
+
     `coefficients` says how the combinations are stored: all of them, or the non-zero ones and their positions, or the
     signs of these, positions and a scale per output channel. The value type of ternary ones is that of the bases alone.
     Of ternary ones `shared` neighbouring output channels, counted from the first, may have theirs at the same places,
@@ -67,7 +69,7 @@ class KernelBasisSpec(Spec):
 
     def check(self, shape: Shape, name: str = "") -> None:
         """There are at most R S independent kernels."""
-        check_rank(shape, (4,), self, name)
+        check_rank(shape, (2, 4), self, name)
         r, s = kernel_size(shape)
         if self.bases > r * s:
             raise SpecError(f"layer {name!r}: {self.bases} bases for {r}x{s} kernels; at most {r * s} are independent")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.kernel_basis.layer import KernelBasisLayer
 from dovetail.methods.shrinking.coupling import Coupling
 from dovetail.methods.shrinking.removal import producers, readers
 from dovetail.methods.shrinking.tracks import Ints
@@ -43,7 +43,7 @@ class ChannelGroups:
             _part(model, name, side, numbers)
             for side, layers in sides
             for name, numbers in layers
-            if (numbers >= 0).any() and isinstance(model.get_submodule(name), KernelBasisConv2d)
+            if (numbers >= 0).any() and isinstance(model.get_submodule(name), KernelBasisLayer)
         ]
         self.roots = self._sums([torch.ones_like(c) for c in self._coefficients(model)]).sqrt()
 
@@ -82,8 +82,8 @@ def _part(model: nn.Module, name: str, side: Literal[0, 1], numbers: Ints) -> _P
     return _Part(name, side, *(torch.from_numpy(array).to(device) for array in (positions, numbers[positions])))
 
 
-def _layer(model: nn.Module, name: str) -> KernelBasisConv2d:
+def _layer(model: nn.Module, name: str) -> KernelBasisLayer:
     layer = model.get_submodule(name)
-    if not isinstance(layer, KernelBasisConv2d):
+    if not isinstance(layer, KernelBasisLayer):
         raise TypeError(f"layer {name!r} left its kernel basis while its groups were in use")
     return layer

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.kernel_basis.layer import KernelBasisLayer
 from dovetail.formats.layer import FormatLayer, parameter, swap
 from dovetail.formats.values import INT8
 from dovetail.methods.shrinking.binding import Bound
@@ -138,7 +138,7 @@ def _without_idle_bases(layer: nn.Module) -> nn.Module:
     Bases of ternary coefficients, or of int8 values, lie on one grid, from the largest of their numbers; so one that
     holds it stays.
     """
-    if not isinstance(layer, KernelBasisConv2d):
+    if not isinstance(layer, KernelBasisLayer):
         return layer
     bases, coefficients = (factor.detach() for factor in layer.live_factors())
     used = (coefficients != 0).any(dim=0).any(dim=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.errors import SpecError
-from dovetail.formats.kernel_basis.layer import KernelBasisConv2d
+from dovetail.formats.kernel_basis.layer import KernelBasisLayer
 from dovetail.methods.shrinking.coupling import Coupling
 from dovetail.methods.shrinking.removal import producers, readers
 from dovetail.methods.shrinking.sites import Site
@@ -121,7 +121,7 @@ def silence(model: nn.Module, coupling: Coupling, removed: Bools) -> None:
 def _weights(model: nn.Module, name: str) -> Tensor:
     """The tensor whose first two axes are output and input channels."""
     layer = model.get_submodule(name)
-    return layer.coefficients if isinstance(layer, KernelBasisConv2d) else layer.get_parameter("weight")
+    return layer.coefficients if isinstance(layer, KernelBasisLayer) else layer.get_parameter("weight")
 
 
 def _at(removed: Bools, atoms: Ints) -> Tensor:
