@@ -14,7 +14,7 @@ from typing import Any
 from dovetail import files
 from dovetail.errors import EngineError
 
-CACHE_VERSION = 11
+CACHE_VERSION = 12
 CACHE_VARIABLE = "DOVETAIL_CACHE"
 _log = logging.getLogger(__name__)
 
