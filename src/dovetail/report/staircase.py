@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any, Final
 
 from dovetail.report import loglog, numbers
@@ -21,6 +22,7 @@ FORMATS: Final = {
     "kernel_basis": ("density", "bases"),
 }
 """Format → what is drawn from left to right, and what has a line for each of its values."""
+PIECES: Final = 8  # of the line between two candidates, where words keep clear of it
 AXES: Final = {
     "rank_in": "rank of the inputs, D1 (log)",
     "rank": "rank (log)",
@@ -254,8 +256,15 @@ def _chosen(plane: loglog.Plane, staircase: Staircase, taken: Sequence[Box]) -> 
     if step is None:
         return []
     x, y = plane.x(step.at), plane.y(step.seconds)
-    told = f"chosen, {step.seconds / staircase.dense:.0%}"
+    told = f"chosen, {step.seconds / staircase.dense:.0%} of dense"
     lines = [mark("ours", x, y, step.told)]
-    if (place := free_place(x, y, told, plane.box, taken)) is not None:
+    if (place := free_place(x, y, told, plane.box, [*taken, *_along(plane, staircase.strong)])) is not None:
         lines.append(text("label ours", place.left, place.bottom - 4, told))
     return lines
+
+
+def _along(plane: loglog.Plane, line: Line) -> list[Box]:
+    """What the line itself takes, in pieces."""
+    ends = [(plane.x(step.at), plane.y(step.seconds)) for step in line.steps]
+    pieces = [(a, b, part / PIECES) for a, b in pairwise(ends) for part in range(PIECES + 1)]
+    return [around(x1 + t * (x2 - x1), y1 + t * (y2 - y1), 3, 3) for (x1, y1), (x2, y2), t in pieces]

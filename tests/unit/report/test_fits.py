@@ -191,7 +191,7 @@ def test_the_chosen_candidate_is_marked_and_the_levels_are_named(fitted):
     x, y = re.match(r"M(\S+) (\S+) ", mark.find("path").get("d")).groups()
     dot = next(d for d in elements(drawing, "circle", "stair") if "rank in 32, rank out 16" in d.find("title").text)
     assert (float(x) + 8, float(y) + 6) == pytest.approx((float(dot.get("cx")), float(dot.get("cy"))), abs=0.11)
-    assert {"chosen, 50%", "dense, 100 µs", "10% less"} <= set(words(drawing))
+    assert {"chosen, 50% of dense", "dense, 100 µs", "10% less"} <= set(words(drawing))
     assert "tucker, rank in 32, rank out 16 was chosen" in stair.told
     dense = staircase.staircases(fitted)["two"]
     assert dense.chosen is None
