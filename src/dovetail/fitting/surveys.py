@@ -135,14 +135,17 @@ def in_formats(program: Program, specs: Mapping[str, Spec]) -> Program:
 def line(low: tuple[float, float], high: tuple[float, float]) -> tuple[float, float]:
     """Offset and slope of the line through two points, of layers' seconds and a run's.
 
-    Points too near for that, or a slope that cannot be, give the layers themselves and whatever is beyond them.
+    Points too near for that, or a slope that cannot be, give the layers themselves and whatever is beyond them. A run
+    takes no less than its layers: where these were timed in a slower minute, so that it seemed to, the line is that
+    from nothing to the dense network.
     """
     apart = high[0] - low[0]
     slope = (high[1] - low[1]) / apart if apart > NEAR * high[0] else math.nan
     if not 1 / LIKELY < slope < LIKELY:
         log.warning("two networks do not show what a run takes beyond its layers; is the machine busy, or theirs tiny?")
         slope = 1.0
-    return high[1] - slope * high[0], slope
+    offset = high[1] - slope * high[0]
+    return (offset, slope) if offset >= 0 else (0.0, high[1] / high[0])
 
 
 def in_values(program: Program, images: np.ndarray, *, int8: bool) -> Program:

@@ -357,6 +357,7 @@ def test_two_networks_show_what_a_run_takes_beyond_its_layers(caplog):
     assert not caplog.messages
     assert line((4.5, 9.0), (5.0, 7.0)) == (2.0, 1.0)  # too near each other
     assert line((1.0, 8.0), (5.0, 9.0)) == (4.0, 1.0)  # a layer that takes no time is none
+    assert line((1.0, 0.5), (5.0, 4.5)) == (0.0, 0.9)  # layers that were timed in a slower minute
     assert ["is the machine busy" in told for told in caplog.messages] == [True, True]
 
 
