@@ -16,6 +16,7 @@ title: A toy
 machine: sparten
 known: guessed
 claims: { dense: { machines: [systolic-1024], time: 2, energy: 1.5 } }
+beside: [scnn]
 tornado: [derived]
 networks: { digits: { ours: tiny, dense: dense-tiny } }
 """
@@ -41,15 +42,16 @@ def test_the_figures_are_those_of_simulate(paper, capsys):
     out, result, page = capsys.readouterr().out, read(TARGET), Path("page.md").read_text()
     (network,) = result["networks"]
     pairs = [(pair["network"], pair["machine"]) for pair in network["pairs"]]
-    assert pairs == [("tiny", "sparten"), ("tiny", "systolic-1024"), ("dense-tiny", "systolic-1024")]
+    ours = [("tiny", machine) for machine in ("sparten", "systolic-1024", "scnn")]
+    assert pairs == [*ours, ("dense-tiny", "systolic-1024")]
     files = ["recipes/results/tiny.dovetail", "recipes/results/dense-tiny.dovetail"]
-    words = ["--on", "sparten,systolic-1024", "--equal", "--baseline", f"systolic={files[1]}", "--out", "again"]
+    words = ["--on", "sparten,systolic-1024,scnn", "--equal", "--baseline", f"systolic={files[1]}", "--out", "again"]
     assert main(["simulate", files[0], *words]) == 0
     for told, pair in zip(network["pairs"], read(Path("again/comparison.json"))["pairs"], strict=True):
         assert {key: told[key] for key in ("cycles", "joules", "units")} == {
             key: pair[key] for key in ("cycles", "joules", "units")
         }
-    ratio = network["pairs"][2]["seconds"] / network["pairs"][0]["seconds"]
+    ratio = network["pairs"][3]["seconds"] / network["pairs"][0]["seconds"]
     shown = f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.1f}×"
     assert f"| dense (systolic-1024) | time | 2.00× | {shown} |" in page
     assert shown in out
@@ -153,5 +155,5 @@ def test_networks_are_packed_from_weights_that_are_kept(kept, tmp_path, monkeypa
     (network,) = read(tmp_path / "results/toy.json")["networks"]
     told = read(Path("recipes/results/dense-tiny.json"))
     assert network["networks"]["dense"]["sha256"] == told["weights"]["sha256"]
-    assert network["pairs"][2]["network"] == "dense-tiny"
+    assert network["pairs"][3]["network"] == "dense-tiny"
     assert main(["eval", "simulations/toy-digits/dense-tiny.dovetail"]) == 0

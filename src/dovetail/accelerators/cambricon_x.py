@@ -125,6 +125,6 @@ CAMBRICON_X: Final = register(
         ("window bits", "recalled", "MICRO 2016"),
         ("input_kb output_kb weight_kb", "recalled", "MICRO 2016"),
         ("step_bits", "chosen", "4 to 8 are recalled"),
-        ("accumulator_bits dram_bytes_per_cycle dram costs", "chosen", ""),
+        ("accumulator_bits dram_bytes_per_cycle dram costs keep_maps", "chosen", ""),
     )
 )

@@ -210,6 +210,6 @@ CIRCNN: Final = register(
         ("spectrum_bits", "derived", "a complex number of 16 bits for each lane"),
         ("overlap", "chosen", "a single image is serial"),
         ("weight_kb", "chosen", "holds a layer of 4096 x 9216 in blocks of 128"),
-        ("activation_kb dram_bytes_per_cycle dram costs", "chosen", ""),
+        ("activation_kb dram_bytes_per_cycle dram costs keep_maps", "chosen", ""),
     )
 )

@@ -130,7 +130,7 @@ _NODE: Final = Cnvlutin(
 )
 _SOURCES: Final = (
     ("filters lanes brick bits offset_bits clock_hz node_nm weight_kb input_kb", "recalled", "ISCA 2016"),
-    ("accumulator_bits dram_bytes_per_cycle dram costs", "chosen", ""),
+    ("accumulator_bits dram_bytes_per_cycle dram costs keep_maps", "chosen", ""),
 )
 CNVLUTIN: Final = register(_NODE.sourced(*_SOURCES, ("skipping", "recalled", "ISCA 2016")))
 DENSE_PEER: Final = register(

@@ -27,7 +27,7 @@ BITS: Final = 8
 MAP_KB: Final = 256
 WEIGHT_KB: Final = 256
 
-SHARED: Final = ("clock_hz", "node_nm", "dram_bytes_per_cycle", "dram", "costs", "bits")
+SHARED: Final = ("clock_hz", "node_nm", "dram_bytes_per_cycle", "dram", "costs", "bits", "keep_maps")
 """Parameters that machines of the common size do not differ in."""
 
 _FIELDS: Final = "clock_hz node_nm dram_bytes_per_cycle bits"
@@ -43,7 +43,7 @@ SYSTOLIC: Final = register(
         double_buffered=True,
     ).sourced(
         (f"{_FIELDS} rows columns weight_kb input_kb output_kb", "chosen", "the common size"),
-        ("dram costs dataflow accumulator_bits packing gating", "chosen", ""),
+        ("dram costs keep_maps dataflow accumulator_bits packing gating", "chosen", ""),
         ("double_buffered", "chosen", "a strong baseline"),
     )
 )
@@ -61,14 +61,14 @@ CAMBRICON: Final = register(
         ("lanes", "paper", "MICRO 2016"),
         ("window", "recalled", "MICRO 2016"),
         ("step_bits", "chosen", "4 to 8 are recalled"),
-        ("accumulator_bits dram costs", "chosen", ""),
+        ("accumulator_bits dram costs keep_maps", "chosen", ""),
     )
 )
 _SKIPPING: Final = replace(CNVLUTIN, name="cnvlutin-1024", filters=64, weight_kb=WEIGHT_KB, input_kb=MAP_KB, **_COMMON)
 _SOURCES: Final = (
     (f"{_FIELDS} filters weight_kb input_kb", "chosen", "the common size"),
     ("lanes brick offset_bits", "recalled", "ISCA 2016"),
-    ("accumulator_bits dram costs", "chosen", ""),
+    ("accumulator_bits dram costs keep_maps", "chosen", ""),
 )
 CNVLUTIN_1024: Final = register(_SKIPPING.sourced(*_SOURCES, ("skipping", "recalled", "ISCA 2016")))
 DADIANNAO: Final = register(

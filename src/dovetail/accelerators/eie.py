@@ -183,6 +183,6 @@ EIE: Final = register(
     ).sourced(
         ("elements clock_hz node_nm queue index_bits run_bits bits", "recalled", "ISCA 2016"),
         ("weight_kb pointer_kb input_kb pointer_bits", "recalled", "ISCA 2016"),
-        ("fill dram_bytes_per_cycle dram costs", "chosen", ""),
+        ("fill dram_bytes_per_cycle dram costs keep_maps", "chosen", ""),
     )
 )

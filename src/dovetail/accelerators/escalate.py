@@ -183,7 +183,7 @@ _SOURCES: Final = (
     ("bits", "recalled", "MICRO 2021: bases of 8 bits"),
     ("accumulator_bits", "derived", "31 bits hold the sums of 1024 channels"),
     ("sum_bits window_picojoules", "chosen", ""),
-    ("clock_hz node_nm dram_bytes_per_cycle dram costs", "chosen", "for comparisons"),
+    ("clock_hz node_nm dram_bytes_per_cycle dram costs keep_maps", "chosen", "for comparisons"),
 )
 _LARGE: Final = Escalate(
     name="escalate",

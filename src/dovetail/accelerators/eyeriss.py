@@ -178,7 +178,7 @@ _SOURCES: Final = (
     ("buffer_kb filter_kb clock_hz bits sum_bits compressed", "recalled", "JSSC 2017"),
     ("port", "recalled", "a word of 64 bits each way"),
     ("dram_bytes_per_cycle", "recalled", "a link of 64 bits at 60 MHz"),
-    ("dram costs", "chosen", ""),
+    ("dram costs keep_maps", "chosen", ""),
 )
 CHIP: Final = register(_CHIP.sourced(*_SOURCES, ("mapper", "derived", "from the chip's buffer traffic on VGG16")))
 FREE: Final = register(
@@ -202,7 +202,7 @@ LARGE: Final = register(
         ("clock_hz node_nm dram_bytes_per_cycle rows columns buffer_kb filter_kb bits", "chosen", "for comparisons"),
         ("input_spad filter_spad sum_spad", "repo", "as many words as in Sparseloop's Eyeriss"),
         ("port", "derived", "as many words per unit as the chip's 4 for 168"),
-        ("sum_bits mapper dram costs", "chosen", ""),
+        ("sum_bits mapper dram costs keep_maps", "chosen", ""),
         ("compressed", "recalled", "JSSC 2017"),
     )
 )

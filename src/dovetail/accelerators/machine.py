@@ -9,7 +9,7 @@ from typing import Any, Final, Self, TypeVar
 
 from dovetail.accelerators import parameters
 from dovetail.accelerators.energy import DRAM, ISSCC45, Cost, CostSet
-from dovetail.accelerators.parameters import Row, Source, instance, one_of, positive
+from dovetail.accelerators.parameters import Row, Source, flag, instance, one_of, positive
 from dovetail.accelerators.parts import DECOMPOSED
 from dovetail.accelerators.trace import Charge, Number, Trace
 from dovetail.accelerators.workload import Workload
@@ -34,6 +34,7 @@ class Machine(ABC):
     dram_bytes_per_cycle: float = positive("off-chip memory, read and written", "bytes/cycle")
     dram: str = one_of("kind of off-chip memory, for its energy", DRAM, default="lpddr4")
     costs: CostSet = instance("energies of events", CostSet, default=ISSCC45)  # noqa: RUF009 - makes a field
+    keep_maps: bool = flag("what the next layer alone reads stays on the chip where it fits", default=False)
     sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:

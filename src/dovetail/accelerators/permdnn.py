@@ -233,6 +233,6 @@ PERMDNN: Final = register(
         ("accumulator_bits bits code_bits queue fill banks bank_bits", "recalled", "MICRO 2018"),
         ("weight_kb weight_banks permutation_kb activation_kb", "recalled", "MICRO 2018"),
         ("multi_column", "chosen", "the paper has such a case; it needs adders before the accumulators"),
-        ("dram_bytes_per_cycle dram costs", "chosen", ""),
+        ("dram_bytes_per_cycle dram costs keep_maps", "chosen", ""),
     )
 )

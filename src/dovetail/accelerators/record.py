@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,18 @@ def record(program: Program, *inputs: Any, graph: str = "main") -> tuple[Workloa
         for node in each.nodes
         if node.weight is not None
     )
+
+
+def handovers(program: Program, graph: str = "main") -> dict[str, str]:
+    """Weight op → the one whose output it reads as it is, and nobody else."""
+    found = {}
+    for each in program.run_by(program.graphs[graph]):
+        makers = {node.output: node.name for node in each.nodes if node.weight is not None}
+        read = Counter(name for node in each.nodes for name in node.reads()) + Counter(each.outputs)
+        for node in each.nodes:
+            if node.weight is not None and node.inputs[0] in makers and read[node.inputs[0]] == 1:
+                found[node.name] = makers[node.inputs[0]]
+    return found
 
 
 def _workload(program: Program, graph: Graph, node: Node, values: Mapping[str, Array]) -> Workload:

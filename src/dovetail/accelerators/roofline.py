@@ -60,6 +60,6 @@ class Roofline(Machine):
 ROOFLINE: Final = register(
     Roofline(name="roofline", clock_hz=800e6, node_nm=45, dram_bytes_per_cycle=16, multipliers=1024).sourced(
         ("clock_hz node_nm dram_bytes_per_cycle multipliers bits", "chosen", "those of `systolic`"),
-        ("dram costs accumulator_bits", "chosen", ""),
+        ("dram costs keep_maps accumulator_bits", "chosen", ""),
     )
 )

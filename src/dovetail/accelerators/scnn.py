@@ -313,6 +313,10 @@ SCNN: Final = register(
         ("accumulator_bits", "recalled", "ISCA 2017"),
         ("sync", "chosen", "a queue of weights decouples the elements [recalled]"),
         ("route_picojoules", "derived", "16 x 32 crossbar of 24 bits"),
-        ("clock_hz node_nm dram_bytes_per_cycle weight_kb input_kb bits dram costs", "chosen", "for comparisons"),
+        (
+            "clock_hz node_nm dram_bytes_per_cycle weight_kb input_kb bits dram costs keep_maps",
+            "chosen",
+            "for comparisons",
+        ),
     )
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Self, overload
 
@@ -20,7 +20,7 @@ from dovetail.accelerators.identity import of_workload
 from dovetail.accelerators.machine import Machine, machine_named
 from dovetail.accelerators.memory import chained
 from dovetail.accelerators.parts import DECOMPOSED, ORDERS, Order, as_convolutions
-from dovetail.accelerators.record import record
+from dovetail.accelerators.record import handovers, record
 from dovetail.accelerators.trace import Trace, total
 from dovetail.accelerators.workload import Workload
 from dovetail.errors import InputError, MachineError
@@ -39,10 +39,18 @@ Named = str | Machine
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A weight layer of a network, with a workload for each batch of images."""
+    """A weight layer of a network, with a workload for each batch of images.
+
+    Attributes:
+        received: of each batch, how many values the layer before reads and gives, which hands its output to this one
+            alone; empty where none does.
+        hands_on: whether this layer hands its output to the next one alone.
+    """
 
     name: str
     workloads: tuple[Workload, ...]
+    received: tuple[int, ...] = ()
+    hands_on: bool = False
 
     @property
     def format(self) -> str:
@@ -52,7 +60,7 @@ class Recorded:
     @cached_property
     def digest(self) -> str:
         """Of the weight, what it met, and the shapes: equal for equal layers, whatever their names."""
-        return "".join(of_workload(workload) for workload in self.workloads)
+        return "".join(map(of_workload, self.workloads)) + f"{self.received}, {self.hands_on}"
 
     @cached_property
     def forms(self) -> Mapping[str, tuple[tuple[Workload, ...], ...]]:
@@ -233,7 +241,11 @@ def recorded(program: Program, inputs: Any, batch: int = 1) -> list[Recorded]:
         raise MachineError("the network has no convolution and no linear layer; there is nothing to simulate")
     given = _checked(program, inputs, batch)
     batches = [record(program, *part) for part in _batches(program, given, batch)]
-    return [Recorded(same[0].name, same) for same in zip(*batches, strict=True)]
+    layers, before = {same[0].name: same for same in zip(*batches, strict=True)}, handovers(program)
+    return [
+        Recorded(name, same, tuple(map(_held, layers[before[name]])) if name in before else (), name in before.values())
+        for name, same in layers.items()
+    ]
 
 
 def require(machines: Iterable[Machine], layers: Iterable[Recorded]) -> None:
@@ -250,12 +262,12 @@ def run(machine: Machine, layer: Recorded) -> Layer:
         MachineError: the machine can run it in none.
     """
     if machine.takes(layer.workloads[0].weight):
-        trace = total((machine.simulate(workload) for workload in layer.workloads), layer.name)
+        trace = total(_traces(machine, layer, ((workload,) for workload in layer.workloads)), layer.name)
         return Layer(layer.name, layer.format, AS_PACKED, trace)
     traces, refused = {}, []
     for words, batches in layer.forms.items():
         try:
-            traces[words] = total(_traces(machine, batches), layer.name)
+            traces[words] = total(_traces(machine, layer, batches), layer.name)
         except MachineError as error:
             refused.append(str(error))
     if not traces:
@@ -265,11 +277,21 @@ def run(machine: Machine, layer: Recorded) -> Layer:
     return Layer(layer.name, layer.format, best, traces[best], others)
 
 
-def _traces(machine: Machine, batches: Iterable[tuple[Workload, ...]]) -> Iterator[Trace]:
+def _traces(machine: Machine, layer: Recorded, batches: Iterable[tuple[Workload, ...]]) -> Iterator[Trace]:
     """Of every part; what one part hands to the next stays on the chip where it fits."""
-    for parts in batches:
-        for part in chained(parts, machine.kept_values, bits=1):
+    for index, parts in enumerate(batches):
+        made = list(chained(parts, machine.kept_values, bits=1))
+        if machine.keep_maps and layer.received and layer.received[index] <= machine.kept_values:
+            made[0] = replace(made[0], input_on_chip=True)
+        if machine.keep_maps and layer.hands_on and _held(layer.workloads[index]) <= machine.kept_values:
+            made[-1] = replace(made[-1], output_on_chip=True)
+        for part in made:
             yield machine.simulate(part)
+
+
+def _held(layer: Workload) -> int:
+    """Values that it reads and gives."""
+    return int(layer.input.size) + math.prod(layer.out_shape)
 
 
 def _checked(program: Program, inputs: Any, batch: int) -> tuple[np.ndarray, ...]:

@@ -187,7 +187,7 @@ _LARGE: Final = Sparten(
 _SOURCES: Final = (
     ("clusters cluster_units node_nm clock_hz", "recalled", "MICRO 2019"),
     ("chunk", "repo", ""),
-    ("bits dram_bytes_per_cycle weight_kb input_kb dram costs", "chosen", "for comparisons"),
+    ("bits dram_bytes_per_cycle weight_kb input_kb dram costs keep_maps", "chosen", "for comparisons"),
     ("fill unit_kb pointer_bits accumulator_bits join_picojoules", "chosen", ""),
 )
 SPARTEN: Final = register(

@@ -186,7 +186,7 @@ SMALL: Final = register(
             "chosen",
             "small default",
         ),
-        ("dram costs dataflow accumulator_bits double_buffered packing gating", "chosen", ""),
+        ("dram costs keep_maps dataflow accumulator_bits double_buffered packing gating", "chosen", ""),
     )
 )
 TPU: Final = register(
@@ -209,6 +209,6 @@ TPU: Final = register(
         ("weight_kb", "recalled", "a FIFO of four tiles"),
         ("input_kb output_kb", "recalled", "ISCA 2017: unified buffer and accumulators"),
         ("dataflow accumulator_bits double_buffered", "recalled", "ISCA 2017"),
-        ("gating packing costs", "chosen", ""),
+        ("gating packing costs keep_maps", "chosen", ""),
     )
 )

@@ -146,7 +146,7 @@ def _other_networks(result: Json, told: Paper) -> list[str]:
 def _needed(told: Paper, parts: Json) -> set[tuple[str, str]]:
     """Machines with their networks: the paper's on all machines, and every claim's on those of the claim."""
     claims = [part for part in parts if part != OURS]
-    everywhere = {(machine, parts[OURS]["network"]) for machine in (told.machine, *told.others(claims))}
+    everywhere = {(machine, parts[OURS]["network"]) for machine in told.run_ours(claims)}
     return everywhere | {(machine, parts[claim]["network"]) for claim in claims for machine in told.others([claim])}
 
 
@@ -160,7 +160,7 @@ def _simulated(path: Path, told: Paper, data: Path | None) -> dict[str, Any]:
     from dovetail.accelerators import machine_named
     from dovetail.accelerators.common_size import SHARED
 
-    names = (told.machine, *told.others(told.claims))
+    names = told.run_ours(told.claims)
     _require_common_size(names, path)
     try:
         materials = {recipe: _material(recipe) for parts in told.networks.values() for recipe in parts.values()}
@@ -190,7 +190,7 @@ def _network(name: str, parts: Mapping[str, Material], label: str, told: Paper, 
     claims = [part for part in parts if part != OURS]
     simulate(
         str(found[OURS]),
-        on=(told.machine, *told.others(claims)),
+        on=told.run_ours(claims),
         baseline=tuple(f"{machine}={found[claim]}" for claim in claims for machine in told.claims[claim].machines),
         equal=True,
         images=told.images,

@@ -44,6 +44,7 @@ class Paper(Part):
         known: where the published figures are known from, in words.
         claims: name → figures.
         within: what is asked of the models; nothing where left out.
+        beside: machines of no claim that run the paper's own networks, too.
         images: of the test set, that each network meets.
         tornado: parameters with these marks are halved and doubled.
         networks: name → the recipe of the paper's own network (`ours`), and of the one that the machines of each claim
@@ -56,6 +57,7 @@ class Paper(Part):
     known: str
     claims: dict[str, Claim] = Field(min_length=1)
     within: Within | None = None
+    beside: tuple[str, ...] = ()
     images: int = Field(1, ge=1)
     tornado: tuple[str, ...] = ()
     networks: dict[str, dict[str, str]] = Field(min_length=1)
@@ -69,6 +71,17 @@ class Paper(Part):
         if own := [name for name, claim in claims.items() if info.data.get("machine") in claim.machines]:
             raise ValueError(f"{own[0]!r} compares {info.data['machine']!r} with itself; name other machines")
         return claims
+
+    @field_validator("beside")
+    @classmethod
+    def _of_no_claim(cls, beside: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        claimed = [
+            info.data.get("machine"),
+            *(m for claim in info.data.get("claims", {}).values() for m in claim.machines),
+        ]
+        if twice := [name for i, name in enumerate(beside) if name in (*claimed, *beside[:i])]:
+            raise ValueError(f"{twice[0]!r} runs the paper's own network anyway; leave it out")
+        return beside
 
     @field_validator("tornado")
     @classmethod
@@ -85,6 +98,10 @@ class Paper(Part):
             if OURS not in parts or len(parts) == 1:
                 raise ValueError(f"{name!r} needs {OURS!r}, and what the machines of one claim run at least")
         return networks
+
+    def run_ours(self, claims: Iterable[str]) -> tuple[str, ...]:
+        """The machines that run the paper's own network: its own, those of claims, and those beside them."""
+        return (self.machine, *self.others(claims), *self.beside)
 
     def others(self, claims: Iterable[str]) -> tuple[str, ...]:
         """The machines of claims, each once."""

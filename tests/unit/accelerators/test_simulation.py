@@ -157,6 +157,62 @@ def test_what_one_part_gives_to_the_next_stays_on_the_chip_where_it_fits():
         assert [part.output_on_chip for part in parts] == [*on_chip, False]
 
 
+def where_maps_are(kept: int, program: Program, x: np.ndarray, batch: int = 1) -> dict[str, tuple[bool, bool]]:
+    """Layer or part → whether its input and its output are on the chip."""
+    SEEN.clear()
+    machine = replace(COUNTING, kept=kept, keep_maps=True)
+    simulate(program, on=machine, inputs=x, batch=batch)
+    return {layer.name: (layer.input_on_chip, layer.output_on_chip) for layer in SEEN}
+
+
+def test_maps_stay_on_the_chip_between_layers_where_the_machine_keeps_them():
+    sketch = Sketch(4)
+    x = sketch.input("batch", 4, 8, 8)
+    channels, y, names = 4, x, []
+    for outputs in (8, 2, 6):
+        packed = random_packed("dense", (outputs, channels, 3, 3), sketch.random)
+        y, channels = sketch.add("conv2d", y, packed=packed, padding=(1, 1, 1, 1), activation=RELU), outputs
+        names.append(y)
+    twice = sketch.add("conv2d", y, packed=random_packed("dense", (6, 6, 1, 1), sketch.random), residual=y)
+    y = sketch.add("mean", twice, axes=(2, 3), keepdims=False)
+    program = sketch.program(sketch.add("linear", y, packed=random_packed("dense", (5, 6), sketch.random)))
+    # The layers read and give (4 + 8) 64, (8 + 2) 64, (2 + 6) 64 and 12 64 values; the third's output is read twice.
+    first, second, third = names
+    off, out, both, into = (False, False), (False, True), (True, True), (True, False)
+    every = {first: out, second: both, third: into, twice: off, "linear5": off}
+    assert where_maps_are(64 * 12, program, images(2)) == every
+    assert where_maps_are(64 * 10, program, images(2)) == every | {first: off, second: out, third: into}
+    assert where_maps_are(64 * 9, program, images(2)) == dict.fromkeys(every, off)
+    assert where_maps_are(64 * 12, program, images(2), batch=2) == dict.fromkeys(every, off)
+    SEEN.clear()
+    simulate(program, on=replace(COUNTING, kept=1 << 20), inputs=images())
+    assert not any(layer.input_on_chip or layer.output_on_chip for layer in SEEN)
+
+
+def test_kept_maps_reach_the_first_part_and_leave_the_last():
+    sketch = Sketch(5)
+    x = sketch.input("batch", 4, 8, 8)
+    before = sketch.add("conv2d", x, packed=random_packed("dense", (4, 4, 1, 1), sketch.random))
+    packed = random_packed("tucker", (6, 4, 3, 3), sketch.random, rank_in=2, rank_out=2)
+    y = sketch.add("conv2d", before, packed=packed, padding=(1, 1, 1, 1))
+    y = sketch.add("conv2d", y, packed=random_packed("dense", (3, 6, 1, 1), sketch.random))
+    places = where_maps_are(1 << 20, sketch.program(y), images())
+    parts = [places[f"conv2d1/{i}"] for i in range(3)]
+    assert parts == [(True, True)] * 3
+    assert places["conv2d0"] == (False, True)
+    assert places["conv2d2"] == (True, False)
+    assert places["conv2d1"] == (True, True)  # multiplied out
+
+
+def test_machines_that_keep_maps_move_fewer_bytes():
+    program, x = network(), images()
+    for name in ("escalate", "eyeriss-1024", "scnn", "sparten", "systolic"):
+        machine = machine_named(name)
+        plain, keeping = (simulate(program, on=one, inputs=x) for one in (machine, replace(machine, keep_maps=True)))
+        assert keeping.total.bytes_by["dram"] < plain.total.bytes_by["dram"], name
+        assert keeping.total.cycles <= plain.total.cycles, name
+
+
 def test_images_go_one_by_one_or_together():
     x = images(3)
     each = [simulate(network(), on="sparten", inputs=x[i : i + 1]).total for i in range(3)]
