@@ -133,7 +133,7 @@ def kernel_basis(weight: Any, x: np.ndarray, case: Case) -> Iterator[tuple[np.nd
     meter = Meter()
     mixed = meter.conv(x, coefficients.transpose(0, 2, 1).reshape(k * d, c, 1, 1), groups=case.groups, signs=signs)
     yield meter.conv(mixed, np.tile(bases, (k, 1, 1)).reshape(k, d, *bases.shape[1:]), groups=k, **place), meter.work
-    meter, dense = Meter(), weight.dense().astype(np.float64)
+    meter, dense = Meter(), weight.dense().astype(np.float64).reshape(k, c, *bases.shape[1:])
     dense[np.isnan(coefficients).all(axis=2)] = np.nan
     yield meter.conv(x, dense, groups=case.groups, **place), meter.work
 
@@ -201,7 +201,7 @@ def test_macs_by_brute_force(name: str, case: Case, number: int, thinned: bool) 
         (outputs, inputs, count), shared, block = coefficients.shape, weight.spec.shared, weight.spec.block
         kept = np.random.default_rng(1).random((-(-outputs // shared), -(-inputs // block), count)) < 0.2
         kept = kept.repeat(shared, 0)[:outputs].repeat(block, 1)[:, :inputs]
-        weight = type(weight).from_factors(bases, coefficients * kept, weight.spec)
+        weight = type(weight).from_factors(bases, coefficients * kept, weight.spec, case.shape)
     x = np.random.default_rng(2).standard_normal((case.channels, *case.size))
     dense = torch.from_numpy(weight.dense().astype(np.float64)).reshape(*case.shape[:2], *(case.shape[2:] or (1, 1)))
     oracle = F.conv2d(torch.from_numpy(x)[None], dense, None, case.stride, case.padding, 1, case.groups)[0].numpy()
