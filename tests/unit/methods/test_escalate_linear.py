@@ -81,6 +81,19 @@ def test_a_trained_network_is_packed_and_runs_in_whole_numbers(data, example, sh
     assert np.array_equal(Session(whole)(images.numpy()), got)
 
 
+def test_channels_that_died_leave_linear_layers_too(data):
+    made = {}
+    for shrink in (False, True):
+        made[shrink] = net()
+        compress(made[shrink], short(density=0.04, shrink=shrink), train=data)
+    images = data[0][0]
+    with torch.no_grad():
+        whole, small = (made[shrink].eval()(images) for shrink in (False, True))
+    assert torch.allclose(small, whole, atol=1e-5)
+    first, second = (made[True].get_submodule(name).weight_shape for name in ("2", "4"))
+    assert first[0] == second[1] < 22
+
+
 def test_a_layer_by_hand():
     """Weights 3, -5, 0.1 / -4, 0, 4: of a density of two thirds four are kept, of mean magnitude 4."""
     layer = nn.Linear(3, 2)
