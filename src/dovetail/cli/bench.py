@@ -154,8 +154,12 @@ def _race_for_time(case: sheets.Case, asked: Conditions, out: Path) -> Race | No
 
 
 def _originals(program: Program) -> tuple[str | None, ...]:
-    """The recorded original; for a dense network also itself."""
-    return (None, ITSELF) if program.metadata.get("method") == "thin" else (None,)
+    """The recorded original; for a dense network also itself, and nothing else where nobody trained that one."""
+    if program.metadata.get("method") != "thin":
+        return (None,)
+    recorded = program.metadata.get("original") or {}
+    trained = recorded.get("weights") or recorded.get("trained") or program.metadata.get("control")
+    return (None, ITSELF) if trained else (ITSELF,)
 
 
 def _race_packed(program: Program, path: Path, original: str | None, asked: Conditions) -> Race:

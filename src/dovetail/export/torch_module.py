@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dovetail.errors import InputError
+from dovetail.export.lstms import FoundLstm, find_lstm, without_layers
 from dovetail.formats.base import Packed
 from dovetail.formats.layer import from_packed
-from dovetail.formats.recurrent import walk
+from dovetail.formats.recurrent import Lstm, walk
 from dovetail.program.integer import CODES
 from dovetail.program.ops import channel_axis
 from dovetail.program.program import SCAN, Activation, Epilogue, Graph, Node, Program, bind_shape
@@ -39,6 +41,7 @@ class ProgramModule(nn.Module):
 
     Attributes:
         layers: by weight and geometry; names have `/` for `.`.
+        lstms: the scans that are one, likewise, with layers and biases of their own.
         arrays: scales, biases, norm parameters and constant operands, likewise.
         rounded: whether tensors that hold codes are rounded to what these stand for.
     """
@@ -47,8 +50,9 @@ class ProgramModule(nn.Module):
         super().__init__()
         self.graph, self.rounded = _plain(program.graph), rounded
         self.bodies = {name: _plain(body) for name, body in program.bodies(self.graph).items()}
-        self.layers = nn.ModuleDict()
+        self.layers, self.lstms = nn.ModuleDict(), nn.ModuleDict()
         self.arrays = nn.ParameterDict({_key(name): torch.tensor(array) for name, array in program.arrays.items()})
+        self._add_lstms(program)
         for graph in (self.graph, *self.bodies.values()):
             for node in graph.nodes:
                 if node.weight is not None:
@@ -82,6 +86,8 @@ class ProgramModule(nn.Module):
     def _run(self, node: Node, values: Mapping[str, Tensor], dims: Mapping[str, int]) -> Tensor:
         operands = [self._value(name, values) for name in node.inputs]
         if node.op == SCAN:
+            if _key(node.name) in self.lstms:
+                return torch.as_tensor(self.lstms[_key(node.name)](operands[0], operands[1:]))
             return self._scan(node, operands, dims)
         if node.weight is not None:
             y = self._weighted(node, operands[0])
@@ -113,6 +119,33 @@ class ProgramModule(nn.Module):
 
     def _value(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         return values[name] if name in values else self.arrays[_key(name)]
+
+    def _add_lstms(self, program: Program) -> None:
+        """Scans that are an LSTM become one, unless something of theirs is shared."""
+        every = [node for graph in (self.graph, *self.bodies.values()) for node in graph.nodes]
+        uses = Counter(
+            name for node in every for name in (node.weight, node.epilogue.bias, node.attributes.get("body"))
+        )
+        done = []
+        for node in self.graph.nodes:
+            found = find_lstm(self.graph, node, self.bodies[node.attributes["body"]]) if node.op == SCAN else None
+            if found is not None and all(uses[name] == 1 for name in found.owns()):
+                self.lstms[_key(node.name)] = self._lstm(found, program)
+                done.append(found)
+        self.graph = without_layers(self.graph, done)
+        for lstm in done:
+            del self.bodies[lstm.scan.attributes["body"]]
+
+    def _lstm(self, found: FoundLstm, program: Program) -> Lstm:
+        hidden, inputs = program.weights[str(found.reads[0].weight)].shape
+        lstm = Lstm(inputs, hidden, last=found.scan.attributes["last"])
+        for node, name in zip(found.layers(), [f"{side}_{gate}" for side in "xh" for gate in Lstm.GATES]):
+            packed, bias = program.weights[str(node.weight)], node.epilogue.bias
+            like = _like(node, packed.shape)
+            if bias is not None:
+                like.register_parameter("bias", self.arrays.pop(_key(bias)))
+            lstm.set_submodule(name, from_packed(like, packed))
+        return lstm
 
     def _add_layer(self, node: Node, packed: Packed) -> None:
         key = _layer_key(node)

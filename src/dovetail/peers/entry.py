@@ -135,6 +135,8 @@ class Entry:
 
     def _candidates(self, peers: Sequence[Peer], dtypes: set[str], folder: Path) -> Candidates:
         """Ours dense and beside, the peers on the original and, for `vs_same`, those of our types on the compressed."""
+        from dovetail.formats.recurrent import with_fused
+
         yield DENSE, partial(self._own_dense, folder)
         if self.beside is not None:
             label, program = f"{BESIDE}-{self.beside[0]}", self.beside[1]
@@ -143,7 +145,7 @@ class Entry:
             yield peer.name, partial(peer.target, self._source(), folder)
         if self.compressed is None:
             return
-        same = replace(self._source(), model=self.compressed, name="compressed")
+        same = replace(self._source(), model=with_fused(self.compressed), name="compressed")
         for peer in peers:
             if peer.dtype in dtypes and peer.same:
                 yield f"{peer.name}{SAME}", partial(peer.target, same, folder, suffix=SAME)

@@ -32,11 +32,13 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """A folder with a thin and a sparse network."""
+    """A folder with a dense, a thin and a sparse network; the dense one is what the thin one is compared with."""
     folder = tmp_path_factory.mktemp("packed")
-    for method in ("thin", "magnitude"):
-        metadata = {"method": method, "case": f"net/{method}", "original": {"name": "resnet8"}}
-        lower(nn.Linear(4, 2), torch.zeros(1, 4), metadata=metadata).save(folder / f"{method}.dovetail")
+    for name, method in (("dense", "thin"), ("thin", "thin"), ("magnitude", "magnitude")):
+        metadata = {"method": method, "case": f"net/{name}", "original": {"name": "resnet8"}}
+        if name == "thin":
+            metadata["control"] = "dense"
+        lower(nn.Linear(4, 2), torch.zeros(1, 4), metadata=metadata).save(folder / f"{name}.dovetail")
     return folder
 
 
@@ -82,6 +84,11 @@ def test_thin_networks_race_their_original_and_themselves_others_their_original(
     assert [race["compressed"] is None for race in found] == [False, True, False]
     written = {path.name for path in (tmp_path / "benchmarks/results").iterdir()}
     assert written == {"net_thin.json", "net_thin_self.json", "net_magnitude.json"}
+
+
+def test_a_dense_network_that_began_from_nothing_races_itself_alone(races):
+    """Its original of random weights would take as long in other runtimes, and answer nothing."""
+    assert [race["variant"] for race in races("packed/dense.dovetail")] == ["dense_self"]
 
 
 def test_who_names_the_original_gets_that_race_alone(races):

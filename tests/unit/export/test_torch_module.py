@@ -10,13 +10,15 @@ from torch.nn import functional as F
 
 from dovetail.errors import InputError
 from dovetail.export.torch_module import ACTIVATION_FUNCTIONS, FUNCTIONS, to_torch
-from dovetail.formats import KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
+from dovetail.formats import KernelBasisSpec, PermutedDiagonalSpec, SparseSpec, SvdSpec, TuckerSpec
 from dovetail.formats.layer import FormatLayer, from_dense, swap
-from dovetail.formats.recurrent import Lstm
+from dovetail.formats.recurrent import FusedLstm, Lstm, with_fused
 from dovetail.program.lower import lower
 from dovetail.program.ops import ACTIVATIONS, OPS
 from dovetail.program.reference import run
 from dovetail.program.store import load
+from dovetail.zoo import build
+from dovetail.zoo.lstm import lstm_with_state
 from programs import Sketch, recurrence
 
 SPECS = {
@@ -71,6 +73,53 @@ def test_scans_begin_with_the_states_that_are_given():
     inputs = [torch.randn(2, 5, 4), torch.randn(2, 4), torch.randn(2, 4)]
     got = to_torch(program)(*inputs).detach().numpy()
     assert np.abs(got - run(program, *(x.numpy() for x in inputs))).max() < 1e-6
+
+
+@pytest.mark.parametrize("spec", [None, SvdSpec(rank=2), PermutedDiagonalSpec(size=4)], ids=str)
+@pytest.mark.parametrize("name", ["lstm_digits", "lstm_with_state"])
+def test_scans_that_are_an_lstm_are_one_again(name, spec):
+    """So other runtimes get theirs, and the module lowers to what it was made from."""
+    model = build("lstm_digits", hidden=8, size=(6, 4)) if name == "lstm_digits" else lstm_with_state(8)
+    x = torch.randn(2, 1, 6, 4) if name == "lstm_digits" else torch.randn(2, 6, 8)
+    for gate in ("x_i", "h_f") if spec else ():
+        swap(model, f"lstm.{gate}", from_dense(model.lstm.get_submodule(gate), spec))
+    program = lower(model.eval(), x)
+    module, want = to_torch(program), run(program, x.numpy())
+    (lstm,) = module.lstms.values()
+    assert isinstance(lstm, Lstm)
+    assert not module.bodies
+    again, fused = lower(module, x), with_fused(module)
+    assert [node.op for node in again.graph.nodes] == [node.op for node in program.graph.nodes]
+    assert [type(layer) for layer in fused.lstms.values()] == [Lstm if spec else FusedLstm]
+    for got in (run(again, x.numpy()), *(net(x).detach().numpy() for net in (module, fused))):
+        assert np.abs(got - want).max() < 1e-6
+
+
+class PeepingLstm(Lstm):
+    def step(self, steps, states):
+        h, c = super().step(steps, states)
+        return h * torch.sigmoid(c), c
+
+
+class ReadTwice(nn.Module):
+    """What the input adds to a gate is an output of the network, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = Lstm(3, 5)
+
+    def forward(self, x):
+        return self.lstm(x) + self.lstm.x_i(x)
+
+
+@pytest.mark.parametrize("model", [PeepingLstm(3, 5), ReadTwice()], ids=["step", "shared"])
+def test_other_scans_stay_scans(model):
+    model, x = nn.Sequential(model).eval(), torch.randn(2, 6, 3)
+    program = lower(model, x)
+    module = to_torch(program)
+    assert not module.lstms
+    assert module.bodies
+    assert np.abs(module(x).detach().numpy() - run(program, x.numpy())).max() < 1e-6
 
 
 def test_it_agrees_with_the_reference_and_the_model():

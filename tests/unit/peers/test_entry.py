@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import fake_targets
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from dovetail.engine.quantize import quantize
+from dovetail.export.torch_module import to_torch
+from dovetail.formats import SvdSpec
+from dovetail.formats.layer import from_dense, swap
 from dovetail.formats.recurrent import FusedLstm, Lstm
 from dovetail.peers import Peer, Source
 from dovetail.peers.entry import Entry
@@ -36,16 +40,20 @@ def test_int8_peers_calibrate_our_network_on_the_same_images_as_the_original(tmp
     assert np.array_equal(sources["compressed"].calibration, IMAGES[:4])
 
 
-def test_peers_run_an_lstm_as_they_know_it_and_ours_beside_it_as_it_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize("dense", [True, False])
+def test_peers_run_an_lstm_as_they_know_it_where_its_matrices_are_dense(tmp_path, monkeypatch, dense):
+    """A compressed one keeps its structure; a packed one is as good as any."""
     sources: dict[str, Source] = {}
     monkeypatch.setattr(
         fake_targets, "export", lambda source, *_: sources.setdefault(source.name, source) and {}, raising=False
     )
     network, sequences = lstm_with_state(8).eval(), np.ones((1, 5, 8), np.float32)
-    entry = Entry.open(
-        lower(network, torch.from_numpy(sequences)), network, network, data=None, test=None, example=sequences, batch=1
-    )
+    original = to_torch(lower(network, torch.from_numpy(sequences)))
+    if not dense:
+        swap(network, "lstm.h_f", from_dense(network.lstm.h_f, SvdSpec(rank=2)))
+    program = lower(network, torch.from_numpy(sequences))
+    entry = Entry.open(program, original, to_torch(program), data=None, test=None, example=sequences, batch=1)
     _, absent = entry.targets([Peer("whole", "f32", "fake_targets", ("json",))], tmp_path, lambda _: None)
     assert absent == {}
-    assert isinstance(sources["original"].model.lstm, FusedLstm)
-    assert isinstance(sources["compressed"].model.lstm, Lstm)
+    assert isinstance(sources["original"].model.lstms["lstm"], FusedLstm)
+    assert isinstance(sources["compressed"].model.lstms["lstm"], FusedLstm if dense else Lstm)
