@@ -16,6 +16,7 @@ import pytest
 import dovetail
 from dovetail.accelerators import Trace, machine_named, record, simulate
 from dovetail.cli import main
+from dovetail.cli.simulations import Pair
 from dovetail.program.store import load
 
 pytest.importorskip("sklearn")
@@ -168,6 +169,29 @@ def test_a_tornado_is_drawn_and_taken_again(here, capsys, monkeypatch):
         assert main(words) == 0
         assert read("t-on-systolic.json")["sensitivity"] == effects
     assert main([*command[:-2], "--images", "2"]) == 0
+    assert read("t-on-systolic.json")["sensitivity"] == []
+
+
+def test_the_effects_of_other_inputs_are_not_those_of_these(here, monkeypatch):
+    command = ["simulate", "t.dovetail", "--on", "systolic"]
+    assert main([*command, "--tornado", "chosen"]) == 0
+    assert read("t-on-systolic.json")["sensitivity"]
+    with monkeypatch.context() as stopped:  # after the last layer
+        stopped.setattr(Pair, "finish", None)
+        assert main([*command, "--images", "2"]) == 70
+    assert not read("t-on-systolic.json")["complete"]
+    assert main([*command, "--images", "2"]) == 0
+    assert read("t-on-systolic.json")["sensitivity"] == []
+
+
+def test_the_effects_of_more_layers_are_not_those_of_some(here):
+    command = ["simulate", "t.dovetail", "--on", "systolic"]
+    assert main([*command, "--tornado", "chosen"]) == 0
+    path = FOLDER / "t-on-systolic.json"
+    pair = json.loads(path.read_text())
+    pair["layers"].append(pair["layers"][0] | {"fingerprint": "of a layer that was there once"})
+    path.write_text(json.dumps(pair))
+    assert main(command) == 0
     assert read("t-on-systolic.json")["sensitivity"] == []
 
 
