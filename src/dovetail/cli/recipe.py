@@ -127,7 +127,7 @@ def verify(name: Name, /, *, threads: Threads = None, data: DataFolder = None) -
 
 def _verify(path: Path, threads: int | None, data: Path | None) -> None:
     recipe = recipes.with_weights(read(path), path.parent)
-    target = recipes.result_path(path, recipe.evidence)
+    target = recipes.result_path(path)
     committed = evidence.read(target)
     file = evidence.program_file(committed, target)
     program = networks.load(str(file))
@@ -227,7 +227,7 @@ def differing_allowed(images: int) -> int:
 def _outcome(recipe: Recipe, path: Path) -> tuple[str, Path]:
     """Name and evidence file of what is run: with overrides that change the result never those of the recipe itself."""
     if (change := _digest(recipe)) == _digest(read(path)):
-        return path.stem, recipes.result_path(path, recipe.evidence)
+        return path.stem, recipes.result_path(path)
     label = f"{path.stem}-custom-{change}"
     log.info("--set makes this another recipe than %s; it is called %s and kept in %s", path.stem, label, recipe.runs)
     return label, Path(recipe.runs) / f"{label}.json"
@@ -235,7 +235,7 @@ def _outcome(recipe: Recipe, path: Path) -> tuple[str, Path]:
 
 def _digest(recipe: Recipe) -> str:
     """Of all in a recipe that its result depends on."""
-    told = recipe.model_dump(mode="json", exclude={"title", "runs", "evidence"})
+    told = recipe.model_dump(mode="json", exclude={"title", "runs"})
     for name in ("threads", "checkpoint_minutes", "device", "record"):
         del told["settings"][name]
     (told["method"]["teacher"] or {}).pop("remember", None)
@@ -305,7 +305,7 @@ def _compare(name: str, committed: Mapping[str, Any], found: Mapping[str, float]
 
 def _row(path: Path) -> tuple[str, str, str]:
     recipe = read(path)
-    target = recipes.result_path(path, recipe.evidence)
+    target = recipes.result_path(path)
     if not target.is_file():
         return path.stem, recipe.title, "not run yet"
     data = evidence.read(target)

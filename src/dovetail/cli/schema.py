@@ -180,7 +180,6 @@ class Recipe(Part):
             the first seed, beside the result. Only where every layer stays as it was built: the method thin.
         case: `<network>/<variant>` of the benchmarks.
         runs: folder of checkpoints, per seed `<runs>/<recipe>-s<seed>`.
-        evidence: file name under the results folder; `<recipe>.json` where left out.
     """
 
     title: str = ""
@@ -194,7 +193,6 @@ class Recipe(Part):
     weights: Literal["int8"] | None = None
     case: str | None = Field(None, pattern=CASE)
     runs: str = "runs"
-    evidence: str | None = None
 
     @property
     def dense(self) -> Network:
