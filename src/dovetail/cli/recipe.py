@@ -193,12 +193,15 @@ def _require_same_start(recipe: Recipe, path: Path, program: Program) -> None:
     """What the network was made from must still be what its recipe names: by its result, its file may be missing."""
     told, began = program.metadata, recipe.network
     if recipe.start is not None:
-        other, same = recipe.start, recipes.result_of(path, recipe.start)["program"]["sha256"] == told["start_sha256"]
+        other, now = recipe.start, recipes.result_of(path, recipe.start)["program"]["sha256"]
+        then = told.get("start_sha256")
     elif began.trained is not None:
-        other, same = began.trained, recipes.trained_sha256(began) == told.get("trained_sha256")
+        other, now, then = began.trained, recipes.trained_sha256(began), told.get("trained_sha256")
     else:
         return
-    if not same:
+    if then is None:
+        raise Failed(f"{path.stem}: its packed network was not made from {other}, as the recipe now says; run it again")
+    if now != then:
         raise Failed(f"{path.stem}: {other}, from which it was made, has another result now; run it again")
 
 

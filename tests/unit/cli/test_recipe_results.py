@@ -16,7 +16,8 @@ def beside(tmp_path):
 
     def make(name: str, **changes) -> Path:
         (tmp_path / "results").mkdir(exist_ok=True)
-        told = dict.fromkeys(evidence.FIELDS, 0) | {"accuracy": [91.0, 92.0]} | changes
+        stamp = {"file": f"{name}.dovetail", "sha256": "0"}
+        told = dict.fromkeys(evidence.FIELDS, 0) | {"accuracy": [91.0, 92.0], "program": stamp} | changes
         (tmp_path / "results" / f"{name}.json").write_text(json.dumps(told))
         return tmp_path / "other.yaml"
 
