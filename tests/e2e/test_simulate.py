@@ -65,6 +65,12 @@ def test_the_figures_are_those_of_the_library(here):
     assert done.layers[0].trace == machine_named("sparten").simulate(record(load("t.dovetail"), x[:2])[0])
 
 
+def test_more_images_than_a_file_has_are_refused(here, capsys):
+    np.save("x.npy", np.zeros((3, 1, 8, 8), np.float32))
+    assert main([*COMMAND, "--inputs", "x.npy", "--images", "4"]) == 2
+    assert "--images 4: x.npy has 3" in capsys.readouterr().err
+
+
 def test_a_second_time_everything_is_taken_from_the_results(here, capsys, monkeypatch):
     assert main(COMMAND) == 0
     first, out = layers("t-on-sparten.json"), capsys.readouterr().out
