@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.cli import evidence
-from dovetail.cli.schema import Network, Recipe, suggest
+from dovetail.cli.schema import YAML, Network, Recipe, folder_of, suggest
 from dovetail.errors import RecipeError
 
 
 def folder() -> Path:
-    """`recipes` in the working folder, else in the checkout that this package is run from."""
-    here = Path("recipes")
-    checkout = Path(__file__).resolve().parents[3] / "recipes"
-    return here if here.is_dir() or not checkout.is_dir() else checkout
+    """`recipes`, here or in the checkout."""
+    return folder_of("recipes")
 
 
 def listed() -> list[Path]:
@@ -25,7 +23,7 @@ def listed() -> list[Path]:
 
 def find(name: str) -> Path:
     """The file of a recipe, by name or path; `RecipeError` suggests the nearest name."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(YAML):
         if not Path(name).is_file():
             raise RecipeError(f"there is no recipe file {name}")
         return Path(name)
