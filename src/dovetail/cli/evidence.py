@@ -16,8 +16,11 @@ from dovetail.errors import RecipeError
 if TYPE_CHECKING:
     from dovetail.program.program import Program
 
-LARGEST = 12_000_000
-"""Bytes: packed networks up to this size are committed beside their result."""
+LARGEST = {".dovetail": 5_000_000, ".safetensors": 12_000_000}
+"""Bytes up to which packed networks, and trained weights, are committed beside their result.
+
+Weights may have more: what starts from them cannot be made anew without them, where a network is packed in minutes.
+"""
 
 FIELDS = (
     "recipe",

@@ -91,7 +91,7 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
     )
     evidence.write(result, target)
     say(json.dumps(result, indent=1))
-    if file.stat().st_size > evidence.LARGEST:
+    if file.stat().st_size > evidence.LARGEST[file.suffix]:
         say(f"{file.name} has {file.stat().st_size / 1e6:.1f} MB: too large to commit, pack it anew where it is needed")
     say(f"wrote {target}" + ("" if label == path.stem else f", for --set makes it another recipe than {path.stem}"))
 
