@@ -12,6 +12,7 @@ from pathlib import Path
 import dovetail
 from dovetail.cli.console import table
 from dovetail.cli.options import DataFolder
+from dovetail.errors import install_hint
 
 OPTIONAL = {
     "sklearn": ("scikit-learn", "the digits", "data"),
@@ -72,7 +73,7 @@ def _package(module: str) -> tuple[str, str, str]:
 
     name, purpose, extra = OPTIONAL[module]
     if find_spec(module) is None:
-        return name, f"not installed (pip install 'dovetail[{extra}]')", purpose
+        return name, f"not installed ({install_hint(extra)})", purpose
     silence_telemetry()
     try:
         with quietly():

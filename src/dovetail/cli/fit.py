@@ -13,7 +13,7 @@ from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say, table
 from dovetail.cli.options import DataFolder, On, Runs, Seed, Set, Threads, Weights, writable
 from dovetail.cli.plans import Call, free, gains, require_width
-from dovetail.cli.schema import CASE, Recipe, read
+from dovetail.cli.schema import CASE, YAML, Recipe, read
 from dovetail.errors import GpuError, RecipeError
 from dovetail.report import fits, numbers
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dovetail.program.program import Program
     from dovetail.search.budget import Budget
 
-YAML = (".yaml", ".yml")
 PEERS = ("onnxruntime", "openvino-f32", "openvino-bf16", "openvino-int8")
 """Whose best time a share of the budget is of; the compiled torch network is never the fastest and slow to start."""
 AUTO: Mapping[str, Mapping[str, Any]] = {"block": {}, "tucker": {}}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dovetail.cli import evidence, networks, recipes
 from dovetail.cli.materials import Sets, build_method, fitted
-from dovetail.cli.schema import Recipe, read
+from dovetail.cli.schema import Recipe
 from dovetail.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def floating(program: Program, reasons: Mapping[str, str]) -> dict[str, str]:
 
 def start_of(name: str, path: Path) -> Start:
     """The committed network of the recipe `name` beside the one in `path`, its hash checked."""
-    other = path.with_name(f"{name}.yaml")
-    target = recipes.result_path(other, read(other).evidence)
+    target = recipes.result_path(recipes.find(str(path.with_name(f"{name}.yaml"))))
     committed = evidence.read(target)
     program = networks.load(str(evidence.program_file(committed, target)))
     return Start(name, program, committed["program"]["sha256"], int(committed["epochs"]), float(committed["hours"]))

@@ -317,7 +317,7 @@ def free(target: Path) -> Path:
 
 def written(recipe: Recipe) -> dict[str, Any]:
     """A recipe as a file has it: what other recipes have trained by their names, without folders and its own case."""
-    data = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"runs", "case", "evidence", "weights"})
+    data = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"runs", "case", "weights"})
     for network in (data["network"], data.get("original"), (data["method"].get("teacher") or {}).get("network")):
         if network and network.get("trained"):
             network.pop("weights", None)

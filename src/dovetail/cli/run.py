@@ -13,7 +13,7 @@ from dovetail import files
 from dovetail.cli import networks
 from dovetail.cli.console import say, table
 from dovetail.cli.options import Threads, writable
-from dovetail.errors import DataError, InputError
+from dovetail.errors import DataError, InputError, install_hint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +92,7 @@ def _image(path: Path, shape: tuple[int, ...], metadata: Mapping[str, Any]) -> n
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise DataError("reading images needs pillow: pip install 'dovetail[data]', or give a .npy file") from None
+        raise DataError(f"reading images needs pillow: {install_hint('data')}, or give a .npy file") from None
     if len(shape) != 4 or shape[1] not in (1, 3):
         raise InputError(f"this network takes inputs of shape {shape}, which is no image; give a .npy file")
     try:

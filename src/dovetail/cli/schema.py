@@ -26,6 +26,7 @@ from dovetail.errors import RecipeError
 Seeds = tuple[int, ...]
 Channels = tuple[float, ...]
 CASE = r"^[^/]+/[^/]+$"
+YAML = (".yaml", ".yml")
 FILE_NAME = re.compile(r"[^/\\]+")
 
 
@@ -180,7 +181,6 @@ class Recipe(Part):
             the first seed, beside the result. Only where every layer stays as it was built: the method thin.
         case: `<network>/<variant>` of the benchmarks.
         runs: folder of checkpoints, per seed `<runs>/<recipe>-s<seed>`.
-        evidence: file name under the results folder; `<recipe>.json` where left out.
     """
 
     title: str = ""
@@ -194,7 +194,6 @@ class Recipe(Part):
     weights: Literal["int8"] | None = None
     case: str | None = Field(None, pattern=CASE)
     runs: str = "runs"
-    evidence: str | None = None
 
     @property
     def dense(self) -> Network:
@@ -229,6 +228,13 @@ def validated(kind: type[AnyPart], data: Any, where: str) -> AnyPart:
         return kind.model_validate(data)
     except ValidationError as error:
         raise RecipeError(f"{where}: {'; '.join(_explain(e, kind) for e in error.errors())}") from None
+
+
+def folder_of(name: str) -> Path:
+    """A folder of such files: in the working folder, else in the checkout that this package is run from."""
+    here = Path(name)
+    checkout = Path(__file__).resolve().parents[3] / here
+    return here if here.is_dir() or not checkout.is_dir() else checkout
 
 
 def part_in(path: Path, kind: type[AnyPart], what: str) -> AnyPart:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from dovetail.errors import PeerError
+from dovetail.errors import PeerError, install_hint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -106,7 +106,7 @@ class Peer:
     def target(self, source: Source, folder: Path, *, suffix: str = "") -> Target:
         """Export the source's network into `folder`; `PeerError` says why this peer cannot take part."""
         if missing := [name for name in self.needs if find_spec(name) is None]:
-            raise PeerError(f"{self.name}: not installed: {', '.join(missing)}; pip install 'dovetail[{self.extra}]'")
+            raise PeerError(f"{self.name}: not installed: {', '.join(missing)}; {install_hint(self.extra)}")
         try:
             arguments = self._load_module().export(source, folder, self.dtype)
         except PeerError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -147,6 +148,27 @@ def test_a_result_that_is_none_is_refused(tmp_path, text, message):
     path = tmp_path / "r.json"
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
+        evidence.read(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("accuracy", value) for value in ([], 91.0, ["high"], [True], None)),
+        ("macs_ratio", "2x"),
+        ("program", "r.dovetail"),
+        ("program", {"file": "r.dovetail"}),
+        ("weights", None),
+    ],
+)
+def test_a_result_with_something_else_in_a_field_is_refused(tmp_path, field, value):
+    path = tmp_path / "r.json"
+    stamp = {"file": "r.dovetail", "sha256": "0"}
+    told = dict.fromkeys(evidence.FIELDS, 1) | {"accuracy": [91.0, 92], "program": stamp, "weights": stamp}
+    path.write_text(json.dumps(told))
+    assert evidence.read(path) == told
+    path.write_text(json.dumps(told | {field: value}))
+    with pytest.raises(RecipeError, match=f"{field} is .*restore it or run the recipe again"):
         evidence.read(path)
 
 

@@ -47,6 +47,21 @@ def test_numbers_of_the_layer_by_hand():
     assert scaled.flatten().tolist() == [254.0, -126.0]
 
 
+def test_a_latent_zero_is_zero_but_among_neighbours_at_a_place():
+    latent, mask = torch.tensor([[[0.0], [-2.0]], [[2.0], [0.0]]]), torch.ones(2, 2, 1, dtype=torch.bool)
+    scaled, coefficients = trained_ternary(torch.ones(1, 1, 1), latent, mask)
+    assert (scaled.item(), coefficients.flatten().tolist()) == (2, [0, -1, 1, 0])
+    scaled, coefficients = trained_ternary(torch.ones(1, 1, 1), latent, mask, together=True)
+    assert (scaled.item(), coefficients.flatten().tolist()) == (1, [1, -1, 1, 1])
+    layer = KernelBasisConv2d.from_dense(nn.Conv2d(2, 2, 1), KernelBasisSpec(bases=1))
+    layer.spec, layer.latent = KernelBasisSpec(bases=1, coefficients="ternary"), True
+    layer.coefficients.data.copy_(latent)
+    layer.prune(mask)
+    assert layer.pack().stored_coefficients() == 2
+    layer.spec = KernelBasisSpec(bases=1, coefficients="ternary", shared=2)
+    assert layer.pack().stored_coefficients() == 4
+
+
 def test_blended_coefficients_by_hand():
     """A quarter of the ternary numbers above, three quarters of -1 / 2, 2 / 2, 3 / 2 and of the zero of the mask."""
     latent = torch.tensor([[[-1.0, 2.0]], [[3.0, 8.0]]])

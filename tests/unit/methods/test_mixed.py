@@ -13,6 +13,7 @@ from dovetail.formats import BlockSparseSpec, KernelBasisSpec, SparseSpec, SvdSp
 from dovetail.methods import METHODS, Kept, Mixed, Plan
 from dovetail.methods.magnitude import cubic
 from dovetail.methods.mixed import STAGED, TRAINS
+from dovetail.methods.rounding import on_grid
 
 BOTH = {"block": {"interval": 2}, "tucker": {}}
 PLAN = {
@@ -66,6 +67,21 @@ def test_the_method_of_several_phases_leads_and_the_others_ramp_over_all(build, 
     assert method.quantization() is not None
     assert model.down.spec.coefficients == "ternary"
     assert not model.down.latent
+
+
+def test_layers_of_other_methods_end_in_their_formats_where_the_rest_is_rounded(build, data):
+    model = build()
+    options = {"rounded": True, "sparsify_epochs": 0, "ternarise_epochs": 0, "settle_epochs": 1, "bases": 2}
+    plan = {
+        "same": BlockSparseSpec(density=0.25),
+        "down": KernelBasisSpec(bases=2, coefficients="ternary"),
+        **{name: Kept("mine") for name in ("stem", "point", "grouped", "fc")},
+    }
+    compress(model, Mixed(methods={"block": {}, "escalate": options}), train=data, plan=plan)
+    assert isinstance(model.same.pack().spec, BlockSparseSpec)
+    for name in ("stem", "point", "grouped", "fc"):
+        weight = model.get_submodule(name).weight
+        assert torch.equal(weight, on_grid(weight))
 
 
 def test_a_single_method_is_that_method(build, data):

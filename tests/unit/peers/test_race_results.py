@@ -338,8 +338,8 @@ def test_the_table_leaves_reasons_as_they_are():
     from rich.console import Console
 
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(race(absent={"onnxruntime": "not installed: pip install 'dovetail[peers]'"}).table())
-    assert "pip install 'dovetail[peers]'" in console.export_text()
+    console.print(race(absent={"onnxruntime": "not installed: pip install '.[peers]'"}).table())
+    assert "pip install '.[peers]'" in console.export_text()
 
 
 def test_a_race_about_time_only_says_so(tmp_path):

@@ -133,7 +133,8 @@ class KernelBasisLayer(FormatLayer):
 
     def _factors(self, blend: float | Tensor) -> tuple[Tensor, Tensor]:
         if self.latent and self.spec.coefficients == "ternary":
-            return trained_ternary(self.bases, self.coefficients, self.mask, blend, self.spec.asymmetric)
+            together = self.spec.shared > 1 or self.spec.block > 1
+            return trained_ternary(self.bases, self.coefficients, self.mask, blend, self.spec.asymmetric, together)
         coefficients = self.coefficients if self.mask is None else self.coefficients * self.mask
         if not self.latent:
             return self.bases, coefficients
@@ -201,22 +202,30 @@ def _stay_together(kept: Tensor, count: int) -> bool:
 
 
 def trained_ternary(
-    bases: Tensor, latent: Tensor, mask: Tensor | None, blend: float | Tensor = 1.0, asymmetric: bool = False
+    bases: Tensor,
+    latent: Tensor,
+    mask: Tensor | None,
+    blend: float | Tensor = 1.0,
+    asymmetric: bool = False,
+    together: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Bases (d, R, S) on one int8 grid, and coefficients gamma_k T (K, C/groups, d) with T in -1, 0, 1.
 
-    T is the sign of the latent coefficient, 0 where the mask is false. alpha_m, the mean magnitude of the others of a
-    basis (of all where the mask leaves none, so that they may return), becomes a factor of the basis; gamma_k is the
-    mean of |latent| / alpha_m of an output, as float16 holds it. Being means, the scales move with their latent numbers
-    just as their own gradients would move them. `asymmetric` coefficients have a gamma of those above zero and one of
-    those below, each the mean of its own (trained ternary quantization, ICLR 2017).
+    T is the sign of the latent coefficient, 0 where the mask is false. Where neighbours stand at a place `together`, a
+    latent zero that the mask keeps has the sign of 1, as the place has one for each. alpha_m, the mean magnitude of the
+    others of a basis (of all where the mask leaves none, so that they may return), becomes a factor of the basis;
+    gamma_k is the mean of |latent| / alpha_m of an output, as float16 holds it. Being means, the scales move with their
+    latent numbers just as their own gradients would move them. `asymmetric` coefficients have a gamma of those above
+    zero and one of those below, each the mean of its own (trained ternary quantization, ICLR 2017).
 
     With a `blend` below 1 that much of the coefficients is ternary and the rest the latent ones that are kept, in the
     same units: at 0 they combine the bases as before anything was ternary. Gradients are the same with any blend.
 
     Source: ESCALATE (MICRO 2021) with symmetric scales, in the manner of ternary weight networks (Li et al., 2016).
     """
-    kept = latent != 0 if mask is None else mask
+    kept = latent != 0
+    if mask is not None:
+        kept = mask if together else mask & kept
     sizes = latent.abs() * kept
     every = _mean(latent.abs(), torch.ones_like(kept), (0, 1))
     alpha = torch.where(kept.any(0).any(0), _mean(sizes, kept, (0, 1)), every)
