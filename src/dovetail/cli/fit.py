@@ -201,6 +201,7 @@ def _show(plan: Mapping[str, Any]) -> None:
     """The decisions, and what they add up to."""
     first = next(iter(plan["limits"]))
     rows = [_row(layer, first) for layer in plan["decisions"]]
+    rows += [(name, numbers.DASH, reason, *[numbers.DASH] * 3) for name, reason in plan.get("unpriced", {}).items()]
     title = "Plan" if (width := plan.get("width")) is None else f"Plan: {width:g} of the channels, all layers dense"
     table(title, ["layer", "shape", "becomes", "dense", "then", "best"], rows, left=3)
     for name, limit in plan["limits"].items():

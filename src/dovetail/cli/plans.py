@@ -348,7 +348,8 @@ def _told(measured: Survey) -> dict[str, Any]:
 
 def _plan_of(found: Found) -> dict[str, Any]:
     """As a recipe writes it: layers in their order, with what differs from the format's defaults."""
-    return {d.name: d.reason if d.spec is None else _short(d.spec.to_json()) for d in found.decisions}
+    decided = {d.name: d.reason if d.spec is None else _short(d.spec.to_json()) for d in found.decisions}
+    return {**decided, **found.unpriced}
 
 
 def _short(spec: Mapping[str, Any]) -> dict[str, Any]:

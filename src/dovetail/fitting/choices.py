@@ -34,6 +34,7 @@ from dovetail.formats.base import Packed, Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
 from dovetail.methods import METHODS, Kept, Method, Plan
+from dovetail.methods.base import weight_layers
 from dovetail.methods.mixed import STAGED
 from dovetail.peers.machine import machine
 from dovetail.program.layers import LayerShape
@@ -60,6 +61,7 @@ PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
 BIAS: Final = 4
 """Bytes, of a layer in whole numbers."""
 PART: Final = Kept("it runs as a part of another layer, in no time of its own")
+UNPRICED: Final = "it has no price of its own: it runs over several rows, or not at all"
 
 
 def open_table(threads: int | None, path: Path | None = None, *, int8: bool) -> CostTable:
@@ -301,7 +303,7 @@ def choose(
     open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
     price = _priced(table, measured, modelled, limits, report)
     _price_all(measured, candidates, price, report)
-    fixed = {name: _beyond(name, measured, price) for name in limits}
+    fixed = {name: _beyond(name, measured, modelled, price) for name in limits}
 
     def found_with(spoils: Callable[[str, Spec], float], price: Costs, fixed: Mapping[str, float]) -> Found:
         return find(
@@ -317,7 +319,8 @@ def choose(
         again = partial(found_with, spoils)
         plan, factors = rehearsed(plan, rehearse, again, price, measured.shapes, candidates, report)
     priced = _times_behind(measured, candidates, table, factors) if "latency" in limits else ()
-    plan = replace(plan, priced=priced)
+    unpriced = {name: UNPRICED for name in weight_layers(model) if name not in measured.layers}
+    plan = replace(plan, priced=priced, unpriced=unpriced)
     if plan.changed:
         asked.trainer().plan(model, first, plan.plan())  # what it would refuse is refused now
     return plan
@@ -355,13 +358,14 @@ def alone(shapes: Sequence[LayerShape]) -> list[LayerShape]:
     return [replace(shape, layers=(name,)) for shape in shapes for name in shape.layers]
 
 
-def _beyond(cost: str, measured: Survey, price: Costs) -> float:
-    """What the network costs beyond its layers; nothing else multiplies, nor is on models of machines."""
-    if cost in (*COSTS, "macs"):
-        return 0.0
+def _beyond(cost: str, measured: Survey, modelled: Modelled | None, price: Costs) -> float:
+    """What the network costs beyond the layers that have a price; a model of a machine knows layers alone."""
     if cost == "latency":
         return measured.rest
-    return measured.bytes - sum(price(shape, None)[cost] * shape.count for shape in measured.shapes)
+    if modelled is not None and cost in COSTS:
+        return sum((modelled.costs(name, None)[cost] for name in modelled.layers if name not in measured.layers), 0.0)
+    whole = measured.bytes if cost == "bytes" else measured.macs
+    return whole - sum(price(shape, None)[cost] * shape.count for shape in measured.shapes)
 
 
 def _priced(

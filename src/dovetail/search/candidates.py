@@ -217,10 +217,8 @@ def stored(spec: Spec | None, shape: LayerShape) -> int:
 
 def geometry(shape: LayerShape) -> Geometry:
     """Where the layer's weight is applied, per image."""
-    if shape.op == "linear":
-        return Geometry()
-    (_, *rows), (_, *columns) = shape.input, shape.output
-    return Geometry(rows[0] * rows[1], columns[0] * columns[1], shape.groups)
+    (_, *into), (_, *out) = shape.input, shape.output
+    return Geometry(shape.steps * math.prod(into), shape.steps * math.prod(out), shape.groups)
 
 
 def _ranks(channels: int, target: Target) -> list[int]:

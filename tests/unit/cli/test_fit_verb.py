@@ -22,6 +22,7 @@ from dovetail.engine.layer_times import Ratio
 from dovetail.errors import RecipeError
 from dovetail.fitting import Rehearsal
 from dovetail.fitting.surveys import Survey, in_values, stored_bytes
+from dovetail.program.counts import count
 from dovetail.program.layers import layer_shapes
 from dovetail.program.lower import lower
 from dovetail.search import Budget
@@ -95,7 +96,7 @@ def surveys(tmp_path, monkeypatch):
         program = lower(model, torch.from_numpy(images[:1]))
         shapes = tuple(layer_shapes(program))
         layers = {name: 1e-9 * shape.macs for shape in shapes for name in shape.layers}
-        sizes = stored_bytes(in_values(program, images, int8=int8)), stored_bytes(program)
+        sizes = stored_bytes(in_values(program, images, int8=int8)), stored_bytes(program), float(count(program).macs)
         return Survey(shapes, layers, 0.0, 1.0, sum(layers.values()), "somebody", 1e-3, threads or 2, int8, *sizes)
 
     class Timer:

@@ -363,7 +363,7 @@ def test_two_networks_show_what_a_run_takes_beyond_its_layers(caplog):
 
 def test_hardly_anything_is_left_of_the_other_end(model, images):
     program = lower(model, torch.from_numpy(images[:1]))
-    light = anchor(program)
+    light = anchor(program, program.weights)
     assert light.graph == program.graph
     assert all(0 < packed.nonzeros() <= 0.04 * np.prod(packed.shape) + 4 for packed in light.weights.values())
 
