@@ -65,7 +65,7 @@ def fit(
     threads: Threads = None,
     seed: Seed = 0,
     overrides: Set = (),
-    runs: Runs = Path("runs"),
+    runs: Runs | None = None,
     data: DataFolder = None,
     case: Annotated[
         str | None, Parameter(help="What benchmarks call the fitted network, such as resnet18_cifar/fit50.")
@@ -163,7 +163,7 @@ def _base(
     on: str | None,
     weights: str | None,
     overrides: tuple[str, ...],
-    runs: Path,
+    runs: Path | None,
 ) -> Recipe:
     """The recipe whose network, data and training are taken; its plan is what is looked for."""
     from dovetail.cli import recipes
@@ -177,10 +177,11 @@ def _base(
         if method is None:
             raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude, auto, thin …")
         name, parameters = ("mixed", {"methods": AUTO}) if method in ("auto", "mixed") else (method, {})
-        recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=runs)
+        where = runs or Path("runs")
+        recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=where)
     else:
-        if on is not None or weights is not None:
-            raise RecipeError(f"{network} says itself what --on and --weights would; change it with --set")
+        if (on, weights, runs) != (None, None, None):
+            raise RecipeError(f"{network} says itself what --on, --weights and --runs would; change it with --set")
         recipe = recipes.with_weights(read(Path(network), overrides), Path(network).parent)
     if ("mixed" if method == "auto" else method) not in (None, recipe.method.name):
         raise RecipeError(

@@ -189,7 +189,8 @@ class Call:
         """The packed network of the written recipe."""
         from dovetail.cli import pipeline, recipes
 
-        recipe = recipes.with_weights(read(self.target), recipes.folder())
+        whole = read(self.target).model_copy(update={"runs": self.recipe.runs})  # what is written names no folder
+        recipe = recipes.with_weights(whole, recipes.folder())
         done = pipeline.train(recipe, self.target.stem, self.seed, self.root)
         program = pipeline.pack_trained(recipe, self.target.stem, done)
         program.save(self.packed)
@@ -261,7 +262,8 @@ class Call:
         return zoo.build(network.name, **network.options)
 
     def _write(self, found: Found) -> None:
-        recipe = written(self.recipe)
+        settings = self.recipe.settings.model_copy(update={"seeds": (self.seed,)})
+        recipe = written(self.recipe.model_copy(update={"settings": settings}))
         method, name = dict(recipe["method"]) | {"quantize": self.asked.int8}, self.recipe.network.name
         if found.width is None:
             title = f"{name} within {self.budget}: a format for each layer by what it costs here"

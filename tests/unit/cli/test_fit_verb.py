@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from dovetail import zoo
 from dovetail.cli import main
+from dovetail.cli.app import REFUSED
 from dovetail.cli.fit import _asked, _base
 from dovetail.cli.pipeline import describe
 from dovetail.cli.plans import Call, written
 from dovetail.cli.schema import check, merge, read
 from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio
-from dovetail.errors import RecipeError
+from dovetail.errors import RecipeError, TrainingError
 from dovetail.fitting import Rehearsal
 from dovetail.fitting.surveys import Survey, in_values, stored_bytes
 from dovetail.program.counts import count
@@ -76,6 +77,13 @@ def test_weights_by_name_stay():
 def test_both_would_be_refused():
     with pytest.raises(RecipeError, match="weights or trained, not both"):
         check(merge(RECIPE, {"network": {"weights": "a.safetensors"}}), "here")
+
+
+@pytest.mark.parametrize("flag", [["--on", "digits"], ["--weights", "t.safetensors"], ["--runs", "elsewhere"]])
+def test_what_a_recipe_says_itself_is_no_flag(tmp_path, capsys, flag):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(RECIPE))
+    assert main(["fit", str(tmp_path / "base.yaml"), "--budget", "bytes=0.5x", *flag]) == 2
+    assert "says itself what --on, --weights and --runs would" in " ".join(capsys.readouterr().err.split())
 
 
 needs_engine = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
@@ -209,6 +217,45 @@ def test_all_that_a_plan_depends_on_is_asked(surveys):
     questions = [json.dumps(each.question) for each in calls]
     assert len(set(questions)) == len(calls)
     assert questions[0] == json.dumps(opened().question)
+
+
+@pytest.fixture
+def trains(monkeypatch):
+    """Nothing is trained: what would be is listed."""
+    asked = []
+
+    def train(recipe, name, seed, root):
+        asked.append((recipe, name, seed))
+        raise TrainingError("it would take too long")
+
+    monkeypatch.setattr("dovetail.cli.pipeline.train", train)
+    return asked
+
+
+@needs_engine
+def test_training_has_the_seed_and_the_folder_of_runs(surveys, trains):
+    small = [argument for argument in BYTES if argument != "--plan-only"]
+    assert main([*small, "--runs", "elsewhere", "--seed", "3"]) == REFUSED
+    ((recipe, name, seed),) = trains
+    assert (name, seed, recipe.runs) == ("f", 3, "elsewhere")
+    assert recipe.settings.seeds == (3,)
+    assert read(Path("f.yaml")).settings.seeds == (3,)
+    assert "elsewhere" not in Path("f.yaml").read_text()
+
+
+@needs_engine
+def test_runs_of_a_base_recipe_are_those_of_its_fit(surveys, trains):
+    base = {
+        "network": {"name": "resnet8", "options": {"width": 0.25}, "weights": "t.safetensors"},
+        "data": {"name": "digits", "held_out": 100},
+        "method": {"name": "block"},
+        "settings": {"seeds": [1, 2]},
+        "runs": "elsewhere",
+    }
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    assert main(["fit", "base.yaml", "-o", "f.yaml", "--budget", "bytes=0.15x"]) == REFUSED
+    ((recipe, _, seed),) = trains
+    assert (seed, recipe.runs, recipe.settings.seeds) == (0, "elsewhere", (0,))
 
 
 @needs_engine
