@@ -98,7 +98,10 @@ def fit(
     peers = known if "latency" in wanted.limits() else ()
     if asked.int8 and "latency" in wanted.limits() and "circnn" in asked.makers:
         say("in whole numbers circulant layers run by their expanded weight and gain no time; --values f32 has kernels")
-    call = Call.open(base, asked, budget, written, case=case, threads=threads, seed=seed, root=data, peers=peers)
+    call = Call.open(
+        base, asked, budget, written, case=case, threads=threads, seed=seed, root=data, peers=peers,
+        folder=_folder(network),
+    )  # fmt: skip
     plan = call.remembered() or call.choose(costs)
     _show(plan)
     if not gains(plan):
@@ -182,7 +185,7 @@ def _base(
     else:
         if (on, weights, runs) != (None, None, None):
             raise RecipeError(f"{network} says itself what --on, --weights and --runs would; change it with --set")
-        recipe = recipes.with_weights(read(Path(network), overrides), Path(network).parent)
+        recipe = recipes.with_weights(read(Path(network), overrides), _folder(network))
     if ("mixed" if method == "auto" else method) not in (None, recipe.method.name):
         raise RecipeError(
             f"{network} trains by {recipe.method.name}; --method {method} is another: give a recipe of it"
@@ -192,6 +195,13 @@ def _base(
     if recipe.method.plan:
         raise RecipeError(f"{network} has a plan already; `dovetail recipe run` trains it, and fit looks for another")
     return recipe
+
+
+def _folder(network: str) -> Path:
+    """Where recipes lie whose weights the network may start from: beside its own, else where all do."""
+    from dovetail.cli import recipes
+
+    return Path(network).parent if network.endswith(YAML) else recipes.folder()
 
 
 def _label(budget: str) -> str:

@@ -41,6 +41,7 @@ class Call:
         case: of the benchmarks, which the written recipe and its packed network get; None: none.
         peers: of which the fastest is 1x of a latency.
         model: the dense network.
+        folder: of recipes, in which its weights were found where another one has trained them.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Call:
     model: nn.Module
     sets: Sets
     held_out: Loader
+    folder: Path
     case: str | None = None
 
     @classmethod
@@ -68,6 +70,7 @@ class Call:
         seed: int,
         root: Path | None,
         peers: tuple[str, ...],
+        folder: Path,
         case: str | None = None,
     ) -> Call:
         """With the network, its data and the teacher, if there is one: what is missing is missed now."""
@@ -83,7 +86,7 @@ class Call:
         model = build_network(network, root).eval()
         require_fit(model, network.name, sets)
         build_method(recipe.method, root, sets)
-        return cls(recipe, asked, budget, target, threads, seed, root, peers, model, sets, sets.held_out, case)
+        return cls(recipe, asked, budget, target, threads, seed, root, peers, model, sets, sets.held_out, folder, case)
 
     @property
     def notes(self) -> Path:
@@ -190,7 +193,7 @@ class Call:
         from dovetail.cli import pipeline, recipes
 
         whole = read(self.target).model_copy(update={"runs": self.recipe.runs})  # what is written names no folder
-        recipe = recipes.with_weights(whole, recipes.folder())
+        recipe = recipes.with_weights(whole, self.folder)
         done = pipeline.train(recipe, self.target.stem, self.seed, self.root)
         program = pipeline.pack_trained(recipe, self.target.stem, done)
         program.save(self.packed)

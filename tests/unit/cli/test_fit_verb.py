@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from dovetail import zoo
 from dovetail.cli import main
 from dovetail.cli.app import REFUSED
+from dovetail.cli.evidence import FIELDS, sha256
 from dovetail.cli.fit import _asked, _base
 from dovetail.cli.pipeline import describe
 from dovetail.cli.plans import Call, written
@@ -126,7 +127,7 @@ def opened():
     overrides = ("network.options.width=0.25", "data.held_out=100")
     recipe, budget = _base("resnet8", "block", None, "t.safetensors", overrides, Path("runs")), "bytes=0.15x"
     asked = _asked(Budget.parse(budget, 1.0), recipe, "knapsack", None, None, int8=True)
-    return Call.open(recipe, asked, budget, Path("f.yaml"), threads=1, seed=0, root=None, peers=())
+    return Call.open(recipe, asked, budget, Path("f.yaml"), threads=1, seed=0, root=None, peers=(), folder=Path())
 
 
 @needs_engine
@@ -256,6 +257,26 @@ def test_runs_of_a_base_recipe_are_those_of_its_fit(surveys, trains):
     assert main(["fit", "base.yaml", "-o", "f.yaml", "--budget", "bytes=0.15x"]) == REFUSED
     ((recipe, _, seed),) = trains
     assert (seed, recipe.runs, recipe.settings.seeds) == (0, "elsewhere", (0,))
+
+
+@needs_engine
+@pytest.mark.parametrize("target", ["f.yaml", "other/f.yaml"])
+def test_weights_that_another_recipe_has_trained_are_found_again(surveys, trains, target):
+    small = {"name": "resnet8", "options": {"width": 0.25, "in_channels": 1}}
+    data = {"name": "digits", "held_out": 100}
+    results, kept = Path("other/results"), Path("other/results/dense.safetensors")
+    results.mkdir(parents=True)
+    save_file(load_file("t.safetensors"), kept)
+    stamp = {"file": kept.name, "sha256": sha256(kept)}
+    (results / "dense.json").write_text(json.dumps(dict.fromkeys(FIELDS, 0) | {"weights": stamp}))
+    dense = {"network": small, "data": data, "method": {"name": "thin"}, "weights": "int8"}
+    Path("other/dense.yaml").write_text(yaml.safe_dump(dense))
+    trained = small | {"trained": "dense"}
+    base = {"network": trained, "data": data, "method": {"name": "block", "teacher": {"network": trained}}}
+    Path("other/net.yaml").write_text(yaml.safe_dump(base))
+    assert main(["fit", "other/net.yaml", "-o", target, "--budget", "bytes=0.15x"]) == REFUSED
+    ((recipe, _, _),) = trains
+    assert Path(recipe.network.weights) == Path(recipe.method.teacher.network.weights) == kept
 
 
 @needs_engine
