@@ -86,7 +86,7 @@ def fit(
     _require_case(case)
     wanted = Budget.parse(budget, accuracy_drop)
     base = _base(network, method, on, weights, overrides, runs)
-    written = _target(out, network, f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}")
+    written = _target(out, network, f"fit-{base.method.name}-{_short(network)}-{_label(budget)}")
     if base.network.random and not plan_only:
         raise RecipeError(
             f"{network} has random weights, and a bound on accuracy is against a trained network: give --weights, or "
@@ -138,6 +138,11 @@ def _target(out: Path | None, network: str, name: str) -> Path:
     if target.suffix not in YAML:
         raise RecipeError(f"--out {target}: a recipe is a .yaml file")
     return free(target)
+
+
+def _short(network: str) -> str:
+    """A network's name without folders and modules, or its recipe's."""
+    return Path(network.rpartition(":")[2]).stem
 
 
 def _asked(

@@ -15,7 +15,7 @@ from dovetail import zoo
 from dovetail.cli import main
 from dovetail.cli.app import REFUSED
 from dovetail.cli.evidence import FIELDS, sha256
-from dovetail.cli.fit import _asked, _base
+from dovetail.cli.fit import _asked, _base, _short
 from dovetail.cli.pipeline import describe
 from dovetail.cli.plans import Call, written
 from dovetail.cli.schema import check, merge, read
@@ -73,6 +73,19 @@ def test_weights_by_name_stay():
         check({**RECIPE, "network": {"name": "resnet20", "weights": "resnet20_cifar10.safetensors"}}, "here")
     )
     assert data["network"]["weights"] == "resnet20_cifar10.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("pkg.nets:small", "small"),
+        ("pkg.nets:large", "large"),
+        ("resnet18", "resnet18"),
+        ("recipes/block.v2.yaml", "block.v2"),
+    ],
+)
+def test_recipes_are_named_by_their_network(network, name):
+    assert _short(network) == name
 
 
 def test_both_would_be_refused():
