@@ -7,7 +7,7 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,13 +35,14 @@ from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
 from dovetail.methods import METHODS, Kept, Method, Plan
 from dovetail.methods.base import weight_layers
+from dovetail.methods.kernels import bases_of
 from dovetail.methods.mixed import STAGED
 from dovetail.peers.machine import machine
 from dovetail.program.layers import LayerShape
 from dovetail.program.quantize import whole_form
 from dovetail.search import damage
 from dovetail.search.budget import Budget
-from dovetail.search.candidates import PROPOSERS, Target, geometry, propose
+from dovetail.search.candidates import PROPOSERS, Target, geometry, propose, work
 from dovetail.search.plan import Costs, Found, Priced, Rule, find, require_rule
 from dovetail.search.table import CostTable, Entry
 from dovetail.training.fingerprint import checksum
@@ -145,6 +146,8 @@ class Asked:
                 raise SpecError("keep=(n, m) is alike in every layer, and fit chooses layer by layer; leave it out")
             if name == "penni":
                 _require_penni(options)
+            if name == "escalate" and options.get("depthwise") is not None:
+                raise SpecError("escalate depthwise is for layers that fit has no candidates for; leave it out")
         if len(staged := [name for name in self.makers if name in STAGED]) > 1:
             raise SpecError(f"{' and '.join(staged)} have several phases each and cannot be mixed; leave one out")
         self.trainer()
@@ -207,12 +210,28 @@ def _proposed(
     planned, block = _plan(name, options, model, example).layers, options.get("block", target.block)
     found: dict[str, Sequence[Spec] | Kept] = {}
     for shape in shapes:
-        wanted = _as_wanted(propose(name, shape, replace(target, block=block)), options)
-        specs = [spec for spec in wanted if not (int8 and _runs_dense(shape, spec))]
+        specs = cache(partial(_usable, name, options, shape, replace(target, block=block), int8))
         for layer in shape.layers:
             what = planned.get(layer, Kept("the method does not know it"))
-            found[layer] = what if isinstance(what, Kept) else specs
+            found[layer] = what if isinstance(what, Kept) else specs(_bases(layer, what, options))
     return found
+
+
+def _usable(
+    name: str, options: Mapping[str, Any], shape: LayerShape, target: Target, int8: bool, bases: int | None
+) -> list[Spec]:
+    """What one method could make of layers of one shape, with so many shared kernels where that is asked for."""
+    wanted = _as_wanted(propose(name, shape, target), options, bases)
+    saving = [spec for spec in wanted if work(spec, shape) < shape.macs]
+    return [spec for spec in saving if not (int8 and _runs_dense(shape, spec))]
+
+
+def _bases(layer: str, planned: Spec, options: Mapping[str, Any]) -> int | None:
+    """How many shared kernels a layer has by the options, as its method reads them; None leaves it to the search."""
+    wanted = options.get("bases")
+    if wanted is None or not isinstance(planned, KernelBasisSpec):
+        return None
+    return planned.bases if bases_of(layer, wanted, 0) else None
 
 
 def _plan(name: str, options: Mapping[str, Any], model: nn.Module, example: Tensor) -> Plan:
@@ -241,7 +260,7 @@ def _require_penni(options: Mapping[str, Any]) -> None:
         raise SpecError("penni init='pca_mean' keeps a coefficient of every kernel, and fit prices none; leave it out")
 
 
-def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
+def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any], bases: int | None) -> list[Spec]:
     """Formats as the method's options want them: Tucker's sides folded or not, shared places, scales, bases, shifts."""
     found: list[Spec] = []
     for spec in specs:
@@ -251,7 +270,7 @@ def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
             own = {name: options[name] for name in ("shared", "asymmetric") if name in options}
             if own.get("shared", 1) > 1 and "block" not in options:
                 own["block"] = 1  # of both one at most is more
-            if spec.bases > 1 and isinstance(bases := options.get("bases"), int):
+            if spec.bases > 1 and bases is not None:
                 own["bases"] = bases
             spec = replace(spec, **own)
         if isinstance(spec, PermutedDiagonalSpec) and (index := options.get("index", "natural")) != "natural":

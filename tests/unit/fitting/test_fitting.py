@@ -26,11 +26,12 @@ from dovetail.fitting.fits import _packed
 from dovetail.fitting.surveys import anchor, in_formats, in_values, layer_of, line, stored_bytes
 from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
 from dovetail.methods import METHODS, Kept
+from dovetail.methods.kernels import bases_for
 from dovetail.program.counts import count
-from dovetail.program.layers import LayerShape
+from dovetail.program.layers import LayerShape, layer_shapes
 from dovetail.program.lower import lower
 from dovetail.search import Budget
-from dovetail.search.candidates import Target
+from dovetail.search.candidates import Target, work
 from fitted import DENSE, METHODS_THAT_FIT, NUMBERS, OUTPUTS, plan_of, stage
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
@@ -192,7 +193,6 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
     assert not any("everything=True" in reason for reason in reasons.values())
     shared = plan_of(model, images, "latency=0.6x", measured, tmp_path, "escalate", options={"shared": 4, "bases": 5})
     assert {(d.spec.shared, d.spec.block) for d in shared.changed} == {(4, 1)}
-    assert {d.spec.bases for d in shared.changed} | {1} == {1, 5}
     for fold in (True, False):
         asked = Asked(Budget(bytes=1), "tucker", {"fold": fold})
         every = asked.candidates(model, torch.from_numpy(images[:1]), measured.shapes, Target(step=8))
@@ -201,6 +201,46 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
         assert specs
     narrow = plan_of(model, images, "latency=0.9x", measured, tmp_path, "escalate", options={"pointwise": False})
     assert next(d for d in narrow.decisions if d.name == "point").reason == "1x1: int8"
+
+
+@pytest.mark.parametrize("method", ["penni", "escalate"])
+@pytest.mark.parametrize(
+    ("bases", "one", "down"),
+    [(5, {5}, {5}), (0.6, "energy", "energy"), ({"one": 4}, {4}, "free"), ({"*": 2, "d*": 0.5}, {2}, "energy")],
+    ids=str,
+)
+def test_shared_kernels_are_as_many_as_the_options_want(model, images, measured, method, bases, one, down):
+    asked = Asked(Budget(bytes=1), method, {"bases": bases})
+    found = asked.candidates(model, torch.from_numpy(images[:1]), measured.shapes, Target())
+    free = Asked(Budget(bytes=1), method).candidates(model, torch.from_numpy(images[:1]), measured.shapes, Target())
+    for name, wanted in (("one", one), ("down", down)):
+        share = bases["d*"] if isinstance(bases, dict) and "d*" in bases else bases
+        kernels = model.get_submodule(name).weight.detach().numpy()
+        known = {
+            "energy": lambda k=kernels, s=share: {bases_for(k, s)},
+            "free": lambda n=name: {s.bases for s in free[n]},
+        }
+        assert {spec.bases for spec in found[name]} == (known[wanted]() if isinstance(wanted, str) else wanted)
+
+
+def test_more_shared_kernels_than_taps_are_as_many_as_there_are_taps(images, tmp_path):
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 2)
+            self.fc = nn.Linear(32, 4)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(torch.relu(self.stem(x)))).mean((2, 3)))
+
+    model = Small().eval()
+    shapes = layer_shapes(lower(model, torch.from_numpy(images[:1])))
+    asked = Asked(Budget(bytes=1), "penni", {"bases": 5}, int8=False)
+    found = asked.candidates(model, torch.from_numpy(images[:1]), shapes, Target())
+    assert {spec.bases for spec in found["stem"]} == {5}
+    assert {spec.bases for spec in found["conv"]} == {4}
+    conv = next(shape for shape in shapes if "conv" in shape.layers)
+    assert all(work(spec, conv) < conv.macs for spec in found["conv"])
 
 
 def test_what_would_run_dense_in_whole_numbers_is_no_candidate(model, images, machine, measured):
@@ -226,6 +266,7 @@ def test_what_would_run_dense_in_whole_numbers_is_no_candidate(model, images, ma
         ({"options": {"keep": (2, 4)}}, SpecError, "fit chooses layer by layer"),
         ({"method": "escalate", "int8": False}, SpecError, "escalate ends in whole numbers"),
         ({"method": "mixed", "options": {"methods": {"block": {}, "escalate": {}}}, "int8": False}, SpecError, "whole"),
+        ({"method": "escalate", "options": {"depthwise": 3}}, SpecError, "layers that fit has no candidates for"),
         ({"rule": "guess"}, BudgetError, "unknown rule 'guess'"),
         ({"margin": 1.5}, BudgetError, "a margin of 1.5 is none"),
         ({"budget": Budget(cycles=3, accuracy_drop=1)}, BudgetError, "cycles are counted on the model of a machine"),
