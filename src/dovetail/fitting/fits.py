@@ -27,6 +27,7 @@ from dovetail.program.counts import count
 from dovetail.program.lower import lower
 from dovetail.search.budget import Budget
 from dovetail.search.plan import Found, Rule
+from dovetail.training.batches import require_anew
 from dovetail.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,8 +102,10 @@ def fit(
     Args:
         model: trained, dense, on the CPU; training changes it, but for method "thin", which trains another.
         budget: limits on latency, bytes or multiplications, and the accuracy that they may take.
-        train: batches of images and labels; the first of them calibrate int8, as many as the method wants.
-        validate: batches held out: sensitivity is measured on the first of them, accuracy on all.
+        train: batches of images and labels, as `compress` takes them; the first of them calibrate int8, as many as the
+            method wants.
+        validate: batches held out, which can be iterated anew, too: sensitivity is measured on the first of them,
+            accuracy on all.
         method: "block", "tucker", "tdc", "magnitude", "penni", "escalate", "permdnn" or "circnn"; "mixed" may take
             another one in every layer, and "thin" is the widest network that keeps to the budget, with dense layers.
         options: of the method, such as epochs; of "mixed" the methods with theirs, as `Mixed` takes them.
@@ -124,9 +127,12 @@ def fit(
         MachineError: the machine is not known, or cannot run a layer.
         SpecError: nothing is known of the method's candidates, it does not take these options, or lacks `build`.
         DataError: the file of costs is of another machine.
+        TrainingError: `train` or `validate` can be iterated only once.
     """
     import torch
 
+    require_anew(train, "training")
+    require_anew(validate, "validation")
     asked = Asked(budget, method, options or {}, rule, margin, int8, machine)
     if (build is None) == (method == "thin"):
         raise SpecError("build makes networks of other widths: method thin needs it, and no other takes it")

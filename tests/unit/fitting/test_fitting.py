@@ -12,7 +12,7 @@ from torch import nn
 
 from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio, side_by_side
-from dovetail.errors import BudgetError, DataError, MachineError, SpecError
+from dovetail.errors import BudgetError, DataError, MachineError, SpecError, TrainingError
 from dovetail.fitting import (
     Asked,
     came_to,
@@ -454,6 +454,16 @@ def test_an_absolute_limit_is_no_share_and_bytes_count(measured):
     assert kept(came(macs=30), 1.0) == {"accuracy": True, "macs": True}
     assert kept(came(bytes=50), 0.4) == {"accuracy": False, "bytes": False}
     assert kept(came(bytes=96), None) == {"bytes": True}
+
+
+@pytest.mark.parametrize(("name", "told"), [("train", "training"), ("validate", "validation")])
+def test_batches_that_come_once_are_refused_before_one_is_taken(model, monkeypatch, name, told):
+    monkeypatch.setattr("dovetail.fitting.fits.survey", lambda *_, **__: pytest.fail("measured"))
+    batches = [(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))]
+    once = iter(batches)
+    with pytest.raises(TrainingError, match=f"the {told} data is a list_iterator that can be iterated only once"):
+        fit(model, Budget(bytes=100), **{"train": batches, "validate": batches, name: once})
+    assert next(once) is batches[0]
 
 
 def test_nothing_is_trained_where_nothing_changes(model, measured, machine, tmp_path, monkeypatch):
