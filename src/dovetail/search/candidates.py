@@ -42,14 +42,12 @@ class Candidate:
         damage: what it is expected to do to the network's answers before training, in one unit for all layers; 0 for
             dense.
         size: stored numbers; of two that cost the same, the larger one spoils less.
-        macs: multiply-accumulates per image.
     """
 
     spec: Spec | None
     costs: Mapping[str, float]
     damage: float = 0.0
     size: int = 0
-    macs: int = 0
 
 
 @dataclass(frozen=True)

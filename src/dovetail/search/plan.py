@@ -11,7 +11,7 @@ from dovetail.formats.base import Spec
 from dovetail.methods.base import Kept, Plan
 from dovetail.program.layers import LayerShape
 from dovetail.search.allocate import UNKNOWN, Allocation, allocate, tdc_within
-from dovetail.search.candidates import Candidate, Group, stored, work
+from dovetail.search.candidates import Candidate, Group, stored
 from dovetail.search.table import Entry
 
 Costs = Callable[[LayerShape, Spec | None], Mapping[str, float]]
@@ -210,8 +210,8 @@ def _group(
     specs = () if isinstance(candidates, Kept) else candidates
     return Group(
         name,
-        Candidate(None, costs(shape, None), 0.0, stored(None, shape), shape.macs),
-        tuple(Candidate(s, costs(shape, s), damage(name, s), stored(s, shape), round(work(s, shape))) for s in specs),
+        Candidate(None, costs(shape, None), 0.0, stored(None, shape)),
+        tuple(Candidate(s, costs(shape, s), damage(name, s), stored(s, shape)) for s in specs),
     )
 
 
