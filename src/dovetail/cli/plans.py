@@ -200,32 +200,19 @@ class Call:
         return program
 
     def achieved(self, plan: Mapping[str, Any], program: Program) -> dict[str, Any]:
-        """Accuracy on held-out images, a race in processes of its own, and each layer's time in the plan's seconds.
-
-        The dense network is profiled in the same minutes: what its layers take now is what the plan had for them.
-        """
-        import torch
-
+        """What came of the plan, with accuracies on held-out images."""
         from dovetail import fitting
         from dovetail.cli import score
-        from dovetail.program.lower import lower
 
-        images, told, threads = self.images, plan["survey"], plan["survey"]["threads"]
+        told = plan["survey"]
         accuracies = {
             "dense_accuracy": score.through_torch(self.model, self.held_out).accuracy,
             "accuracy": score.through_engine(program, self.held_out).accuracy,
         }
-        raced = fitting.against_peers(program, self.model, images, threads=threads, peers=self.peers)
-        dense = fitting.in_values(lower(self.model, torch.from_numpy(images[:1])), images, int8=self.asked.int8)
-        named = {layer["name"] for layer in plan["decisions"]}
-        now, before = fitting.layer_seconds([program, dense], images[:1], named, threads)
-        scale = told["scale"] * sum(told["layers"].values()) / sum(before.values())
-        if self.asked.machine is not None:
-            raced |= fitting.modelled_costs(program, self.asked.machine, images)
-        came = fitting.came_to(self.asked.budget, told["references"], program, raced) | accuracies
-        came |= fitting.beside(came, plan["predicted"])
-        kept = fitting.kept(came, self.asked.budget.accuracy_drop)
-        return came | {"layers": {name: scale * seconds for name, seconds in now.items()}, "kept": kept}
+        expected = fitting.Expected(
+            plan["predicted"], told["references"], told["layers"], told["scale"], told["threads"]
+        )
+        return fitting.came_of(program, self.model, self.images, self.asked, expected, accuracies, peers=self.peers)
 
     def note(self, plan: Mapping[str, Any], achieved: Mapping[str, Any] | None = None) -> fits.Fitted:
         """Write down the plan, and what came of it once that is known."""

@@ -498,8 +498,8 @@ def test_layers_are_told_in_the_seconds_of_the_plan(surveys, monkeypatch):
         return [dict.fromkeys(names, 2e-6), dict.fromkeys(names, 4e-6)]
 
     raced = {"latency": 9e-3, "dense": 1e-2, "rival": "somebody", "rival_seconds": 18e-3}
-    monkeypatch.setattr("dovetail.fitting.layer_seconds", layer_seconds)
-    monkeypatch.setattr("dovetail.fitting.against_peers", lambda *_, **__: raced)
+    monkeypatch.setattr("dovetail.fitting.outcomes.layer_seconds", layer_seconds)
+    monkeypatch.setattr("dovetail.fitting.outcomes.against_peers", lambda *_, **__: raced)
     packed = in_values(lower(call.model, torch.from_numpy(call.images[:1])), call.images, int8=True)
     achieved = call.achieved(plan, packed)
     assert achieved["layers"] == {name: pytest.approx(3.0 * 0.5e-6) for name in names}

@@ -420,7 +420,7 @@ def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monke
     raced = {"latency": latency, "dense": 8e-4, "rival": "somebody", "rival_seconds": 1.3e-3}
     monkeypatch.setattr("dovetail.fitting.fits.survey", lambda *_, **__: measured)
     monkeypatch.setattr("dovetail.fitting.fits.rehearse", played)
-    monkeypatch.setattr("dovetail.fitting.fits.against_peers", lambda *_, **__: raced)
+    monkeypatch.setattr("dovetail.fitting.outcomes.against_peers", lambda *_, **__: raced)
     pictures = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = pictures.mean((2, 3)).argmax(1)
     batches = [(pictures[i : i + 16], labels[i : i + 16]) for i in (0, 16, 32)]
@@ -444,6 +444,8 @@ def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monke
     assert done.achieved["bounds"] == {"latency": pytest.approx(6.5e-4)}
     assert done.achieved["off"] == {"latency": pytest.approx(off)}
     assert done.achieved["used"] == {"latency": pytest.approx(used)}
+    assert done.achieved["kept"] == {"accuracy": True, "latency": met}
+    assert set(done.achieved["layers"]) == set(measured.layers)
     assert done.met is met
 
 
