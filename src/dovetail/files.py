@@ -68,9 +68,12 @@ def make_folder(path: str | os.PathLike[str], *, error: type[DovetailError] = Do
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, error: type[DovetailError] = DovetailError) -> Iterator[None]:
+def locked(
+    folder: Path, *, name: str = ".lock", wait: bool = False, error: type[DovetailError] = DovetailError
+) -> Iterator[None]:
     """Within, no other process is in the same block for this folder; `error` at once where one is.
 
+    A file in the folder called `name` is what is locked. With `wait` the block begins when the other one has ended.
     The lock ends with the block or the process, whichever ends first; children that are forked within do not keep it.
     Systems (or file systems) without locks have none.
     """
@@ -78,12 +81,12 @@ def locked(folder: Path, *, error: type[DovetailError] = DovetailError) -> Itera
         yield
         return
     try:
-        file = (folder / ".lock").open("w")
+        file = (folder / name).open("w")
     except OSError as cause:
         raise error(f"cannot work in {folder}: {_advice(cause, folder)}") from cause
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise error(f"another process works in {folder}; wait for it, stop it, or choose another folder") from None
         except OSError as cause:

@@ -64,7 +64,7 @@ def fit(
     threads: Threads = None,
     seed: Seed = 0,
     overrides: Set = (),
-    runs: Runs = Path("runs"),
+    runs: Runs | None = None,
     data: DataFolder = None,
     case: Annotated[
         str | None, Parameter(help="What benchmarks call the fitted network, such as resnet18_cifar/fit50.")
@@ -85,7 +85,7 @@ def fit(
     _require_case(case)
     wanted = Budget.parse(budget, accuracy_drop)
     base = _base(network, method, on, weights, overrides, runs)
-    written = _target(out, network, f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}")
+    written = _target(out, network, f"fit-{base.method.name}-{_short(network)}-{_label(budget)}")
     if base.network.random and not plan_only:
         raise RecipeError(
             f"{network} has random weights, and a bound on accuracy is against a trained network: give --weights, or "
@@ -97,7 +97,10 @@ def fit(
     peers = known if "latency" in wanted.limits() else ()
     if asked.int8 and "latency" in wanted.limits() and "circnn" in asked.makers:
         say("in whole numbers circulant layers run by their expanded weight and gain no time; --values f32 has kernels")
-    call = Call.open(base, asked, budget, written, case=case, threads=threads, seed=seed, root=data, peers=peers)
+    call = Call.open(
+        base, asked, budget, written, case=case, threads=threads, seed=seed, root=data, peers=peers,
+        folder=_folder(network),
+    )  # fmt: skip
     plan = call.remembered() or call.choose(costs)
     _show(plan)
     if not gains(plan):
@@ -136,6 +139,11 @@ def _target(out: Path | None, network: str, name: str) -> Path:
     return free(target)
 
 
+def _short(network: str) -> str:
+    """A network's name without folders and modules, or its recipe's."""
+    return Path(network.rpartition(":")[2]).stem
+
+
 def _asked(
     budget: Budget, recipe: Recipe, rule: Any, margin: float | None, machine: str | None, *, int8: bool
 ) -> Asked:
@@ -162,7 +170,7 @@ def _base(
     on: str | None,
     weights: str | None,
     overrides: tuple[str, ...],
-    runs: Path,
+    runs: Path | None,
 ) -> Recipe:
     """The recipe whose network, data and training are taken; its plan is what is looked for."""
     from dovetail.cli import recipes
@@ -176,11 +184,12 @@ def _base(
         if method is None:
             raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude, auto, thin …")
         name, parameters = ("mixed", {"methods": AUTO}) if method in ("auto", "mixed") else (method, {})
-        recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=runs)
+        where = runs or Path("runs")
+        recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=where)
     else:
-        if on is not None or weights is not None:
-            raise RecipeError(f"{network} says itself what --on and --weights would; change it with --set")
-        recipe = recipes.with_weights(read(Path(network), overrides), Path(network).parent)
+        if (on, weights, runs) != (None, None, None):
+            raise RecipeError(f"{network} says itself what --on, --weights and --runs would; change it with --set")
+        recipe = recipes.with_weights(read(Path(network), overrides), _folder(network))
     if ("mixed" if method == "auto" else method) not in (None, recipe.method.name):
         raise RecipeError(
             f"{network} trains by {recipe.method.name}; --method {method} is another: give a recipe of it"
@@ -192,6 +201,13 @@ def _base(
     return recipe
 
 
+def _folder(network: str) -> Path:
+    """Where recipes lie whose weights the network may start from: beside its own, else where all do."""
+    from dovetail.cli import recipes
+
+    return Path(network).parent if network.endswith(YAML) else recipes.folder()
+
+
 def _label(budget: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in budget)
 
@@ -200,6 +216,7 @@ def _show(plan: Mapping[str, Any]) -> None:
     """The decisions, and what they add up to."""
     first = next(iter(plan["limits"]))
     rows = [_row(layer, first) for layer in plan["decisions"]]
+    rows += [(name, numbers.DASH, reason, *[numbers.DASH] * 3) for name, reason in plan.get("unpriced", {}).items()]
     title = "Plan" if (width := plan.get("width")) is None else f"Plan: {width:g} of the channels, all layers dense"
     table(title, ["layer", "shape", "becomes", "dense", "then", "best"], rows, left=3)
     for name, limit in plan["limits"].items():

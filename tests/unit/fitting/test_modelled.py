@@ -51,7 +51,7 @@ def measured(model, images):
     """As if nothing here took any time: only models are asked."""
     shapes = tuple(layer_shapes(lower(model, torch.from_numpy(images[:1]))))
     layers = {name: 0.0 for shape in shapes for name in shape.layers}
-    return Survey(shapes, layers, 1.0, 1.0, 1.0, "somebody", 1.0, 1, True, 1e4, 4e4)
+    return Survey(shapes, layers, 1.0, 1.0, 1.0, "somebody", 1.0, 1, True, 1e4, 4e4, 1e6)
 
 
 def plan(model, images, measured, budget, machine, tmp_path, method="block", **more):
