@@ -106,7 +106,7 @@ def fit(
     if not gains(plan):
         say(f"nothing to gain here: the dense network keeps the budget as it is; {call.notes} has the numbers")
     elif plan_only:
-        say(f"wrote {written} and {call.notes}; `dovetail recipe run {written}` trains it")
+        say(f"wrote {written} and {call.notes}; the same command without --plan-only trains it")
     else:
         _conclude(call, plan, call.train())
     say(call.drawn)

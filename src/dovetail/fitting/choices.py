@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger("dovetail.fit")
-_HALVED = {"ratio": 0.5, "svd": True}
+_LOW = {"ratio": 0.25, "svd": True}
 PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "tucker": _HALVED,
-    "tdc": _HALVED,
+    "tucker": _LOW,
+    "tdc": _LOW,
     "permdnn": {"size": 2},
     "circnn": {"size": 2},
 }

@@ -281,7 +281,8 @@ def test_weights_that_another_recipe_has_trained_are_found_again(surveys, trains
     results.mkdir(parents=True)
     save_file(load_file("t.safetensors"), kept)
     stamp = {"file": kept.name, "sha256": sha256(kept)}
-    (results / "dense.json").write_text(json.dumps(dict.fromkeys(FIELDS, 0) | {"weights": stamp}))
+    told = dict.fromkeys(FIELDS, 0) | {"accuracy": [91.0], "program": stamp, "weights": stamp}
+    (results / "dense.json").write_text(json.dumps(told))
     dense = {"network": small, "data": data, "method": {"name": "thin"}, "weights": "int8"}
     Path("other/dense.yaml").write_text(yaml.safe_dump(dense))
     trained = small | {"trained": "dense"}

@@ -25,7 +25,7 @@ from dovetail.fitting import (
 )
 from dovetail.fitting.fits import _packed
 from dovetail.fitting.surveys import anchor, in_formats, in_values, layer_of, line, stored_bytes
-from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
+from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, SvdSpec, TuckerSpec
 from dovetail.methods import METHODS, Kept
 from dovetail.methods.kernels import bases_for
 from dovetail.program.counts import count
@@ -287,6 +287,16 @@ def test_where_dense_is_too_large_no_layer_says_that_it_fits(model, images, mach
     reasons = [d.reason for d in found.decisions if d.spec is None]
     assert any(reason.startswith("other layers spoil less") for reason in reasons)
     assert not any("not needed" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("method", ["tucker", "tdc"])
+def test_low_ranks_are_offered_to_square_layers_too(method):
+    """At half of the channels these store as much as before; at fewer they store less."""
+    square = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 1), nn.Flatten(), nn.Linear(32, 4))
+    example = torch.randn(1, 3, 1, 1)
+    asked, shapes = Asked(Budget(bytes=1), method), layer_shapes(lower(square.eval(), example))
+    found = asked.candidates(square, example, shapes, Target(step=8))
+    assert found["2"] == [SvdSpec(rank=8)]
 
 
 def test_tdc_rule_takes_the_cheapest_ranks(model, images, machine, measured, tmp_path):
