@@ -81,14 +81,8 @@ class Mixed(SinglePhase):
             self._members = {name: METHODS[name](**options) for name, options in self.methods.items()}
         except TypeError as error:
             raise SpecError(f"mixed: {error}") from None
-        for name, options in self.methods.items():
-            if name in STAGED and training:
-                told = (
-                    f"mixed: {name} has phases of its own, and {', '.join(sorted(training))} would change none of them"
-                )
-                raise SpecError(f"{told}; give {name} its options")
-            if issubclass(METHODS[name], SinglePhase) and name not in STAGED and (own := TRAINING & set(options)):
-                raise SpecError(f"mixed {name}: {', '.join(sorted(own))} belong to the whole training; give mixed them")
+        for name in self.methods:
+            self._require_phases(name, training)
         self._active: dict[str, Method] = {}
         self._before = 0
 
@@ -124,13 +118,17 @@ class Mixed(SinglePhase):
         return super().phases() if leader is None else self._active[leader].phases()
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
-        """Each on its layers."""
+        """Each on its layers; what one gives a learning rate of its own keeps it."""
         self._tell_steps()
         phases = list(self.phases())
         self._before = sum(each.epochs for each in phases[: [each.name for each in phases].index(phase.name)])
-        for name, member in self._active.items():
-            member.begin(phase if name == self._staged() else self._along(), model)
-        return super().begin(phase, model)
+        returned = [
+            group for name, member in self._active.items() for group in member.begin(self._of(name, phase), model)
+        ]
+        own = [group for group in returned if set(group) != {"params"}]
+        taken = {id(parameter) for group in own for parameter in group["params"]}
+        rest = [p for group in super().begin(phase, model) for p in group["params"] if id(p) not in taken]
+        return [*own, {"params": rest}] if rest else own
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """That of the method of several phases, and the penalties of the others."""
@@ -168,7 +166,7 @@ class Mixed(SinglePhase):
         if phase.name == self.phases()[-1].name:
             for name, member in self._active.items():
                 if name != leader:
-                    member.end(self._along(), model)
+                    member.end(self._of(name, phase), model)
         if leader is not None:
             self._active[leader].end(phase, model)
 
@@ -201,6 +199,18 @@ class Mixed(SinglePhase):
         """Inverse of `state_dict`."""
         for name, member in self._active.items():
             member.load_state_dict(state[name])
+
+    def _require_phases(self, name: str, training: Mapping[str, Any]) -> None:
+        """`SpecError` for options that would change no phase, or ask for one that the whole training has not."""
+        options, own = self.methods[name], TRAINING & set(self.methods[name])
+        if name in STAGED and training:
+            told = f"mixed: {name} has phases of its own, and {', '.join(sorted(training))} would change none of them"
+            raise SpecError(f"{told}; give {name} its options")
+        if isinstance(self._members[name], SinglePhase) and name not in STAGED and own:
+            raise SpecError(f"mixed {name}: {', '.join(sorted(own))} belong to the whole training; give mixed them")
+        if options.get("share_epochs"):
+            told = f"mixed {name}: share_epochs are a phase after the others, and a mixed training has none"
+            raise SpecError(f"{told}; values='codebook4' alone rounds at the end")
 
     @staticmethod
     def _proposed(member: Method, model: nn.Module, example: Tensor) -> Mapping[str, Spec | Kept]:
@@ -236,10 +246,11 @@ class Mixed(SinglePhase):
             raise SpecError(f"mixed cannot train {' and '.join(found)} at once: both have several phases")
         return found[0] if found else None
 
-    def _along(self) -> Phase:
-        """The one phase of methods that train along, over all epochs."""
-        phases = self.phases()
-        return replace(phases[0], name=self.name, epochs=sum(phase.epochs for phase in phases))
+    def _of(self, name: str, phase: Phase) -> Phase:
+        """A phase as a method knows it: those that train along have one, of their name, over all epochs."""
+        if name == self._staged():
+            return phase
+        return replace(phase, name=name, epochs=sum(each.epochs for each in self.phases()))
 
     def _tell_steps(self) -> None:
         for member in self._members.values():

@@ -9,12 +9,22 @@ import torch
 
 from dovetail.api import compress
 from dovetail.errors import SpecError
-from dovetail.formats import BlockSparseSpec, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
+from dovetail.formats import BlockCirculantSpec, BlockSparseSpec, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
 from dovetail.methods import METHODS, Kept, Mixed, Plan
 from dovetail.methods.magnitude import cubic
 from dovetail.methods.mixed import STAGED, TRAINS
 from dovetail.methods.rounding import on_grid
 
+ALONE = {
+    "block": {"density": 0.4, "interval": 2},
+    "circnn": {"size": 4, "values": "int8"},
+    "escalate": {"bases": 2, "density": 0.5, "sparsify_epochs": 1, "ternarise_epochs": 1, "settle_epochs": 1},
+    "magnitude": {"density": 0.4, "interval": 2},
+    "penni": {"bases": 3, "channel_density": 0.6, "alternate_epochs": 1, "retrain_epochs": 1},
+    "permdnn": {"size": 2},
+    "tdc": {"ratio": 0.5, "svd": True, "admm_epochs": 1, "epochs": 1},
+    "tucker": {"ratio": 0.5, "svd": True},
+}
 BOTH = {"block": {"interval": 2}, "tucker": {}}
 PLAN = {
     "same": BlockSparseSpec(density=0.3),
@@ -84,12 +94,26 @@ def test_layers_of_other_methods_end_in_their_formats_where_the_rest_is_rounded(
         assert torch.equal(weight, on_grid(weight))
 
 
-def test_a_single_method_is_that_method(build, data):
+@pytest.mark.parametrize("name", TRAINS)
+def test_a_single_method_is_that_method(name, build, data):
     alone, mixed = build(), build()
-    compress(alone, METHODS["block"](density=0.4, epochs=2, interval=2), train=data)
-    compress(mixed, Mixed(methods={"block": {"density": 0.4, "interval": 2}}, epochs=2), train=data)
+    training = {} if name in STAGED else {"epochs": 2}
+    single = compress(alone, METHODS[name](**ALONE[name], **training), train=data)
+    done = compress(mixed, Mixed(methods={name: ALONE[name]}, **training), train=data)
     assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), mixed.state_dict().values(), strict=True))
     assert [type(module) for module in alone.modules()] == [type(module) for module in mixed.modules()]
+    assert dict(done.plan.specs()) == dict(single.plan.specs())
+
+
+def test_learning_rates_of_one_member_stay_beside_others(build, example):
+    model = build()
+    method = Mixed(methods={"circnn": {"size": 4}, "tucker": {}}, learning_rate=0.1)
+    plan = {**PLAN, "same": BlockCirculantSpec(size=4), "fc": Kept("mine")}
+    method.plan(model, example, Plan(plan))
+    own, rest = method.begin(method.phases()[0], model)
+    assert [id(p) for p in own["params"]] == [id(model.same.values)]
+    assert own["lr"] == 0.1 / 4
+    assert {id(p) for p in rest["params"]} == {id(p) for p in model.parameters()} - {id(model.same.values)}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +124,7 @@ def test_a_single_method_is_that_method(build, data):
         ({"block": {"densty": 0.5}}, "densty"),
         ({"block": {"density": 2}}, "density 2 must lie above 0"),
         ({"block": {"epochs": 2}}, "block: epochs belong to the whole training"),
+        ({"permdnn": {"share_epochs": 2}}, "permdnn: share_epochs are a phase after the others"),
     ],
 )
 def test_impossible_options(methods, message):
