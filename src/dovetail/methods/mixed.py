@@ -44,6 +44,8 @@ TRAINS: Final[Mapping[str, Callable[[Spec], bool]]] = {
 """Method → the formats that it trains, of those that can be mixed."""
 STAGED: Final = ("escalate", "penni", "tdc")
 """Of these, those of several phases."""
+REMOVING: Final = ("shrink", "channel_density", "macs_target")
+"""Options of PENNI that take channels away while there are epochs to come."""
 TRAINING: Final = frozenset(f.name for f in fields(SinglePhase))
 """Options of a training in one phase."""
 
@@ -83,6 +85,7 @@ class Mixed(SinglePhase):
             raise SpecError(f"mixed: {error}") from None
         for name in self.methods:
             self._require_phases(name, training)
+        self._require_channels()
         self._active: dict[str, Method] = {}
         self._before = 0
 
@@ -211,6 +214,14 @@ class Mixed(SinglePhase):
         if options.get("share_epochs"):
             told = f"mixed {name}: share_epochs are a phase after the others, and a mixed training has none"
             raise SpecError(f"{told}; values='codebook4' alone rounds at the end")
+
+    def _require_channels(self) -> None:
+        """`SpecError` where PENNI would take channels of layers that others train on: their masks would not fit."""
+        penni, others = self._members.get("penni"), [name for name in self._members if name != "penni"]
+        asked = [option for option in REMOVING if getattr(penni, option, None)]
+        if others and asked:
+            told = f"mixed: penni with {', '.join(asked)} takes channels of layers that {', '.join(others)} train on"
+            raise SpecError(f"{told}; give penni shrink=False, and neither channel_density nor macs_target")
 
     @staticmethod
     def _proposed(member: Method, model: nn.Module, example: Tensor) -> Mapping[str, Spec | Kept]:

@@ -125,6 +125,8 @@ def test_learning_rates_of_one_member_stay_beside_others(build, example):
         ({"block": {"density": 2}}, "density 2 must lie above 0"),
         ({"block": {"epochs": 2}}, "block: epochs belong to the whole training"),
         ({"permdnn": {"share_epochs": 2}}, "permdnn: share_epochs are a phase after the others"),
+        ({"penni": {}, "magnitude": {}}, "penni with shrink takes channels of layers that magnitude train on"),
+        ({"tucker": {}, "penni": {"shrink": False, "macs_target": 0.5}}, "penni with macs_target takes channels"),
     ],
 )
 def test_impossible_options(methods, message):
@@ -145,6 +147,6 @@ def test_plans_are_checked(build, example):
         "down": KernelBasisSpec(bases=2, coefficients="sparse"),
     })  # fmt: skip
     with pytest.raises(SpecError, match="escalate and penni at once"):
-        Mixed(methods={"escalate": {}, "penni": {}}).plan(build(), example, two)
+        Mixed(methods={"escalate": {}, "penni": {"shrink": False}}).plan(build(), example, two)
     with pytest.raises(SpecError, match="none of tucker changes a layer"):
         Mixed(methods={"tucker": {}}).plan(build(), example)
