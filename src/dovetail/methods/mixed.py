@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -87,6 +87,7 @@ class Mixed(SinglePhase):
             self._require_phases(name, training)
         self._require_channels()
         self._active: dict[str, Method] = {}
+        self._own: dict[str, Collection[str]] = {}
         self._before = 0
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
@@ -99,7 +100,7 @@ class Mixed(SinglePhase):
         fixed = given.resolve(model) if given is not None else {}
         proposed = {name: self._proposed(member, model, example) for name, member in self._members.items()}
         owners = {layer: self._owner(layer, fixed.get(layer), proposed) for layer in weight_layers(model)}
-        self._active, layers = {}, dict[str, Spec | Kept]()
+        self._active, self._own, layers = {}, {}, dict[str, Spec | Kept]()
         for name, member in self._members.items():
             own = {n: fixed.get(n, proposed[name].get(n)) for n, owner in owners.items() if owner == name}
             if not own:
@@ -107,7 +108,7 @@ class Mixed(SinglePhase):
             others = dict.fromkeys((layer for layer in owners if layer not in own), Kept("another method's"))
             whole: dict[str, Any] = {**others, **own}
             layers |= {n: what for n, what in member.plan(model, example, Plan(whole)).layers.items() if n in own}
-            self._active[name] = member
+            self._active[name], self._own[name] = member, frozenset(own)
         if not self._active:
             raise SpecError(f"none of {', '.join(self._members)} changes a layer; give a plan, or them their options")
         left = {layer: self._reason(layer, fixed.get(layer), proposed) for layer in owners if layer not in layers}
@@ -180,10 +181,12 @@ class Mixed(SinglePhase):
         }
 
     def settled(self, model: nn.Module, plan: Plan) -> Plan:
-        """As all of them left it."""
-        for member in self._active.values():
-            plan = member.settled(model, plan)
-        return plan
+        """As each of them left its layers."""
+        layers = dict(plan.layers)
+        for name, member in self._active.items():
+            own = {layer: what for layer, what in plan.layers.items() if layer in self._own[name]}
+            layers |= member.settled(model, Plan(own)).layers
+        return Plan(layers)
 
     def quantization(self) -> Quantization | None:
         """That of a method that ends in whole numbers: the whole network does then."""

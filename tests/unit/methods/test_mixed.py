@@ -9,7 +9,16 @@ import torch
 
 from dovetail.api import compress
 from dovetail.errors import SpecError
-from dovetail.formats import BlockCirculantSpec, BlockSparseSpec, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
+from dovetail.formats import (
+    BlockCirculantSpec,
+    BlockSparseSpec,
+    KernelBasisSpec,
+    PermutedDiagonalSpec,
+    SparseSpec,
+    SvdSpec,
+    TuckerSpec,
+)
+from dovetail.formats.values import CODEBOOK4
 from dovetail.methods import METHODS, Kept, Mixed, Plan
 from dovetail.methods.magnitude import cubic
 from dovetail.methods.mixed import STAGED, TRAINS
@@ -114,6 +123,25 @@ def test_learning_rates_of_one_member_stay_beside_others(build, example):
     assert [id(p) for p in own["params"]] == [id(model.same.values)]
     assert own["lr"] == 0.1 / 4
     assert {id(p) for p in rest["params"]} == {id(p) for p in model.parameters()} - {id(model.same.values)}
+
+
+def test_each_member_settles_its_own_layers(build, data):
+    methods = {
+        "penni": {"alternate_epochs": 0, "retrain_epochs": 0, "shrink": False, "finish": "dense"},
+        "permdnn": {"values": "codebook4"},
+        "tucker": {},
+    }
+    plan = {
+        "same": KernelBasisSpec(bases=2, coefficients="sparse"),
+        "down": TuckerSpec(rank_in=8, rank_out=8),
+        "point": PermutedDiagonalSpec(size=2),
+        **{name: Kept("mine") for name in ("stem", "grouped", "fc")},
+    }
+    settled = compress(build(), Mixed(methods=methods), train=data, plan=plan).plan.layers
+    assert settled["same"] == Kept("made dense again (finish='dense')")
+    assert settled["down"] == plan["down"]
+    assert settled["point"] == PermutedDiagonalSpec(size=2, values=CODEBOOK4)
+    assert settled["fc"] == Kept("mine")
 
 
 @pytest.mark.parametrize(
