@@ -43,8 +43,9 @@ def train(
 ) -> History:
     """Train `model` in place through the phases of `hooks`; with `settings.run`, resume what that folder holds.
 
-    A resumed run ends with bitwise the weights of an uninterrupted one (same thread count), and a finished one returns
-    its stored result at once. The caller then hands in the same freshly built model as at first.
+    On the CPU a resumed run ends with bitwise the weights of an uninterrupted one (same thread count); on a GPU each
+    process chooses its kernels anew, and they differ by rounding. A finished run returns its stored result at once. The
+    caller then hands in the same freshly built model as at first.
 
     Args:
         model: on the device where it is to be trained; batches are moved to it.
