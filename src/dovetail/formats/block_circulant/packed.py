@@ -161,6 +161,10 @@ class PackedBlockCirculant(Packed):
         """K C R S / size, the last blocks filled up."""
         return math.prod(self.spec.grid(self.shape)) * self.spec.size * math.prod(self.shape[2:])
 
+    def position_bits(self) -> int:
+        """None: where a number stands follows from its place in the block, and gains are numbers."""
+        return 0
+
     def validate_arrays(self) -> None:
         """One vector of `size` numbers for each block (and tap), and a finite gain for each output, if any."""
         gain = self.arrays.get("weight.gain")
