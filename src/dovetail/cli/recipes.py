@@ -74,7 +74,10 @@ def located(network: Network, *folders: Path) -> Network:
     recipe = next((path for path in known if path.is_file()), None)
     if recipe is None:
         told = " or ".join(dict.fromkeys(str(folder) for folder in folders))
-        raise RecipeError(f"network {network.name!r} is trained by {network.trained}, but no such recipe is in {told}")
+        raise RecipeError(
+            f"network {network.name!r} is trained by {network.trained}, but no such recipe is in {told}; bring "
+            "it there, with its result and weights, or repeat `dovetail fit` where that wrote this one"
+        )
     target = result_path(recipe)
     return network.model_copy(update={"weights": str(evidence.weights_file(evidence.read(target), target))})
 
