@@ -115,7 +115,7 @@ def fastest(race: Json, dtype: str) -> Json | None:
         row
         for row in rows_of(race)
         if row["dtype"] == dtype
-        and not row["target"].endswith(SAME)
+        and SAME not in row["target"]
         and not row["target"].startswith(OURS)
         and row["target"] not in ORIENTATION
     ]

@@ -34,6 +34,7 @@ def race(case: str, accuracy: float = 90.5, **more):
         row(case, "openvino-f32", "f32", 1.1, accuracy=accuracy),
         row(case, "torch-eager", "f32", 0.1),
         row(case, "onnxruntime-same", "f32", 0.7),
+        row(case, "onnxruntime-same-factored", "f32", 0.3),
         row(case, "openvino-int8", "int8", 0.4, accuracy=89.5),
         row(f"{case}_t1", "openvino-f32", "f32", 0.01),
     ]
