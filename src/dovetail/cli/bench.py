@@ -157,8 +157,8 @@ def _originals(program: Program) -> tuple[str | None, ...]:
     """The recorded original; for a dense network also itself, and nothing else where nobody trained that one."""
     if program.metadata.get("method") != "thin":
         return (None,)
-    recorded = program.metadata.get("original") or {}
-    trained = recorded.get("weights") or recorded.get("trained") or program.metadata.get("control")
+    recorded = networks.told(program, "original")
+    trained = (recorded is not None and not recorded.random) or networks.told(program, "control")
     return (None, ITSELF) if trained else (ITSELF,)
 
 
@@ -213,7 +213,7 @@ def _original(program: Program, path: Path, name: str | None, asked: Conditions)
     from dovetail.export.torch_module import to_torch
 
     found = networks.original_of(program, name, asked.weights)
-    folders, control = (path.resolve().parent.parent, recipes.folder()), program.metadata.get("control")
+    folders, control = (path.resolve().parent.parent, recipes.folder()), networks.told(program, "control")
     network = recipes.located(found, *folders)
     if network.weights is None and name is None and control is not None:
         results = (path.parent, recipes.folder() / "results")
@@ -232,12 +232,12 @@ def _first(name: str, folders: Iterable[Path]) -> Path | None:
 
 def _against(program: Program, original: str | None) -> str:
     """What joins the variant where another network than the recorded one is the original."""
-    recorded = (program.metadata.get("original") or {}).get("name")
-    return "" if original in (None, ITSELF, recorded) else f"_vs_{original.replace(':', '-')}"
+    recorded = networks.told(program, "original")
+    return "" if original in (None, ITSELF, recorded and recorded.name) else f"_vs_{original.replace(':', '-')}"
 
 
 def _case(program: Program, path: Path, suffix: str, *, itself: bool) -> tuple[str, str]:
-    known = program.metadata
-    unnamed = f"{(known.get('original') or {}).get('name', 'network')}_{known.get('data', 'random')}/{path.stem}"
-    network, _, variant = (known.get("case") or unnamed.replace(":", "-")).partition("/")
+    case, original, data = (networks.told(program, key) for key in ("case", "original", "data"))
+    unnamed = f"{'network' if original is None else original.name}_{data or 'random'}/{path.stem}"
+    network, _, variant = (case or unnamed.replace(":", "-")).partition("/")
     return network, variant + suffix + (SELF if itself else "")
