@@ -225,7 +225,7 @@ def walk(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *
         states: before the first step.
         last: whether only the state after the last step is wanted.
     """
-    if appearance() == "factored":
+    if appearance() == "factored" and not torch.jit.is_tracing():  # which knows no scan
         return _scanned(step, sequences, states, last=last)
     made = []
     for steps in zip(*(x.unbind(1) for x in sequences), strict=True):

@@ -112,6 +112,18 @@ def test_factored_it_is_the_same_function(last):
     assert torch.allclose(scanned, layer(x), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_where_torch_traces_its_steps_are_factored_and_unrolled():
+    layer, x = Lstm(8, 8).eval(), torch.randn(1, 3, 8)
+    layer.h_i = from_dense(layer.h_i, FORMATS["permuted_diagonal"].spec(size=4))
+    with torch.no_grad(), appear("factored"):
+        traced = torch.jit.trace(layer, x)
+    assert str(traced.inlined_graph).count("aten::tanh") == 6
+    assert "aten::scatter" not in str(traced.inlined_graph)
+    assert torch.allclose(traced(x), layer(x), atol=1e-6)
+
+
 def test_as_an_opaque_op_it_has_a_shape_but_no_numbers():
     layer = Lstm(3, 5)
     with appear("opaque"):
