@@ -225,13 +225,18 @@ def walk(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *
         states: before the first step.
         last: whether only the state after the last step is wanted.
     """
-    if appearance() == "factored" and not torch.jit.is_tracing():  # which knows no scan
+    if appearance() == "factored" and not _is_traced():
         return _scanned(step, sequences, states, last=last)
     made = []
     for steps in zip(*(x.unbind(1) for x in sequences), strict=True):
         states = step(steps, states)
         made.append(states[0])
     return states[0] if last else torch.stack(made, dim=1)
+
+
+def _is_traced() -> bool:
+    """Whether `torch.jit.trace` is at work, which knows no scan."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _scanned(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *, last: bool) -> Tensor:
