@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,13 +96,13 @@ def _drawn(sets: Sets, count: int, seed: int) -> Iterator[Tensor]:
 
 def _require_same(recipe: Recipe, start: Program, sets: Sets) -> None:
     """The start must stand for the recipe's network and see images as the recipe does."""
-    told, dense = start.metadata, fitted(recipe.dense, sets)
-    original = told.get("original") or {}
+    told, dense = partial(networks.told, start), fitted(recipe.dense, sets)
+    original = told("original")
     pairs = {
-        "network": ((original.get("name"), original.get("options")), (dense.name, dense.options)),
-        "data": (told.get("data"), sets.name),
-        "mean": (told.get("mean"), list(sets.mean)),
-        "std": (told.get("std"), list(sets.std)),
+        "network": (original and (original.name, original.options), (dense.name, dense.options)),
+        "data": (told("data"), sets.name),
+        "mean": (told("mean"), tuple(sets.mean)),
+        "std": (told("std"), tuple(sets.std)),
     }
     for name, (its, ours) in pairs.items():
         if its != ours:

@@ -209,8 +209,16 @@ def _entry(
         accuracy=statistics.fmean(result["accuracy"]),
         races=[races[case] for case in (recipe.case, f"{recipe.case}{pages.SELF}") if case in races],
         note="; ".join(filter(None, (_differing(recipe), _against(result, dense)))),
-        thin=recipe.method.name == "thin",
+        thin=_is_thin(path, recipe),
     )
+
+
+def _is_thin(path: Path, recipe: Recipe) -> bool:
+    """Dense as it was trained, or the whole numbers of such a one of another shape than the original."""
+    if recipe.start is None or recipe.method.name != "int8":
+        return recipe.method.name == "thin"
+    start = read(path.with_name(f"{recipe.start}.yaml"))
+    return start.method.name == "thin" and start.network != start.dense
 
 
 def _against(result: dict[str, Any], dense: float) -> str:

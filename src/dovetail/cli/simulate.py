@@ -172,7 +172,7 @@ def _meet(network: Network, machines: Machines, program: Program, where: Images)
         "images": len(given),
         "batch": where.batch,
     }
-    case = str(program.metadata.get("case") or "")
+    case = networks.told(program, "case") or ""
     return Met(Network(network.name, network.path, case), machines, layers, about)
 
 
@@ -180,7 +180,7 @@ def _inputs(network: Network, program: Program, where: Images) -> tuple[np.ndarr
     """The images, and where they are from, in words."""
     if where.file is not None:
         return _some(read_input(where.file, program), where.count, where.file), where.file.name
-    if program.metadata.get("data") is None:
+    if networks.told(program, "data") is None:
         raise RecipeError(f"{network.path} does not say what data it was made for; give images with --inputs")
     sets, count = networks.sets_of(program, None, where.data), where.count or 1
     source = f"the first {count} test images" if count > 1 else "the first test image"

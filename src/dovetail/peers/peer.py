@@ -49,7 +49,7 @@ class Source:
         model: in evaluation mode.
         example: float32, `(batch, ...)`; every target is built for exactly this shape.
         calibration: float32 `(n, ...)` images for post-training quantization, n a multiple of the batch; or None.
-        name: prefix of the exported files, one per network.
+        name: prefix of the exported files, one per network and form of it.
     """
 
     model: nn.Module
@@ -86,8 +86,8 @@ class Peer:
     Attributes:
         needs: the distributions that must be installed, the runtime itself first.
         orientation: shown beside the others but never a baseline (eager torch: beating it is worth nothing).
-        same: also runs our own network for `vs_same`; not torch.compile, which takes longest to build and, at twice
-            the time of the others on decomposed networks, would never be the best.
+        same: also runs our own network for `vs_same`, in every form of it; not torch.compile, which takes longest to
+            build and, at twice the time of the others on decomposed networks, would never be the best.
         asked: takes part where it is named alone: peers for networks of linear layers.
         extra: of Dovetail, that installs what it needs.
         options: further arguments for `load`, JSON data: two rows may be one runtime in two settings.

@@ -57,6 +57,11 @@ class KernelBasisLayer(FormatLayer):
         self.coefficients = parameter(coefficients, first_parameter(like))
         self.register_buffer("mask", None)
 
+    @property
+    def has_factored_form(self) -> bool:
+        """Always."""
+        return True
+
     def live_coefficients(self) -> Tensor:
         """(K, C/groups, d), zero where masked out."""
         return self.live_factors()[1]
