@@ -189,8 +189,8 @@ class Tuner:
         return replace(self, program=split, graph=split.graph)
 
     def save(self) -> None:
-        """Keep the findings; a cache that cannot be written is no error."""
-        if self._changed:
+        """Keep the findings, unless threads were missing; a cache that cannot be written is no error."""
+        if self._changed and self.pool.here:
             save_times(self.known)
 
     def _times(self, node: Node, found: Sequence[AnyCandidate]) -> dict[str, float]:

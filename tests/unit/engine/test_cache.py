@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from dovetail.engine import Schedule, Session, native_status, schedule
 from dovetail.engine.cache import CACHE_VARIABLE, CACHE_VERSION, cache_file, cpu_model
+from dovetail.engine.native import require_native
 from programs import close
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
@@ -135,6 +137,29 @@ def test_stale_or_senseless_times_are_noted_and_taken_anew(program, image, cache
     healed = told(cache)
     assert [set(times) for times in healed.values()] == [KERNELS]
     assert all(isinstance(t, float) and t > 0 for times in healed.values() for t in times.values())
+
+
+def test_times_of_a_child_without_its_threads_are_not_kept(program, image, cache, monkeypatch):
+    monkeypatch.setattr(schedule.Tuner, "_times", lambda self, node, found: {c.name: 1.0 for c in found})
+    native = Session(program)._pool
+    session = Session(program)
+    session._pool = SimpleNamespace(threads=native.threads, here=False)
+    session.compile(image.shape)
+    assert not cache.exists()
+    session._pool = native
+    session.compile((3, *image.shape[1:]))
+    assert cache.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_knows_that_its_workers_are_elsewhere():
+    pool = require_native().Pool(2)
+    assert pool.here
+    child = os.fork()
+    if child == 0:
+        os._exit(int(pool.here))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(program, image, cache, notes):
