@@ -17,7 +17,7 @@ from dovetail.gpu.block_circulant.plain import gradients, plain
 from dovetail.gpu.blocks.check import check_layer, flattened, grid_of, require
 from dovetail.gpu.blocks.plan import Plan
 from dovetail.gpu.blocks.settings import plan_of, require_plan
-from dovetail.gpu.launching import autocast, kernels_take, runs
+from dovetail.gpu.launching import autocast, kernels_take, runs, under_autocast
 
 _library: Any = torch.library.Library("dovetail", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(
@@ -56,7 +56,7 @@ def block_circulant_linear(
     """
     require_plan(tiles, WAYS)
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if under_autocast(device):
         x, values = autocast(x, device), autocast(values, device)
         bias = None if bias is None else autocast(bias, device)
     flat = flattened(x)

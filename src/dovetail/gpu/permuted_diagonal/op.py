@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dovetail.gpu.blocks.check import check_layer, flattened, grid_of, require
 from dovetail.gpu.blocks.settings import plan_of, require_plan
-from dovetail.gpu.launching import autocast, kernels_take, runs
+from dovetail.gpu.launching import autocast, kernels_take, runs, under_autocast
 from dovetail.gpu.permuted_diagonal.choice import DiagonalProblem, ways_of
 from dovetail.gpu.permuted_diagonal.plain import gradients, plain
 
@@ -57,7 +57,7 @@ def permuted_diagonal_linear(
     """
     require_plan(tiles, ways_of(size, natural=shifts is None))
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if under_autocast(device):
         x, values = autocast(x, device), autocast(values, device)
         bias = None if bias is None else autocast(bias, device)
     flat = flattened(x)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dovetail.errors import GpuError
-from dovetail.gpu.launching import autocast, kernels_take, runs
+from dovetail.gpu.launching import autocast, kernels_take, runs, under_autocast
 from dovetail.gpu.tucker.check import check_core, check_layer
 from dovetail.gpu.tucker.settings import plan_of, require_core_tiles, require_plan
 
@@ -72,7 +72,7 @@ def tucker_conv2d(
     """
     require_plan(tiles)
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if under_autocast(device):
         x, input, core, output = (autocast(tensor, device) for tensor in (x, input, core, output))
         bias = None if bias is None else autocast(bias, device)
         residual = None if residual is None else autocast(residual, device)
