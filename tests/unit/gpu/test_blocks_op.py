@@ -11,7 +11,7 @@ import torch
 import gpu_blocks
 import gpu_layers
 from dovetail.errors import GpuError, InputError
-from dovetail.gpu import block_circulant_linear, permuted_diagonal_linear, tuning
+from dovetail.gpu import block_circulant_linear, cache, permuted_diagonal_linear, tuning
 from dovetail.gpu.block_circulant import plain as circulant
 from dovetail.gpu.block_circulant.choice import CirculantProblem
 from dovetail.gpu.blocks import settings
@@ -330,6 +330,14 @@ def a_card(tmp_path, monkeypatch):
     tuning.forget()
     yield torch.device("cuda", 0)
     tuning.forget()
+
+
+@pytest.mark.parametrize("kept", ["rubbish", "direct 3x1x1:1:1", "grouped 1x1"])
+def test_a_bad_entry_is_noted_and_chosen_anew(a_card, caplog, kept):
+    cache.save(tuning.name_of(GPUS["H100"]), PROBLEMS[0].work, kept)
+    found = [settings.plan_of(PROBLEMS[0], a_card, "auto", lambda: pytest.fail("timed")) for _ in range(2)]
+    assert found == [PROBLEMS[0].plans(GPUS["H100"])[0]] * 2
+    assert caplog.text.count("ignoring what the cache of tiles says") == 1
 
 
 @pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[6]], ids=lambda problem: problem.work)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dovetail.errors import GpuError
 from dovetail.gpu.launching import autocast, kernels_take, runs, under_autocast
 from dovetail.gpu.tucker.check import check_core, check_layer
 from dovetail.gpu.tucker.settings import plan_of, require_core_tiles, require_plan
@@ -159,8 +158,6 @@ def _run(
         y = plain(x, *weights, bias, residual, stride, padding, dilation, relu)
         return y.contiguous(memory_format=torch.channels_last)
     plan = plan_of(problem, x.shape[1], output.shape[0], x.device, tiles)
-    if plan.fused and plan.core.outputs < problem.outputs:
-        raise GpuError(f"tiles {plan}: a fused core of {problem.outputs} channels needs as many outputs in one tile")
     return launch.layer(x, weights, bias, residual, problem, plan, relu)
 
 
