@@ -11,12 +11,14 @@ import torch
 import gpu_blocks
 import gpu_layers
 from dovetail.errors import GpuError, InputError
-from dovetail.gpu import block_circulant_linear, cache, permuted_diagonal_linear, tuning
+from dovetail.gpu import block_circulant_linear, cache, launching, permuted_diagonal_linear, tuning
+from dovetail.gpu.block_circulant import launch as block_circulant_launch
 from dovetail.gpu.block_circulant import plain as circulant
 from dovetail.gpu.block_circulant.choice import CirculantProblem
 from dovetail.gpu.blocks import settings
 from dovetail.gpu.blocks.plan import Plan, Strip
 from dovetail.gpu.cards import GPUS
+from dovetail.gpu.permuted_diagonal import launch as permuted_diagonal_launch
 from dovetail.gpu.permuted_diagonal import plain as diagonal
 from dovetail.gpu.permuted_diagonal.choice import DiagonalProblem
 from dovetail.gpu.tucker.choice import Tiles
@@ -312,6 +314,19 @@ def test_plans_that_are_none(text, reason):
 def test_plans_that_are_none_are_refused_where_no_kernel_runs_too(case, tiles):
     with pytest.raises(GpuError, match=r"is no plan of this layer|is no strip|are no tiles"):
         gpu_blocks.make(replace(case, tiles=tiles)).run()
+
+
+@pytest.mark.parametrize(("splits", "runs"), [(2**20, True), (2**28, False)])
+@pytest.mark.parametrize("case", [gpu_blocks.PLAIN, gpu_blocks.TURNED], ids=str)
+def test_sums_that_32_bits_cannot_number_are_not_made(monkeypatch, case, splits, runs):
+    """Twelve of each split. As if kernels took what lies on a CPU."""
+    made = []
+    monkeypatch.setattr(launching, "kernels_take", lambda x: True)
+    for format_ in (permuted_diagonal_launch, block_circulant_launch):
+        monkeypatch.setattr(format_, "layer", lambda x, *given: made.append(x) or x.new_empty(1, case.outputs))
+    plan = case.tiles.replace(":1:", f":{splits}:", 1)
+    gpu_blocks.op_of(case)(*gpu_blocks.make(case).arguments[:-1], plan)
+    assert bool(made) is runs
 
 
 def test_a_stored_index_has_no_classes():
