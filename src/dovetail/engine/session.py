@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.compile import Compiled, compile_graph
-from dovetail.engine.native import choose_isa, cores, native_module, require_native, warn_without_native
+from dovetail.engine.native import choose_isa, cores, make_pool, native_module, require_native, warn_without_native
 from dovetail.engine.schedule import Schedule, resolve
 from dovetail.engine.turns import Turns
 from dovetail.errors import EngineError, InputError
@@ -86,7 +86,7 @@ class Session:
             self.isa, self._pool = "reference", None
         else:
             self.isa = choose_isa(isa)
-            self._pool = require_native().Pool(self.threads)
+            self._pool = make_pool(self.threads)
 
     def __call__(self, *inputs: Any) -> Any:
         """The output of the network, a tuple where there are several; float32.
