@@ -109,6 +109,7 @@ class Tuner:
         rounds: in which every candidate has its turn; `runs`: of a turn.
         patience: seconds for all turns of a candidate. Long runs, as of large batches, are repeated less: what disturbs
             them is a small part of them.
+        known: times by what was timed, those of the cache among them; `found`: those that are not in it yet.
     """
 
     program: Program
@@ -121,9 +122,7 @@ class Tuner:
     runs: int = 8
     patience: float = 0.25
     known: Times = field(default_factory=load_times)
-
-    def __post_init__(self) -> None:
-        self._changed = False
+    found: Times = field(default_factory=dict)
 
     def best(self, node: Node, *, alone: bool = False) -> AnyCandidate:
         """The fastest candidate; the only one without timing. `alone`: of those that take no other node's place."""
@@ -140,8 +139,7 @@ class Tuner:
             if times is not None:
                 _log.info("node %r: what the tuning cache says of it is stale or damaged; it is timed anew", node.name)
             times = self._times(node, found)
-            self.known[key] = times
-            self._changed = True
+            self.known[key] = self.found[key] = times
         return names[min(times, key=lambda name: times[name])]
 
     def named(self, name: str, node: Node) -> AnyCandidate:
@@ -170,7 +168,6 @@ class Tuner:
         """The candidate with the fastest kernel for each of its parts by itself; None where it cannot take one."""
         tuner, nodes = self._parts(whole, node)
         parts = [tuner.best(part, alone=True) for part in nodes]
-        self._changed |= tuner._changed
         if not parts:
             return whole
         return composed(whole, parts) if by_rows(whole, parts) else None
@@ -190,8 +187,9 @@ class Tuner:
 
     def save(self) -> None:
         """Keep the findings, unless threads were missing; a cache that cannot be written is no error."""
-        if self._changed and self.pool.here:
-            save_times(self.known)
+        if self.found and self.pool.here:
+            save_times(self.found)
+            self.found.clear()
 
     def _times(self, node: Node, found: Sequence[AnyCandidate]) -> dict[str, float]:
         """Least seconds of the node alone by each candidate, its inputs hot.

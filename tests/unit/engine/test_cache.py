@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from dovetail.engine import Schedule, Session, native_status, schedule
-from dovetail.engine.cache import CACHE_VARIABLE, CACHE_VERSION, cache_file, cpu_model
+from dovetail.engine.cache import CACHE_VERSION, cache_file, cpu_model, save_times
 from dovetail.engine.native import require_native
+from dovetail.files import CACHE_VARIABLE
 from programs import close
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
@@ -181,3 +182,66 @@ def test_sessions_that_tune_at_the_same_time(program, image, cache):
             worker.join()
         assert len(results) == 3
         assert all(close(result, want) for result in results)
+
+
+def test_only_what_was_timed_here_is_written(program, image, cache, monkeypatch):
+    """What another process has found meanwhile stays as it is there, be it of the same work."""
+    Session(program)(image)
+    (known,) = told(cache)
+    others = {known: dict.fromkeys(KERNELS, 7.0), "more": dict.fromkeys(KERNELS, 1.0)}
+
+    def times(self, node, found):
+        assert known in self.known
+        tell(cache, others)
+        return dict.fromkeys(KERNELS, 2.0)
+
+    monkeypatch.setattr(schedule.Tuner, "_times", times)
+    Session(program).compile((7, *image.shape[1:]))
+    assert {key: found for key, found in told(cache).items() if key in others} == others
+    assert len(told(cache)) == 3
+
+
+def test_processes_that_write_at_the_same_time_lose_nothing(cache):
+    def write(number):
+        for i in range(10):
+            save_times({f"{number} {i}": {"conv2d_dense": 1.0}})
+
+    writers = [threading.Thread(target=write, args=[number]) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(told(cache)) == 40
+
+
+def test_without_a_home_there_is_no_cache(program, image, monkeypatch):
+    for name in (CACHE_VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_file() is None
+    assert Session(program)(image).shape[0] == len(image)
+
+
+X86 = "processor : 0\nvendor_id : AuthenticAMD\ncpu family : {}\nmodel : 1\nmodel name : AMD EPYC\nstepping : 1\n"
+ARM = (
+    "processor : 0\nCPU implementer : 0x41\nCPU part : {}\n\nprocessor : 1\nCPU implementer : 0x41\nCPU part : 0xd4d\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (X86.format(25), "AMD EPYC, vendor_id AuthenticAMD, cpu family 25, model 1, stepping 1, L1 "),
+        (X86.format(26), "AMD EPYC, vendor_id AuthenticAMD, cpu family 26, model 1, stepping 1, L1 "),
+        (ARM.format("0xd0c"), "CPU implementer 0x41, CPU part 0xd0c, CPU part 0xd4d, L1 "),
+        (ARM.format("0xd4d"), "CPU implementer 0x41, CPU part 0xd4d, L1 "),
+    ],
+)
+def test_cpus_of_one_name_are_told_apart(tmp_path, monkeypatch, info, words):
+    (tmp_path / "cpuinfo").write_text(info)
+    monkeypatch.setattr("dovetail.engine.cache.CPU", tmp_path / "cpuinfo")
+    assert words in cpu_model.__wrapped__()

@@ -54,7 +54,13 @@ def test_what_is_saved_is_loaded(folder):
     cache.save("another", "work", "different")
     assert cache.load("card") == {"work": "tiles", "more": "others"}
     assert cache.load("unknown") == {}
-    assert [file.name for file in folder.iterdir()] == ["gpu-tuning.json"]
+    assert {file.name for file in folder.iterdir()} == {"gpu-tuning.json", ".gpu-tuning.json.lock"}
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    monkeypatch.setattr("dovetail.files.cache_folder", lambda: None)
+    cache.save("card", "work", "tiles")
+    assert cache.load("card") == {}
 
 
 @pytest.mark.parametrize(
