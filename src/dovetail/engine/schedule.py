@@ -101,6 +101,12 @@ def resolve(
     return resolved
 
 
+def place_of(program: Program, graph: Graph, dims: Mapping[str, int], node: Node) -> Place:
+    """Where a node, completed, applies its weight, and whether a candidate could take the place of others before it."""
+    before, coded = bool(makers_of(program, graph, node)), touches_codes(node, graph)
+    return place(node, program.shapes(graph, dims), expanded=before and not coded, chained=before and coded)
+
+
 @dataclass
 class Tuner:
     """Times the candidates of single nodes; remembers what it found on disk.
@@ -159,10 +165,7 @@ class Tuner:
         return composed(found, parts)
 
     def _place(self, node: Node) -> Place:
-        before = makers_of(self.program, self.graph, node)
-        coded = touches_codes(node, self.graph)
-        shapes = self.program.shapes(self.graph, self.dims)
-        return place(node, shapes, expanded=bool(before) and not coded, chained=bool(before) and coded)
+        return place_of(self.program, self.graph, self.dims, node)
 
     def _composed(self, whole: AnyCandidate, node: Node) -> AnyCandidate | None:
         """The candidate with the fastest kernel for each of its parts by itself; None where it cannot take one."""
