@@ -204,12 +204,15 @@ class Tuner:
         graph = graph_of(self.graph, *before, node)
         slots = _slots(graph, self.dims)
         choices = {maker.name: self.best(maker, alone=True) for maker in before}
-        compiled = {c.name: self._compile(graph, {**choices, node.name: c}) for c in found}
+        compiled: dict[str, Compiled] = {}
+        for candidate in found:  # they take turns in the memory of the largest so far
+            largest = max(compiled.values(), key=lambda other: other.arena.room, default=None)
+            compiled[candidate.name] = self._compile(graph, {**choices, node.name: candidate}, largest)
         best = dict.fromkeys(compiled, math.inf)
         began = time.monotonic()
         for round_ in range(self.rounds):
-            for name, candidate in compiled.items():
-                best[name] = min(best[name], self._least(candidate, {*choices, node.name}, slots))
+            for name, plan in compiled.items():
+                best[name] = min(best[name], self._least(plan, {*choices, node.name}, slots))
             if round_ and time.monotonic() - began > self.patience * len(compiled):
                 break
         return best
@@ -218,8 +221,9 @@ class Tuner:
         """The nodes whose place a candidate takes, too, if one does."""
         return makers_of(self.program, self.graph, node) if any(c.expands for c in found) else []
 
-    def _compile(self, graph: Graph, choices: Mapping[str, AnyCandidate]) -> Compiled:
-        return compile_graph(self.program, graph, self.dims, choices, isa=self.isa, threads=self.pool.threads)
+    def _compile(self, graph: Graph, choices: Mapping[str, AnyCandidate], other: Compiled | None) -> Compiled:
+        threads = self.pool.threads
+        return compile_graph(self.program, graph, self.dims, choices, isa=self.isa, threads=threads, other=other)
 
     def _least(self, compiled: Compiled, nodes: Set[str], slots: Sequence[np.ndarray]) -> float:
         addresses, began = [array.ctypes.data for array in slots], time.monotonic()

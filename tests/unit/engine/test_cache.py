@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dovetail.engine import Schedule, Session, native_status, schedule
+from dovetail.engine import Schedule, Session, arena, native_status, schedule
 from dovetail.engine.cache import CACHE_VERSION, cache_file, cpu_model, save_times
 from dovetail.engine.native import require_native
 from dovetail.files import CACHE_VARIABLE
@@ -64,10 +64,13 @@ def test_long_runs_are_repeated_less(program, image, cache, monkeypatch, seconds
             runs[id(self)] += 1
             return []
 
+    def compile_(*args):
+        return SimpleNamespace(plan=next(rest), steps=(), arena=SimpleNamespace(room=0))
+
     plans = [Plan() for _ in KERNELS]
     rest = iter(plans)
     monkeypatch.setattr(schedule.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(schedule.Tuner, "_compile", lambda *args: SimpleNamespace(plan=next(rest), steps=()))
+    monkeypatch.setattr(schedule.Tuner, "_compile", compile_)
     Session(program)(image)
     assert [runs[id(plan)] for plan in plans] == [repeats] * len(KERNELS)
 
@@ -245,3 +248,20 @@ def test_cpus_of_one_name_are_told_apart(tmp_path, monkeypatch, info, words):
     (tmp_path / "cpuinfo").write_text(info)
     monkeypatch.setattr("dovetail.engine.cache.CPU", tmp_path / "cpuinfo")
     assert words in cpu_model.__wrapped__()
+
+
+def test_candidates_share_their_memory(program, image, cache, monkeypatch):
+    arenas = []
+
+    def place(buffers, other=None, place=arena.place):
+        arenas.append(place(buffers, other))
+        return arenas[-1]
+
+    monkeypatch.setattr("dovetail.engine.compile.place", place)
+    Session(program)(image)
+    *timed, last = arenas
+    assert len(timed) == len(KERNELS)
+    sizes = [each.room for each in timed]
+    grown = sum(size > max(sizes[:i], default=0) for i, size in enumerate(sizes))
+    assert len({id(each.memory) for each in timed}) == grown < len(KERNELS)
+    assert last.memory not in [each.memory for each in timed]
