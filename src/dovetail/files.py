@@ -21,6 +21,7 @@ except ImportError:  # not on Windows
     fcntl = None
 
 log = logging.getLogger("dovetail.files")
+CACHE_VARIABLE: Final = "DOVETAIL_CACHE"
 PART: Final = ".part"
 """How the temporary files of `write` end; they begin with a dot and the name of the file that they are to become."""
 
@@ -55,6 +56,16 @@ def write(path: str | os.PathLike[str], data: bytes | str, *, error: type[Doveta
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
     return target
+
+
+def cache_folder() -> Path | None:
+    """Where what was timed is kept between runs; None for a user who has no folder of their own and named none."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
+    except RuntimeError:
+        return None
 
 
 def make_folder(path: str | os.PathLike[str], *, error: type[DovetailError] = DovetailError) -> Path:

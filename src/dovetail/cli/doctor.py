@@ -62,7 +62,9 @@ def _machine() -> list[tuple[str, str]]:
     ]
 
 
-def _tuning(file: Path) -> str:
+def _tuning(file: Path | None) -> str:
+    if file is None:
+        return "none: this user has no home folder; name one by DOVETAIL_CACHE"
     return str(file) if file.is_file() else f"{file} (nothing tuned yet)"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dovetail.accelerators.machine import machine_named
-from dovetail.engine.cache import CACHE_VERSION, cache_file
+from dovetail.engine.cache import CACHE_VERSION, cache_file, cpu_model
 from dovetail.engine.layer_times import LayerTimer
 from dovetail.engine.native import choose_isa, cores, require_native
 from dovetail.errors import BudgetError, SpecError
@@ -66,18 +66,28 @@ UNPRICED: Final = "it has no price of its own: it runs over several rows, or not
 
 
 def open_table(threads: int | None, path: Path | None = None, *, int8: bool) -> CostTable:
-    """The times of layers on this machine with so many threads; in the cache unless `path` says where.
+    """The times of layers on this machine with so many threads; in the cache, if any, unless `path` says where.
 
     Raises:
         DataError: the file is of another machine, or of other kernels.
     """
     isa, values = choose_isa(), "int8" if int8 else "f32"
-    here = {key: value for key, value in machine().items() if key in ("cpu", "cores", "isa")}
+    here = {key: value for key, value in machine().items() if key in ("cores", "isa")}
     count = cores() if threads is None else threads
-    conditions = {**here, "engine_isa": isa, "threads": count, "values": values, "batch": 1, "kernels": CACHE_VERSION}
+    conditions = {
+        "cpu": cpu_model(),
+        **here,
+        "engine_isa": isa,
+        "threads": count,
+        "values": values,
+        "batch": 1,
+        "kernels": CACHE_VERSION,
+    }
     label = f"{zlib.crc32(json.dumps(conditions, sort_keys=True).encode()):08x}"
     name = f"costs-{isa}-{values}-t{count}-{label}.json"
-    return CostTable.open(cache_file().with_name(name) if path is None else path, conditions)
+    if path is None and (kept := cache_file()) is not None:
+        path = kept.with_name(name)
+    return CostTable(conditions) if path is None else CostTable.open(path, conditions)
 
 
 def measured_costs(table: CostTable, measured: Survey, report: Callable[[str], None] = log.info) -> Costs:

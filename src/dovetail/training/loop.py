@@ -212,8 +212,7 @@ class Run:
             self.recorder.forget()
         self.finished = self.phase == len(self.phases)
         self._save()
-        if not self.finished:
-            self._stop_if_asked()
+        self._stop_if_asked()
 
     def _open_epoch(self) -> Iterator[Batch]:
         """Batches of the epoch; in its middle, drawn with the random numbers of its beginning, then with today's."""
@@ -263,8 +262,9 @@ class Run:
         if not self.interrupt.asked:
             return
         resume = "; resume with the same command" if self.checkpoints else ""
-        where = f"phase {self._phase_name()!r}, epoch {self.epoch + 1}, batch {self.batch}"
-        raise Interrupted(f"interrupted in {where}; {self._kept()}{resume}")
+        place = f"in phase {self._phase_name()!r}, epoch {self.epoch + 1}, batch {self.batch}"
+        where = "when all was trained" if self.finished else place
+        raise Interrupted(f"interrupted {where}; {self._kept()}{resume}")
 
     def _kept(self) -> str:
         if self.checkpoints is None:
