@@ -139,7 +139,10 @@ void trim_memory() {
 }  // namespace
 
 NB_MODULE(_native, m) {
-  nb::class_<Pool>(m, "Pool").def(nb::init<int>(), nb::arg("threads")).def_prop_ro("threads", &Pool::threads);
+  nb::class_<Pool>(m, "Pool")
+      .def(nb::init<int>(), nb::arg("threads"))
+      .def_prop_ro("threads", &Pool::threads)
+      .def_prop_ro("here", &Pool::here, "Whether its workers are in this process; a forked child has none.");
   nb::class_<Plan>(m, "Plan")
       .def(nb::init<>())
       .def("add", &add_step, nb::arg("isa"), nb::arg("kernel"), nb::arg("arguments"), nb::arg("slots"), nb::arg("barrier"), nb::arg("serial"))

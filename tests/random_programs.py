@@ -1,12 +1,13 @@
 """Random small Programs: image ops in a row with branches that are added or concatenated, then often a head of rows.
 
 One seed makes one Program. Sizes are odd on purpose; strides, paddings, dilations, groups, formats and activations are
-drawn; in whole numbers it holds only ops that compute over codes, so that every target must give the same bits.
+drawn; in whole numbers it holds only ops that compute over codes, so that every target must give the same bits, unless
+some of its layers are kept in real numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any
 
@@ -50,23 +51,33 @@ def random_program(seed: int, *, codes: bool = False) -> tuple[Program, list[np.
         outputs += [conv(random, sketch, name, codes=True) for name in ends]
     images = sketch.random.standard_normal((random.randint(1, 3), *shape[1:])).astype(np.float32)
     program = sketch.program(*dict.fromkeys(outputs))
-    return (in_codes(program, images) if codes else program), [images]
+    return (in_codes(program, images, keep=kept(random, program)) if codes else program), [images]
 
 
-def in_codes(program: Program, images: np.ndarray) -> Program:
+def kept(random: Random, program: Program) -> list[str]:
+    """Weight nodes of a quantised program that stay in real numbers: of two programs in three, none."""
+    share = random.choice((0, 0, 0.4))
+    return [node.name for node in program.graph.nodes if node.weight is not None and random.random() < share]
+
+
+def in_codes(program: Program, images: np.ndarray, keep: Collection[str] = ()) -> Program:
     """Quantised, its ends a little short, so that codes are clamped."""
     ranges = {name: found.range("minmax") for name, found in calibrate(program, [images]).items()}
-    return quantize(program, {name: (0.9 * low, 0.9 * high) for name, (low, high) in ranges.items()})
+    return quantize(program, {name: (0.9 * low, 0.9 * high) for name, (low, high) in ranges.items()}, keep)
 
 
-def is_exact(program: Program) -> bool:
-    """Whether nothing is rounded but as `program/integer.py` says: no sums of several real numbers, only clamps."""
-    clamps = {a.name for a in IN_CODES if a}
-    return all(
-        (touches_codes(node, program.graph) or node.op in MOVES | {"add"})
-        and (node.epilogue.activation is None or node.epilogue.activation.name in clamps)
-        for node in program.graph.nodes
-    )
+def rounded(program: Program) -> set[str]:
+    """Tensors that depend on sums of real numbers, or on their functions, which targets may round as they like.
+
+    All others are rounded nowhere but as `program/integer.py` says, so that every target has the same bits.
+    """
+    clamps, found = {a.name for a in IN_CODES if a}, set[str]()
+    for node in program.graph.nodes:
+        exact = touches_codes(node, program.graph) or node.op in MOVES | {"add"}
+        exact = exact and (node.epilogue.activation is None or node.epilogue.activation.name in clamps)
+        if not exact or found & set(node.reads()):
+            found.add(node.output)
+    return found
 
 
 def pair(random: Random, *choices: int) -> tuple[int, int]:
@@ -97,6 +108,17 @@ def conv(random: Random, sketch: Sketch, x: str, *, codes: bool = False) -> str:
     if random.random() < 0.5:
         return sketch.add("conv2d", x, residual=random.choice(same), activation=random.choice(acts), **geometry)
     return y
+
+
+def separable(random: Random, sketch: Sketch, x: str, *, codes: bool = False) -> str:
+    """A 1x1 convolution and a depthwise one of what it makes."""
+    acts, size = IN_CODES if codes else ACTIVATIONS, random.choice((3, 5))
+    channels, wide = sketch.tensors[x].shape[1], random.choice((3, 8, 20))
+    packed = random_packed("dense", (wide, channels, 1, 1), sketch.random)
+    y = sketch.add("conv2d", x, packed=packed, biased=random.random() < 0.7, activation=random.choice(acts))
+    packed = random_packed("dense", (wide, 1, size, size), sketch.random)
+    around = {"padding": (size // 2,) * 4, "stride": random.choice([(1, 1), (1, 1), (2, 2)]), "groups": wide}
+    return sketch.add("conv2d", y, packed=packed, biased=True, activation=random.choice(acts), **around)
 
 
 def packed_in(random: Random, sketch: Sketch, weight: tuple[int, ...], groups: int, *, codes: bool) -> Any:
@@ -239,6 +261,10 @@ def code_conv(random: Random, sketch: Sketch, x: str) -> str:
     return conv(random, sketch, x, codes=True)
 
 
+def code_separable(random: Random, sketch: Sketch, x: str) -> str:
+    return separable(random, sketch, x, codes=True)
+
+
 BOTH: tuple[Make, ...] = (max_pool, avg_pool, adaptive, add, concat, slice_, pad, upsample, permute)
-IMAGE_OPS: tuple[Make, ...] = (*(float_conv,) * 6, *BOTH, affine, activation, mul)
-OVER_CODES: tuple[Make, ...] = (*(code_conv,) * 6, *BOTH)
+IMAGE_OPS: tuple[Make, ...] = (*(float_conv,) * 6, separable, *BOTH, affine, activation, mul)
+OVER_CODES: tuple[Make, ...] = (*(code_conv,) * 6, code_separable, *BOTH)

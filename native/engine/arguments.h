@@ -317,7 +317,8 @@ enum class Activation : int64_t { none, relu, clamp, leaky_relu, hardswish, sigm
   F(x_ratio) I(x_zero) F(r_ratio) I(r_zero) I(zero) I(low) I(high)
 
 // Pooling of codes: maxima (average = 0), averages of clipped windows (1) or of adaptive ones (2). `ratios[n]` leads from
-// the sum of n codes to the result; `channels` counts words, `out_channels` single channels.
+// the sum of n codes to the result, or `ratios[0]` from all with `include_pad`; `channels` counts words, `out_channels`
+// single channels.
 #define DOVETAIL_POOL_CODES(P, I, A, F)                                                                     \
   P(const int32_t, x) P(void, y) P(const float, ratios) I(images) I(channels) I(out_channels) I(height)     \
   I(width) I(out_height) I(out_width) I(x_image) I(x_channel) I(x_row) I(y_image) I(y_channel) I(y_row)     \

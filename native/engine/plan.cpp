@@ -217,7 +217,6 @@ void Plan::arrive_late() const {
 // A Run that nobody but this plan holds. The pool keeps the latest one and a late worker may still read it or one before
 // (it takes no work of another run, but it reads), so runs are used in turn: two, and one more for each latecomer.
 std::shared_ptr<Plan::Run> Plan::idle_run(int threads) {
-  std::lock_guard<std::mutex> lock(choosing_);
   state_->prepare(threads);
   for (const auto& run : runs_)
     if (run.use_count() == 1) {
@@ -230,6 +229,7 @@ std::shared_ptr<Plan::Run> Plan::idle_run(int threads) {
 }
 
 void Plan::run(Pool& pool, const std::vector<uintptr_t>& slots, int64_t* nanoseconds) {
+  const auto turn = pool.turn();
   const std::shared_ptr<Run> run = idle_run(pool.threads());
   run->slots.assign(slots.begin(), slots.end());
   run->nanoseconds = nanoseconds;

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -53,7 +52,6 @@ class Plan {
   std::shared_ptr<Run> idle_run(int threads);
 
   std::shared_ptr<State> state_;  // shared with workers that come late
-  std::mutex choosing_;           // guards runs_ and the preparation of state_
   std::vector<std::shared_ptr<Run>> runs_;
 };
 

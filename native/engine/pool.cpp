@@ -29,7 +29,8 @@ void relax(int& spins) {
   if (++spins % 2048 == 0) std::this_thread::yield();
 }
 
-Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), process_(getpid()), bed_(std::make_unique<Bed>()) {
+Pool::Pool(int threads)
+    : threads_(threads < 1 ? 1 : threads), process_(getpid()), turns_(new Turns(process_)), bed_(std::make_unique<Bed>()) {
   try {
     for (int thread = 1; thread < threads_; ++thread) workers_.emplace_back([this, thread] { serve(thread); });
   } catch (...) {
@@ -40,16 +41,20 @@ Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads), process_(getpid()
 
 Pool::~Pool() { stop(); }
 
+bool Pool::here() const { return getpid() == process_; }
+
 void Pool::stop() {
-  if (getpid() != process_) {  // the workers stayed in the parent: joining them, or destroying what they wait for, hangs
+  const Turns* turns = turns_.load();
+  if (turns->process == getpid()) delete turns;
+  if (!here()) {  // the workers stayed in the parent: joining them, or destroying what they wait for, hangs
     new std::vector<std::thread>(std::move(workers_));
     bed_.release();
     return;
   }
   {
     std::lock_guard<std::mutex> lock(bed_->mutex);
-    stop_ = true;
-    task_.reset();
+    bed_->stop = true;
+    bed_->task.reset();
     run_.fetch_add(1);
   }
   bed_->awake.notify_all();
@@ -57,14 +62,22 @@ void Pool::stop() {
   workers_.clear();
 }
 
+std::unique_lock<std::mutex> Pool::turn() {
+  Turns* turns = turns_.load();
+  if (const int process = getpid(); turns->process != process) {  // perhaps locked, by a thread that is not here
+    auto own = std::make_unique<Turns>(process);
+    if (turns_.compare_exchange_strong(turns, own.get())) turns = own.release();
+  }
+  return std::unique_lock<std::mutex>(turns->mutex);
+}
+
 void Pool::run(const std::shared_ptr<Task>& task) {
-  std::lock_guard<std::mutex> turn(caller_);
   const uint32_t run = run_.load(std::memory_order_relaxed) + 1;
   task->open(run);
-  if (threads_ > 1) {
+  if (threads_ > 1 && here()) {
     {
       std::lock_guard<std::mutex> lock(bed_->mutex);
-      task_ = task;
+      bed_->task = task;
     }
     run_.store(run);
     // A sleeper counts itself before it looks at run_, which has changed before this looks for sleepers.
@@ -84,8 +97,8 @@ void Pool::serve(int thread) {
     std::shared_ptr<Task> task;
     {
       std::lock_guard<std::mutex> lock(bed_->mutex);
-      if (stop_) return;  // as stop() counts as a run, too, which nobody would announce once it is `seen`
-      task = task_;
+      if (bed_->stop) return;  // as stop() counts as a run, too, which nobody would announce once it is `seen`
+      task = bed_->task;
       seen = run_.load();  // the task is of this run or of a later one that is about to be announced
     }
     if (task) task->work(thread, run_, seen);

@@ -62,7 +62,7 @@ void pool2d_int8(const void* arguments, Worker& worker) {
           const int64_t at = image * a.y_image + oh * a.y_row + ow;
           int32_t sums[4];
           const int64_t count = window_sums(a, x, w, sums);
-          const float ratio = a.ratios[a.include_pad ? a.kernel_h * a.kernel_w : count];
+          const float ratio = a.ratios[a.include_pad ? 0 : count];
           uint8_t codes[4];
           for (int c = 0; c < 4; ++c) {
             const float mean = static_cast<float>(sums[c]) * ratio;

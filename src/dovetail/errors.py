@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def install_hint(extra: str) -> str:
+    """How to install what an optional part needs. No package index has Dovetail: what one may have is another's."""
+    return f"pip install '.[{extra}]' in a checkout"
+
+
 class DovetailError(Exception):
     """Anything that Dovetail refuses; the command line prints it without a traceback."""
 

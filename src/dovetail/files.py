@@ -21,6 +21,7 @@ except ImportError:  # not on Windows
     fcntl = None
 
 log = logging.getLogger("dovetail.files")
+CACHE_VARIABLE: Final = "DOVETAIL_CACHE"
 PART: Final = ".part"
 """How the temporary files of `write` end; they begin with a dot and the name of the file that they are to become."""
 
@@ -57,6 +58,16 @@ def write(path: str | os.PathLike[str], data: bytes | str, *, error: type[Doveta
     return target
 
 
+def cache_folder() -> Path | None:
+    """Where what was timed is kept between runs; None for a user who has no folder of their own and named none."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
+    except RuntimeError:
+        return None
+
+
 def make_folder(path: str | os.PathLike[str], *, error: type[DovetailError] = DovetailError) -> Path:
     """Make a folder and those above it, unless it is there already; `error` where that fails."""
     folder = Path(path)
@@ -68,9 +79,12 @@ def make_folder(path: str | os.PathLike[str], *, error: type[DovetailError] = Do
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, error: type[DovetailError] = DovetailError) -> Iterator[None]:
+def locked(
+    folder: Path, *, name: str = ".lock", wait: bool = False, error: type[DovetailError] = DovetailError
+) -> Iterator[None]:
     """Within, no other process is in the same block for this folder; `error` at once where one is.
 
+    A file in the folder called `name` is what is locked. With `wait` the block begins when the other one has ended.
     The lock ends with the block or the process, whichever ends first; children that are forked within do not keep it.
     Systems (or file systems) without locks have none.
     """
@@ -78,12 +92,12 @@ def locked(folder: Path, *, error: type[DovetailError] = DovetailError) -> Itera
         yield
         return
     try:
-        file = (folder / ".lock").open("w")
+        file = (folder / name).open("w")
     except OSError as cause:
         raise error(f"cannot work in {folder}: {_advice(cause, folder)}") from cause
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise error(f"another process works in {folder}; wait for it, stop it, or choose another folder") from None
         except OSError as cause:

@@ -307,6 +307,23 @@ def test_maxima_of_any_step(isa: str, window: dict[str, Any]) -> None:
     assert_same(Session(program, isa=isa), images, reference.run(program, images))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("include_pad", [False, True])
+def test_means_of_windows_larger_than_the_image(isa: str, include_pad: bool) -> None:
+    """There are as many multipliers as counts of pixels, not as places of a window."""
+    sketch = Sketch(9)
+    packed = random_packed("dense", (6, 5, 1, 1), sketch.random)
+    y = sketch.add("conv2d", sketch.input("batch", 5, 9, 8), packed=packed)
+    window = {"kernel": (19, 2001), "stride": (3, 300), "padding": (9, 9, 1000, 1000)}
+    y = sketch.add("avg_pool2d", y, include_pad=include_pad, **window)
+    y = sketch.add("conv2d", y, packed=random_packed("dense", (3, 6, 1, 1), sketch.random))
+    images = sketch.random.standard_normal((2, 5, 9, 8)).astype(np.float32)
+    program = quantized(sketch.program(y), images)
+    session = Session(program, isa=isa)
+    assert_same(session, images, reference.run(program, images))
+    assert session.memory()["weights"] < 10_000
+
+
 def every_move(sketch: Sketch) -> dict[str, str]:
     """Every op over codes, channels in whole words and not, outputs by name."""
     x = sketch.input("batch", 3, 9, 8)

@@ -16,6 +16,7 @@ import pytest
 import dovetail
 from dovetail.accelerators import Trace, machine_named, record, simulate
 from dovetail.cli import main
+from dovetail.cli.simulations import Pair
 from dovetail.program.store import load
 
 pytest.importorskip("sklearn")
@@ -62,6 +63,12 @@ def test_the_figures_are_those_of_the_library(here):
     assert (pair["images"], pair["batch"], pair["inputs"]) == (2, 2, "x.npy")
     assert [Trace.from_json(layer["trace"]) for layer in pair["layers"]] == [layer.trace for layer in done.layers]
     assert done.layers[0].trace == machine_named("sparten").simulate(record(load("t.dovetail"), x[:2])[0])
+
+
+def test_more_images_than_a_file_has_are_refused(here, capsys):
+    np.save("x.npy", np.zeros((3, 1, 8, 8), np.float32))
+    assert main([*COMMAND, "--inputs", "x.npy", "--images", "4"]) == 2
+    assert "--images 4: x.npy has 3" in capsys.readouterr().err
 
 
 def test_a_second_time_everything_is_taken_from_the_results(here, capsys, monkeypatch):
@@ -168,6 +175,29 @@ def test_a_tornado_is_drawn_and_taken_again(here, capsys, monkeypatch):
         assert main(words) == 0
         assert read("t-on-systolic.json")["sensitivity"] == effects
     assert main([*command[:-2], "--images", "2"]) == 0
+    assert read("t-on-systolic.json")["sensitivity"] == []
+
+
+def test_the_effects_of_other_inputs_are_not_those_of_these(here, monkeypatch):
+    command = ["simulate", "t.dovetail", "--on", "systolic"]
+    assert main([*command, "--tornado", "chosen"]) == 0
+    assert read("t-on-systolic.json")["sensitivity"]
+    with monkeypatch.context() as stopped:  # after the last layer
+        stopped.setattr(Pair, "finish", None)
+        assert main([*command, "--images", "2"]) == 70
+    assert not read("t-on-systolic.json")["complete"]
+    assert main([*command, "--images", "2"]) == 0
+    assert read("t-on-systolic.json")["sensitivity"] == []
+
+
+def test_the_effects_of_more_layers_are_not_those_of_some(here):
+    command = ["simulate", "t.dovetail", "--on", "systolic"]
+    assert main([*command, "--tornado", "chosen"]) == 0
+    path = FOLDER / "t-on-systolic.json"
+    pair = json.loads(path.read_text())
+    pair["layers"].append(pair["layers"][0] | {"fingerprint": "of a layer that was there once"})
+    path.write_text(json.dumps(pair))
+    assert main(command) == 0
     assert read("t-on-systolic.json")["sensitivity"] == []
 
 

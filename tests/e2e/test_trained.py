@@ -157,7 +157,7 @@ def lose_the_recipe(here):
         (lose_the_result, "there is no result recipes/results/dense.json; `dovetail recipe run dense` makes it"),
         (lose_the_weights, "dense.safetensors, which is not beside it; `dovetail recipe run dense` keeps it"),
         (never_keep_them, "has no trained weights; say `weights: int8` in the recipe, and `dovetail recipe run dense`"),
-        (lose_the_recipe, "is trained by dense, but no such recipe is in recipes"),
+        (lose_the_recipe, "is trained by dense, but no such recipe is in recipes; bring it there, with its result"),
     ],
 )
 def test_weights_that_are_not_there_are_missed_before_training(here, capsys, verb, damage, message):

@@ -113,6 +113,13 @@ def test_verify_notices_another_start(here, capsys):
     assert "whole numbers already" in said(capsys)
 
 
+def test_verify_notices_a_start_that_was_named_afterwards(here, capsys):
+    with (here / "recipes/trained.yaml").open("a") as recipe:
+        recipe.write("start: dense\n")
+    assert main(["recipe", "verify", "trained"]) == 1
+    assert "trained: its packed network was not made from dense, as the recipe now says" in said(capsys)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -210,6 +210,15 @@ def test_debug_shows_the_traceback(here):
         main(["eval", "missing.dovetail", "--debug"])
 
 
+def test_whoever_interrupts_is_told_that_nothing_is_half_written(here, capsys, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dovetail.cli.networks.load", interrupted)
+    assert main(["inspect", "t.dovetail"]) == 130
+    assert "interrupted; nothing is left half-written" in capsys.readouterr().err
+
+
 def test_an_unexpected_error_is_called_a_defect(here, capsys, monkeypatch):
     monkeypatch.setattr("dovetail.cli.networks.load", lambda name: 1 / 0)
     assert main(["inspect", "t.dovetail"]) == 70

@@ -11,6 +11,7 @@ from torch import nn
 
 import gpu_blocks
 import gpu_layers
+from dovetail.errors import install_hint
 from dovetail.formats import BlockCirculantSpec, PermutedDiagonalSpec
 from dovetail.formats.layer import from_dense
 from dovetail.gpu import cache, support, tuning, use_kernels
@@ -25,7 +26,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.filterwarnings("default"),  # what torch has to say of its settings differs between versions
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU here"),
-    pytest.mark.skipif(not support.INSTALLED, reason="Triton is not installed: pip install 'dovetail[gpu]'"),
+    pytest.mark.skipif(not support.INSTALLED, reason=f"Triton is not installed: {install_hint('gpu')}"),
 ]
 CUDA = torch.device("cuda", 0)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gpu_layers
+from dovetail.errors import install_hint
 from dovetail.gpu import cache, support, tucker_conv2d, tucker_core, tuning, use_kernels
 from dovetail.gpu.tiles import CORE_SHAPES, CoreShape
 from dovetail.gpu.timing import Graph
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.filterwarnings("default"),  # what torch has to say of its settings differs between versions
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU here"),
-    pytest.mark.skipif(not support.INSTALLED, reason="Triton is not installed: pip install 'dovetail[gpu]'"),
+    pytest.mark.skipif(not support.INSTALLED, reason=f"Triton is not installed: {install_hint('gpu')}"),
 ]
 CUDA = torch.device("cuda", 0)
 EXACT = 1e-4

@@ -1,9 +1,13 @@
 """Random Programs of odd shapes: the engine agrees with the reference to 1e-4 of the range, over codes bit for bit.
 
+Where codes are made of sums of real numbers, it agrees to a few of them.
+
 A case that fails is named by its seed; see `fuzz_child.py`.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 import pytest
 
@@ -14,13 +18,18 @@ pytestmark = pytest.mark.skipif(not native_status().available, reason="the nativ
 FEW, MANY, UNDER_SANITIZERS = 100, 2_000, 400
 
 
+def check(found: Counter[str], count: int) -> None:
+    assert found.keys() == {"in codes", "in real numbers", "in both"}
+    assert found["in real numbers"] == found["in codes"] + found["in both"] == count // 2
+
+
 def test_a_hundred_programs() -> None:
-    assert fuzz.outcomes("programs", 0, FEW) == {"in codes": FEW // 2, "in real numbers": FEW // 2}
+    check(fuzz.outcomes("programs", 0, FEW), FEW)
 
 
 @pytest.mark.slow
 def test_two_thousand_programs() -> None:
-    assert fuzz.outcomes("programs", 0, MANY) == {"in codes": MANY // 2, "in real numbers": MANY // 2}
+    check(fuzz.outcomes("programs", 0, MANY), MANY)
 
 
 @pytest.mark.slow

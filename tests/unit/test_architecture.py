@@ -324,7 +324,7 @@ except GpuError as error:
 """
     assert run(BLOCK.format(blocked={"triton"}) + code).splitlines() == [
         "False 108.0",
-        "the GPU's kernels need Triton 3.6 or newer (Linux): pip install 'dovetail[gpu]'",
+        "the GPU's kernels need Triton 3.6 or newer (Linux): pip install '.[gpu]' in a checkout",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 
 import pytest
 
@@ -89,6 +90,22 @@ def test_a_folder_is_locked_for_one_process_and_free_again_afterwards(tmp_path):
         files.locked(tmp_path, error=TrainingError).__enter__()
     with files.locked(tmp_path, error=TrainingError):
         pass
+
+
+def test_a_lock_can_be_waited_for_and_those_of_other_names_are_others(tmp_path):
+    order = []
+
+    def second():
+        with files.locked(tmp_path, name=".a", wait=True):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with files.locked(tmp_path, name=".a"), files.locked(tmp_path, name=".b"):
+        waiting.start()
+        waiting.join(0.1)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
 
 
 def test_a_folder_that_cannot_be_locked_is_used_without(tmp_path, monkeypatch, caplog):

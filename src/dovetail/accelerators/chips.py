@@ -1,7 +1,8 @@
 """Chips as published, and what they would be at another node by the rule that the PermDNN paper compares with.
 
-Facts about chips, beside the models: energy here is power times time, where the models count events. The rule is
-frequency linear, area quadratic, power constant; it gives the ratios that the paper prints.
+Facts about chips, beside the models: energy here is power times time, where the models count events. Figures are
+recalled where nothing else is said. The rule is frequency linear, area quadratic, power constant; it gives the ratios
+that the paper prints.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ class Chip:
         watts: power, on the chip.
         area_mm2: of all of it.
         equivalent: operations per second of the dense layers that its work stands for; two for a multiply-accumulate.
-        known: where the figures are known from.
     """
 
     name: str
@@ -38,7 +38,6 @@ class Chip:
     watts: float
     area_mm2: float | None = None
     equivalent: float | None = None
-    known: str = "recalled"
 
     def __post_init__(self) -> None:
         _require_positive(self, f"chip {self.name!r}")
@@ -115,15 +114,8 @@ def _require_positive(described: Chip | Breakdown, what: str) -> None:
 
 EIE_CHIP: Final = Chip(name="EIE", node_nm=45, clock_hz=800e6, watts=0.590, area_mm2=40.8)
 CIRCNN_CHIP: Final = Chip(name="CirCNN", node_nm=45, clock_hz=200e6, watts=0.080, equivalent=0.8e12)
-PERMDNN_CHIP: Final = Chip(
-    name="PermDNN",
-    node_nm=28,
-    clock_hz=1.2e9,
-    watts=0.7034,
-    area_mm2=8.85,
-    equivalent=14.74e12,
-    known="notes of others; the equivalent rate recalled",
-)
+PERMDNN_CHIP: Final = Chip(name="PermDNN", node_nm=28, clock_hz=1.2e9, watts=0.7034, area_mm2=8.85, equivalent=14.74e12)
+"""From notes of others, but for the equivalent rate."""
 PERMDNN_SYNTHESISED: Final = Chip(
     name="PermDNN, synthesised", node_nm=28, clock_hz=1.2e9, watts=0.236, area_mm2=6.64, equivalent=14.74e12
 )
@@ -132,7 +124,7 @@ PERMDNN_SYNTHESISED: Final = Chip(
 PERMDNN_POWER: Final = Breakdown(
     elements=32, memory=3.575e-3, registers=4.755e-3, combinational=10.48e-3, clock=3.064e-3, rest=3.4e-3
 )
-"""Recalled; the sum over 32 elements and the rest, 703.37 mW, is the published power."""
+"""The sum over 32 elements and the rest, 703.37 mW, is the published power."""
 CHIPS: Final[Mapping[str, Chip]] = MappingProxyType({"eie": EIE_CHIP, "circnn": CIRCNN_CHIP, "permdnn": PERMDNN_CHIP})
 """Machine → the chip that it models."""
 BREAKDOWNS: Final[Mapping[str, Breakdown]] = MappingProxyType({"permdnn": PERMDNN_POWER})

@@ -81,11 +81,6 @@ class Eie(Machine):
         """Cycles by cause as if off-chip memory never made the elements wait."""
         return self._cycles(layer, self.work(layer))
 
-    def balance(self, layer: Workload) -> float:
-        """Entries over elements, of the cycles without fill: 1 where no element ever waits."""
-        work = self.work(layer)
-        return work.entries / (self.elements * work.cycles) if work.cycles else 1.0
-
     def work(self, layer: Workload) -> Work:
         """Every column of every vector of the layer."""
         cycles = entries = columns = 0

@@ -21,7 +21,6 @@ ISSCC: Final = "ISSCC 2014, Computing's energy problem [recalled]"
 ALADDIN: Final = "Accelergy's Aladdin table, at 5 ns and more [repo]"
 NODES: Final = (7, 14, 16, 22, 28, 32, 40, 45, 65)
 ENERGY_FACTORS: Final = tuple(zip(NODES, (0.094, 0.139, 0.174, 0.294, 0.513, 0.659, 0.869, 1.0, 1.241)))
-AREA_FACTORS: Final = tuple(zip(NODES, (0.059, 0.17, 0.19, 0.25, 0.37, 0.46, 0.80, 1.0, 1.52)))
 REGISTER: Final = 0.009  # pJ per bit
 DECODER: Final = 0.029  # pJ per 32-bit comparator
 HOP: Final = 0.325 / 2  # pJ per bit: half a millimetre of wire at 0.33 pJ per bit and mm
@@ -40,24 +39,16 @@ class Cost:
         return Cost(self.picojoules + other.picojoules, both)
 
 
-@dataclass(frozen=True)
-class Dram:
-    """Off-chip memory: picojoules per bit, and bytes per second of a usual interface (None where none is set)."""
-
-    picojoules: float
-    source: str
-    bytes_per_second: float | None = None
-
-
-DRAM: Final[Mapping[str, Dram]] = MappingProxyType(
+DRAM: Final[Mapping[str, Cost]] = MappingProxyType(
     {
-        "ddr3": Dram(70, "CACTI's table of hwcomponents [repo]"),
-        "ddr4": Dram(15, "near 12.45 of a model based on DRAMsim3 [repo]; rounded up [chosen]", 19.2e9),
-        "lpddr4": Dram(8, "CACTI's table of hwcomponents [repo]"),
-        "hbm2": Dram(6.25, "CACTI's table of hwcomponents [repo]", 256e9),
-        "hbm3": Dram(4.05, "CACTI's table of hwcomponents [repo]"),
+        "ddr3": Cost(70, "CACTI's table of hwcomponents [repo]"),
+        "ddr4": Cost(15, "near 12.45 of a model based on DRAMsim3 [repo]; rounded up [chosen]"),
+        "lpddr4": Cost(8, "CACTI's table of hwcomponents [repo]"),
+        "hbm2": Cost(6.25, "CACTI's table of hwcomponents [repo]"),
+        "hbm3": Cost(4.05, "CACTI's table of hwcomponents [repo]"),
     }
 )
+"""Off-chip memory → what a bit costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +108,9 @@ class CostSet:
 
     def dram(self, kind: str) -> Cost:
         """One bit read from or written to off-chip memory."""
-        memory = dram_named(kind)
-        return Cost(memory.picojoules * self.dram_factor, memory.source)
+        if kind not in DRAM:
+            raise MachineError(f"unknown DRAM {kind!r}; known are {', '.join(DRAM)}")
+        return Cost(DRAM[kind].picojoules * self.dram_factor, DRAM[kind].source)
 
     def hop(self, bits: int, node: float = 45) -> Cost:
         """A word handed to the next unit of an array, half a millimetre away."""
@@ -150,16 +142,6 @@ ACCELERGY45: Final = CostSet(
 )
 COSTS: Final[Mapping[str, CostSet]] = MappingProxyType({costs.name: costs for costs in (ISSCC45, ACCELERGY45)})
 
-FLOATING: Final[Mapping[str, tuple[float, int]]] = MappingProxyType(
-    {
-        "fp16 add": (0.4, 1360),
-        "fp32 add": (0.9, 4184),
-        "fp16 mul": (1.1, 1640),
-        "fp32 mul": (3.7, 7700),
-    }
-)
-"""Floating point operation → pJ and um2 at 45 nm; ISSCC 2014 [recalled]."""
-
 
 def costs_named(name: str) -> CostSet:
     """The set called `name`; `MachineError` lists the known ones."""
@@ -168,27 +150,11 @@ def costs_named(name: str) -> CostSet:
     return COSTS[name]
 
 
-def dram_named(kind: str) -> Dram:
-    """The off-chip memory called `kind`; `MachineError` lists the known ones."""
-    if kind not in DRAM:
-        raise MachineError(f"unknown DRAM {kind!r}; known are {', '.join(DRAM)}")
-    return DRAM[kind]
-
-
 def energy_factor(node: float) -> float:
     """Energy of logic at `node` nanometres over that at 45 (Stillmaker and Baas, nominal voltage) [run]."""
-    return _at_node(ENERGY_FACTORS, node)
-
-
-def area_factor(node: float) -> float:
-    """Area of logic at `node` nanometres over that at 45 (published; 22, 28 and 40 lie between its rows) [repo]."""
-    return _at_node(AREA_FACTORS, node)
-
-
-def _at_node(factors: Anchors, node: float) -> float:
-    if not factors[0][0] <= node <= factors[-1][0]:
-        raise MachineError(f"no factor is known for {node} nm; known are {factors[0][0]} to {factors[-1][0]} nm")
-    return _through(factors, node)
+    if not NODES[0] <= node <= NODES[-1]:
+        raise MachineError(f"no factor is known for {node} nm; known are {NODES[0]} to {NODES[-1]} nm")
+    return _through(ENERGY_FACTORS, node)
 
 
 def _through(anchors: Anchors, x: float) -> float:

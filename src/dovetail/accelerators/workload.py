@@ -187,11 +187,6 @@ class Workload:
         return float(self.mask.mean())
 
     @property
-    def weight_density(self) -> float:
-        """Share of the dense weight that is not zero."""
-        return float(self.weight_mask.mean())
-
-    @property
     def output_nonzeros(self) -> int:
         """Values of the output that are not zero; all, where that is not known."""
         return math.prod(self.out_shape) if self.output_mask is None else int(self.output_mask.sum())

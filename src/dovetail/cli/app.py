@@ -56,6 +56,7 @@ def build() -> App:
         "DOVETAIL_DATA.",
         version=__version__,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for order, (name, (where, words)) in enumerate(VERBS.items()):
         app.command(f"dovetail.cli.{where}", name=name, alias=ALIASES.get(name), help=words, sort_key=order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -157,8 +157,8 @@ def _originals(program: Program) -> tuple[str | None, ...]:
     """The recorded original; for a dense network also itself, and nothing else where nobody trained that one."""
     if program.metadata.get("method") != "thin":
         return (None,)
-    recorded = program.metadata.get("original") or {}
-    trained = recorded.get("weights") or recorded.get("trained") or program.metadata.get("control")
+    recorded = networks.told(program, "original")
+    trained = (recorded is not None and not recorded.random) or networks.told(program, "control")
     return (None, ITSELF) if trained else (ITSELF,)
 
 
@@ -171,7 +171,7 @@ def _race_packed(program: Program, path: Path, original: str | None, asked: Cond
     ours = to_torch(program, rounded=False)
     dense, trained = (ours, True) if itself else _original(program, path, original, asked)
     sets = _sets(program, asked.data) if trained else None
-    blind = trained and sets is None and program.metadata.get("data") is not None
+    blind = sets is None and program.metadata.get("data") is not None
     network, variant = _case(program, path, _against(program, original) + asked.suffix(blind=blind), itself=itself)
     return race(
         program,
@@ -207,32 +207,37 @@ def _sets(program: Program, root: Path | None) -> Sets | None:
 def _original(program: Program, path: Path, name: str | None, asked: Conditions) -> tuple[nn.Module, bool]:
     """The dense network for the peers, and whether it is trained: else the race is about time only.
 
-    A recipe that starts from random weights has its trained dense control beside it; weights that another recipe has
-    trained lie beside that one's result.
+    A recipe that starts from random weights has its trained dense control beside it or among the results of all
+    recipes; weights that another recipe has trained lie beside that one's result.
     """
     from dovetail.export.torch_module import to_torch
 
     found = networks.original_of(program, name, asked.weights)
-    folders, control = (path.resolve().parent.parent, recipes.folder()), program.metadata.get("control")
+    folders, control = (path.resolve().parent.parent, recipes.folder()), networks.told(program, "control")
     network = recipes.located(found, *folders)
     if network.weights is None and name is None and control is not None:
-        if (packed := path.with_name(f"{control}.dovetail")).is_file():
+        results = (path.parent, recipes.folder() / "results")
+        if packed := _first(f"{control}.dovetail", results):
             return to_torch(networks.load(str(packed)), rounded=False), True
-        if path.with_name(f"{control}.safetensors").is_file():
+        if _first(f"{control}.safetensors", results):
             network = recipes.located(network.model_copy(update={"trained": control}), *folders)
     if network.weights is None:
         log.warning("a race about time only: %s has random weights; give --weights to compare accuracies", network.name)
     return build_network(network, asked.data), network.weights is not None
 
 
+def _first(name: str, folders: Iterable[Path]) -> Path | None:
+    return next((path for folder in folders if (path := folder / name).is_file()), None)
+
+
 def _against(program: Program, original: str | None) -> str:
     """What joins the variant where another network than the recorded one is the original."""
-    recorded = (program.metadata.get("original") or {}).get("name")
-    return "" if original in (None, ITSELF, recorded) else f"_vs_{original.replace(':', '-')}"
+    recorded = networks.told(program, "original")
+    return "" if original in (None, ITSELF, recorded and recorded.name) else f"_vs_{original.replace(':', '-')}"
 
 
 def _case(program: Program, path: Path, suffix: str, *, itself: bool) -> tuple[str, str]:
-    known = program.metadata
-    unnamed = f"{(known.get('original') or {}).get('name', 'network')}_{known.get('data', 'random')}/{path.stem}"
-    network, _, variant = (known.get("case") or unnamed.replace(":", "-")).partition("/")
+    case, original, data = (networks.told(program, key) for key in ("case", "original", "data"))
+    unnamed = f"{'network' if original is None else original.name}_{data or 'random'}/{path.stem}"
+    network, _, variant = (case or unnamed.replace(":", "-")).partition("/")
     return network, variant + suffix + (SELF if itself else "")

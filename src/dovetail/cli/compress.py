@@ -12,11 +12,10 @@ from cyclopts import Parameter
 from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say
 from dovetail.cli.options import DataFolder, On, Out, Runs, Seed, Set, Weights, writable
-from dovetail.cli.schema import read
+from dovetail.cli.schema import YAML, read
 from dovetail.errors import RecipeError
 
 log = logging.getLogger("dovetail.cli")
-YAML = (".yaml", ".yml")
 NAMES = "penni, escalate, tucker, tdc, permdnn, circnn, magnitude, block, int8 or thin"
 KEYS = {"method": "method.name", "on": "data.name", "weights": "network.weights", "runs": "runs"}
 

@@ -30,7 +30,8 @@ class Conditions:
     def suffix(self, *, blind: bool = False) -> str:
         """What joins the variant where a race is not the plain one, so that the plain one's evidence stays.
 
-        `blind`: the network was trained on data that are not at hand, so that no accuracy can be compared.
+        `blind`: the network was trained on data that are not at hand, or its original is not, so that no accuracy can
+        be compared.
         """
         parts = [f"b{self.batch}"] if self.batch > 1 else []
         parts += ["t" + "t".join(map(str, self.threads))] if self.threads else []

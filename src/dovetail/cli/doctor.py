@@ -12,6 +12,7 @@ from pathlib import Path
 import dovetail
 from dovetail.cli.console import table
 from dovetail.cli.options import DataFolder
+from dovetail.errors import install_hint
 
 OPTIONAL = {
     "sklearn": ("scikit-learn", "the digits", "data"),
@@ -61,7 +62,9 @@ def _machine() -> list[tuple[str, str]]:
     ]
 
 
-def _tuning(file: Path) -> str:
+def _tuning(file: Path | None) -> str:
+    if file is None:
+        return "none: this user has no home folder; name one by DOVETAIL_CACHE"
     return str(file) if file.is_file() else f"{file} (nothing tuned yet)"
 
 
@@ -72,7 +75,7 @@ def _package(module: str) -> tuple[str, str, str]:
 
     name, purpose, extra = OPTIONAL[module]
     if find_spec(module) is None:
-        return name, f"not installed (pip install 'dovetail[{extra}]')", purpose
+        return name, f"not installed ({install_hint(extra)})", purpose
     silence_telemetry()
     try:
         with quietly():

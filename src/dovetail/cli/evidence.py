@@ -16,8 +16,11 @@ from dovetail.errors import RecipeError
 if TYPE_CHECKING:
     from dovetail.program.program import Program
 
-LARGEST = 12_000_000
-"""Bytes: packed networks up to this size are committed beside their result."""
+LARGEST = {".dovetail": 5_000_000, ".safetensors": 12_000_000}
+"""Bytes up to which packed networks, and trained weights, are committed beside their result.
+
+Weights may have more: what starts from them cannot be made anew without them, where a network is packed in minutes.
+"""
 
 FIELDS = (
     "recipe",
@@ -36,6 +39,9 @@ FIELDS = (
     "where",
     "program",
 )
+
+
+NUMBERS = ("dense_accuracy", "params_ratio", "macs_ratio", "bits_ratio", "bits_ratio_int8", "epochs", "hours")
 
 
 class OtherFileError(RecipeError):
@@ -121,7 +127,22 @@ def read(path: Path) -> dict[str, Any]:
     lacking = [name for name in FIELDS if not isinstance(data, dict) or name not in data]
     if lacking:
         raise RecipeError(f"{path} lacks {', '.join(lacking)}; restore it or run the recipe again")
+    if odd := _odd(data):
+        raise RecipeError(f"{path}: {odd} is {data[odd]!r}; restore it or run the recipe again")
     return data
+
+
+def _odd(data: Mapping[str, Any]) -> str:
+    """The first field that does not hold what such a field holds, or nothing."""
+    accuracy, stamps = data["accuracy"], [name for name in ("program", "weights") if name in data]
+    fine = {name: _is_number(data[name]) for name in NUMBERS}
+    fine["accuracy"] = isinstance(accuracy, list) and accuracy != [] and all(map(_is_number, accuracy))
+    fine |= {name: isinstance(data[name], dict) and data[name].keys() >= {"file", "sha256"} for name in stamps}
+    return next((name for name, is_fine in fine.items() if not is_fine), "")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def program_file(data: Mapping[str, Any], path: Path) -> Path:

@@ -13,7 +13,7 @@ from dovetail.cli.adhoc import adhoc
 from dovetail.cli.console import say, table
 from dovetail.cli.options import DataFolder, On, Runs, Seed, Set, Threads, Weights, writable
 from dovetail.cli.plans import Call, free, gains, require_width
-from dovetail.cli.schema import CASE, Recipe, read
+from dovetail.cli.schema import CASE, YAML, Recipe, read
 from dovetail.errors import GpuError, RecipeError
 from dovetail.report import fits, numbers
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dovetail.program.program import Program
     from dovetail.search.budget import Budget
 
-YAML = (".yaml", ".yml")
 PEERS = ("onnxruntime", "openvino-f32", "openvino-bf16", "openvino-int8")
 """Whose best time a share of the budget is of; the compiled torch network is never the fastest and slow to start."""
 AUTO: Mapping[str, Mapping[str, Any]] = {"block": {}, "tucker": {}}
@@ -65,7 +64,7 @@ def fit(
     threads: Threads = None,
     seed: Seed = 0,
     overrides: Set = (),
-    runs: Runs = Path("runs"),
+    runs: Runs | None = None,
     data: DataFolder = None,
     case: Annotated[
         str | None, Parameter(help="What benchmarks call the fitted network, such as resnet18_cifar/fit50.")
@@ -86,7 +85,7 @@ def fit(
     _require_case(case)
     wanted = Budget.parse(budget, accuracy_drop)
     base = _base(network, method, on, weights, overrides, runs)
-    written = _target(out, network, f"fit-{base.method.name}-{Path(network).stem.rpartition(':')[2]}-{_label(budget)}")
+    written = _target(out, network, f"fit-{base.method.name}-{_short(network)}-{_label(budget)}")
     if base.network.random and not plan_only:
         raise RecipeError(
             f"{network} has random weights, and a bound on accuracy is against a trained network: give --weights, or "
@@ -98,13 +97,16 @@ def fit(
     peers = known if "latency" in wanted.limits() else ()
     if asked.int8 and "latency" in wanted.limits() and "circnn" in asked.makers:
         say("in whole numbers circulant layers run by their expanded weight and gain no time; --values f32 has kernels")
-    call = Call.open(base, asked, budget, written, case=case, threads=threads, seed=seed, root=data, peers=peers)
+    call = Call.open(
+        base, asked, budget, written, case=case, threads=threads, seed=seed, root=data, peers=peers,
+        folder=_folder(network),
+    )  # fmt: skip
     plan = call.remembered() or call.choose(costs)
     _show(plan)
     if not gains(plan):
         say(f"nothing to gain here: the dense network keeps the budget as it is; {call.notes} has the numbers")
     elif plan_only:
-        say(f"wrote {written} and {call.notes}; `dovetail recipe run {written}` trains it")
+        say(f"wrote {written} and {call.notes}; the same command without --plan-only trains it")
     else:
         _conclude(call, plan, call.train())
     say(call.drawn)
@@ -137,6 +139,11 @@ def _target(out: Path | None, network: str, name: str) -> Path:
     return free(target)
 
 
+def _short(network: str) -> str:
+    """A network's name without folders and modules, or its recipe's."""
+    return Path(network.rpartition(":")[2]).stem
+
+
 def _asked(
     budget: Budget, recipe: Recipe, rule: Any, margin: float | None, machine: str | None, *, int8: bool
 ) -> Asked:
@@ -163,7 +170,7 @@ def _base(
     on: str | None,
     weights: str | None,
     overrides: tuple[str, ...],
-    runs: Path,
+    runs: Path | None,
 ) -> Recipe:
     """The recipe whose network, data and training are taken; its plan is what is looked for."""
     from dovetail.cli import recipes
@@ -177,11 +184,12 @@ def _base(
         if method is None:
             raise RecipeError("say whose formats to choose from: --method block, tucker, tdc, magnitude, auto, thin …")
         name, parameters = ("mixed", {"methods": AUTO}) if method in ("auto", "mixed") else (method, {})
-        recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=runs)
+        where = runs or Path("runs")
+        recipe = adhoc(network, on or "digits", name, parameters, weights=weights, overrides=overrides, runs=where)
     else:
-        if on is not None or weights is not None:
-            raise RecipeError(f"{network} says itself what --on and --weights would; change it with --set")
-        recipe = recipes.with_weights(read(Path(network), overrides), Path(network).parent)
+        if (on, weights, runs) != (None, None, None):
+            raise RecipeError(f"{network} says itself what --on, --weights and --runs would; change it with --set")
+        recipe = recipes.with_weights(read(Path(network), overrides), _folder(network))
     if ("mixed" if method == "auto" else method) not in (None, recipe.method.name):
         raise RecipeError(
             f"{network} trains by {recipe.method.name}; --method {method} is another: give a recipe of it"
@@ -193,6 +201,13 @@ def _base(
     return recipe
 
 
+def _folder(network: str) -> Path:
+    """Where recipes lie whose weights the network may start from: beside its own, else where all do."""
+    from dovetail.cli import recipes
+
+    return Path(network).parent if network.endswith(YAML) else recipes.folder()
+
+
 def _label(budget: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in budget)
 
@@ -201,6 +216,7 @@ def _show(plan: Mapping[str, Any]) -> None:
     """The decisions, and what they add up to."""
     first = next(iter(plan["limits"]))
     rows = [_row(layer, first) for layer in plan["decisions"]]
+    rows += [(name, numbers.DASH, reason, *[numbers.DASH] * 3) for name, reason in plan.get("unpriced", {}).items()]
     title = "Plan" if (width := plan.get("width")) is None else f"Plan: {width:g} of the channels, all layers dense"
     table(title, ["layer", "shape", "becomes", "dense", "then", "best"], rows, left=3)
     for name, limit in plan["limits"].items():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dovetail.cli import evidence, networks, recipes
 from dovetail.cli.materials import Sets, build_method, fitted
-from dovetail.cli.schema import Recipe, read
+from dovetail.cli.schema import Recipe
 from dovetail.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ def floating(program: Program, reasons: Mapping[str, str]) -> dict[str, str]:
 
 def start_of(name: str, path: Path) -> Start:
     """The committed network of the recipe `name` beside the one in `path`, its hash checked."""
-    other = path.with_name(f"{name}.yaml")
-    target = recipes.result_path(other, read(other).evidence)
+    target = recipes.result_path(recipes.find(str(path.with_name(f"{name}.yaml"))))
     committed = evidence.read(target)
     program = networks.load(str(evidence.program_file(committed, target)))
     return Start(name, program, committed["program"]["sha256"], int(committed["epochs"]), float(committed["hours"]))
@@ -96,13 +96,13 @@ def _drawn(sets: Sets, count: int, seed: int) -> Iterator[Tensor]:
 
 def _require_same(recipe: Recipe, start: Program, sets: Sets) -> None:
     """The start must stand for the recipe's network and see images as the recipe does."""
-    told, dense = start.metadata, fitted(recipe.dense, sets)
-    original = told.get("original") or {}
+    told, dense = partial(networks.told, start), fitted(recipe.dense, sets)
+    original = told("original")
     pairs = {
-        "network": ((original.get("name"), original.get("options")), (dense.name, dense.options)),
-        "data": (told.get("data"), sets.name),
-        "mean": (told.get("mean"), list(sets.mean)),
-        "std": (told.get("std"), list(sets.std)),
+        "network": (original and (original.name, original.options), (dense.name, dense.options)),
+        "data": (told("data"), sets.name),
+        "mean": (told("mean"), tuple(sets.mean)),
+        "std": (told("std"), tuple(sets.std)),
     }
     for name, (its, ours) in pairs.items():
         if its != ours:

@@ -12,6 +12,7 @@ from dovetail.report import Layer, Left, Page, Point, Ratio, Section, Variant
 
 if TYPE_CHECKING:
     from dovetail.program.program import Program
+    from dovetail.report.data import Group
     from dovetail.report.fits import Fitted
 
 OURS, OURS_DENSE, SAME, SELF = "dovetail", "dovetail-dense", "-same", "_self"
@@ -27,7 +28,8 @@ class Entry:
     Attributes:
         accuracy: percent on the test set, the mean over seeds.
         races: the JSON of its races; the plain one first. Of the dense original: those in other runtimes (`SELF`).
-        thin: a dense network, one point of the curve that compressed ones must beat.
+        thin: a dense network of fewer channels or layers, in f32 or int8: a point of a curve that compressed ones must
+            beat.
     """
 
     name: str
@@ -109,17 +111,23 @@ def rows_of(race: Json) -> list[Json]:
     return [row for row in race["rows"] if row["case"] == race["rows"][0]["case"]]
 
 
-def fastest(race: Json, dtype: str) -> Json | None:
-    """The row of the fastest peer of a type that runs the original network."""
-    found = [
-        row
-        for row in rows_of(race)
-        if row["dtype"] == dtype
-        and not row["target"].endswith(SAME)
-        and not row["target"].startswith(OURS)
-        and row["target"] not in ORIENTATION
-    ]
+def fastest(race: Json, dtype: str, ours: str | None = None) -> Json | None:
+    """The row of the fastest peer of a type that runs the original network; `ours` is a target of our engine that does.
+
+    In a race of a network in the runtimes themselves (`SELF`) that is `OURS`, in others `OURS_DENSE`.
+    """
+    found = [row for row in rows_of(race) if _kind(row) == dtype and (row["target"] == ours or _is_rival(row))]
     return min(found, key=lambda row: row["median_ms"], default=None)
+
+
+def _is_rival(row: Json) -> bool:
+    target = row["target"]
+    return SAME not in target and not target.startswith(OURS) and target not in ORIENTATION
+
+
+def _kind(row: Json) -> str:
+    """A network of which some layers stayed in floating point computes in int8."""
+    return "int8" if "int8" in row["dtype"].split("+") else str(row["dtype"])
 
 
 def latency(race: Json, target: str, dtype: str | None = None) -> float | None:
@@ -162,29 +170,42 @@ def _ratios(entry: Entry) -> Iterable[Ratio]:
 
 
 def _points(dense: Entry, entries: Sequence[Entry]) -> Iterable[Point]:
-    """Ours, the dense original at its best in f32 and int8, and the thinner dense networks at theirs."""
+    """Ours; the dense original and the thinner dense networks in the fastest runtime in f32 and int8, ours included."""
     for entry in entries:
-        for race in entry.races:
-            yield from _points_of(entry, race)
+        yield from _thin_points(entry) if entry.thin else _our_points(entry)
     originals = [race for entry in entries for race in entry.races if not _is_self(race)]
     for race in (*dense.races, *originals)[:1]:
-        yield from _peer_points(dense.name, dense.accuracy, race, "dense")
+        yield from _best_points(dense, race, "dense", OURS if _is_self(race) else OURS_DENSE)
 
 
-def _points_of(entry: Entry, race: Json) -> Iterable[Point]:
-    if _is_self(race):
-        yield from _peer_points(entry.name, entry.accuracy, race, "thin")
-    elif entry.accuracy is not None and (ours := latency(race, OURS)) is not None:
-        yield Point(entry.name, "ours", ours, entry.accuracy)
+def _our_points(entry: Entry) -> Iterable[Point]:
+    for race in entry.races:
+        if not _is_self(race) and entry.accuracy is not None and (ours := latency(race, OURS)) is not None:
+            yield Point(entry.name, "ours", ours, entry.accuracy)
 
 
-def _peer_points(name: str, accuracy: float | None, race: Json, group: Any) -> Iterable[Point]:
-    """In f32 and int8, both with what this race measured on one and the same network; `accuracy` where it did not."""
-    best, int8 = fastest(race, "f32"), fastest(race, "int8")
-    if best is not None and (found := best.get("accuracy", accuracy)) is not None:
-        yield Point(name, group, best["median_ms"], found)
+def _thin_points(entry: Entry) -> Iterable[Point]:
+    """From its race in the runtimes themselves; where there is none, on our engine beside its original."""
+    race = next((race for race in entry.races if _is_self(race)), None)
+    if race is not None:
+        yield from _best_points(entry, race, "thin", OURS)
+        return
+    for row in (row for race in entry.races[:1] for row in rows_of(race) if row["target"] == OURS):
+        if (found := row.get("accuracy", entry.accuracy)) is not None:
+            yield Point(entry.name, "int8" if _kind(row) == "int8" else "thin", row["median_ms"], found)
+
+
+def _best_points(entry: Entry, race: Json, group: Group, ours: str) -> Iterable[Point]:
+    """In f32 and int8, both with what this race measured on one and the same network; f32 else with the entry's.
+
+    Of a network that is in int8 itself only this.
+    """
+    best, int8 = fastest(race, "f32", ours), fastest(race, "int8", ours)
+    own = _is_self(race) and any(row["target"] == OURS and _kind(row) == "int8" for row in rows_of(race))
+    if not own and best is not None and (found := best.get("accuracy", entry.accuracy)) is not None:
+        yield Point(entry.name, group, best["median_ms"], found)
     if int8 is not None and int8.get("accuracy") is not None:
-        yield Point(f"{name} int8", "int8", int8["median_ms"], int8["accuracy"])
+        yield Point(entry.name if own else f"{entry.name} int8", "int8", int8["median_ms"], int8["accuracy"])
 
 
 def _section(entry: Entry, before: Sequence[layers.Row], *, timed: bool) -> Section:

@@ -48,7 +48,7 @@ class Material:
     def file(self) -> Path:
         """What the network is read from, its hash checked."""
         find = evidence.weights_file if self.from_weights else evidence.program_file
-        return find(self.result, recipes.result_path(self.path, self.recipe.evidence))
+        return find(self.result, recipes.result_path(self.path))
 
     def facts(self, file: Path) -> dict[str, Any]:
         """What the result of a paper says of it."""
@@ -221,8 +221,7 @@ def _require_common_size(names: tuple[str, ...], path: Path) -> None:
 
 def _material(name: str) -> Material:
     path = recipes.find(name)
-    recipe = read(path)
-    return Material(name, path, recipe, evidence.read(recipes.result_path(path, recipe.evidence)))
+    return Material(name, path, read(path), evidence.read(recipes.result_path(path)))
 
 
 def _packed(material: Material, folder: Path, data: Path | None) -> Path:

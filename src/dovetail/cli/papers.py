@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from dovetail.cli.schema import Part, part_in, suggest
+from dovetail.cli.schema import YAML, Part, folder_of, part_in, suggest
 from dovetail.errors import RecipeError
 
 OURS = "ours"
@@ -118,15 +118,13 @@ def known_marks(marks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def folder() -> Path:
-    """`benchmarks/papers` in the working folder, else in the checkout that this package is run from."""
-    here = Path("benchmarks/papers")
-    checkout = Path(__file__).resolve().parents[3] / here
-    return here if here.is_dir() or not checkout.is_dir() else checkout
+    """`benchmarks/papers`, here or in the checkout."""
+    return folder_of("benchmarks/papers")
 
 
 def find(name: str) -> Path:
     """The file of a paper, by name or path; `RecipeError` suggests the nearest name."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(YAML):
         return Path(name)
     known = {path.stem: path for path in sorted(folder().glob("*.yaml"))}
     if name not in known:

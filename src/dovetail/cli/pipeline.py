@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail import files
-from dovetail.cli import integers, recipes
+from dovetail.cli import integers, networks, recipes
 from dovetail.cli.materials import (
     Sets,
     build_method,
@@ -92,7 +92,7 @@ def take_further(
     """What a recipe makes of its packed start, without training, and the data."""
     sets = open_sets(recipe.data, recipe.dense.name, root, seed)
     made = integers.converted(recipe, start.program, sets, seed, root)
-    told = describe(recipe, name, sets, start.program.metadata.get("left"))
+    told = describe(recipe, name, sets, networks.told(start.program, "left"))
     began = {"start": start.recipe, "start_sha256": start.sha256, "floating": made.metadata["floating"]}
     return replace(made, metadata=told | began), sets
 
@@ -118,15 +118,16 @@ def dense_like(program: Program, root: Path | None) -> Program:
     """
     import torch
 
-    from dovetail.cli.networks import input_shape, original_of
     from dovetail.program.lower import lower
 
-    network = original_of(program)
+    network = networks.original_of(program)
     try:
         model = build_network(network, root)
     except (DataError, RecipeError):
         model = build_network(network.model_copy(update={"weights": None, "trained": None}), root)
-    return lower(model.eval(), torch.zeros(input_shape(program)), metadata={"network": network.model_dump(mode="json")})
+    return lower(
+        model.eval(), torch.zeros(networks.input_shape(program)), metadata={"network": network.model_dump(mode="json")}
+    )
 
 
 def given_plan(layers: Mapping[str, Mapping[str, Any] | str]) -> Plan | None:

@@ -41,6 +41,7 @@ class Call:
         case: of the benchmarks, which the written recipe and its packed network get; None: none.
         peers: of which the fastest is 1x of a latency.
         model: the dense network.
+        folder: of recipes, in which its weights were found where another one has trained them.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Call:
     model: nn.Module
     sets: Sets
     held_out: Loader
+    folder: Path
     case: str | None = None
 
     @classmethod
@@ -68,6 +70,7 @@ class Call:
         seed: int,
         root: Path | None,
         peers: tuple[str, ...],
+        folder: Path,
         case: str | None = None,
     ) -> Call:
         """With the network, its data and the teacher, if there is one: what is missing is missed now."""
@@ -83,7 +86,7 @@ class Call:
         model = build_network(network, root).eval()
         require_fit(model, network.name, sets)
         build_method(recipe.method, root, sets)
-        return cls(recipe, asked, budget, target, threads, seed, root, peers, model, sets, sets.held_out, case)
+        return cls(recipe, asked, budget, target, threads, seed, root, peers, model, sets, sets.held_out, folder, case)
 
     @property
     def notes(self) -> Path:
@@ -189,39 +192,27 @@ class Call:
         """The packed network of the written recipe."""
         from dovetail.cli import pipeline, recipes
 
-        recipe = recipes.with_weights(read(self.target), recipes.folder())
+        whole = read(self.target).model_copy(update={"runs": self.recipe.runs})  # what is written names no folder
+        recipe = recipes.with_weights(whole, self.folder)
         done = pipeline.train(recipe, self.target.stem, self.seed, self.root)
         program = pipeline.pack_trained(recipe, self.target.stem, done)
         program.save(self.packed)
         return program
 
     def achieved(self, plan: Mapping[str, Any], program: Program) -> dict[str, Any]:
-        """Accuracy on held-out images, a race in processes of its own, and each layer's time in the plan's seconds.
-
-        The dense network is profiled in the same minutes: what its layers take now is what the plan had for them.
-        """
-        import torch
-
+        """What came of the plan, with accuracies on held-out images."""
         from dovetail import fitting
         from dovetail.cli import score
-        from dovetail.program.lower import lower
 
-        images, told, threads = self.images, plan["survey"], plan["survey"]["threads"]
+        told = plan["survey"]
         accuracies = {
             "dense_accuracy": score.through_torch(self.model, self.held_out).accuracy,
             "accuracy": score.through_engine(program, self.held_out).accuracy,
         }
-        raced = fitting.against_peers(program, self.model, images, threads=threads, peers=self.peers)
-        dense = fitting.in_values(lower(self.model, torch.from_numpy(images[:1])), images, int8=self.asked.int8)
-        named = {layer["name"] for layer in plan["decisions"]}
-        now, before = fitting.layer_seconds([program, dense], images[:1], named, threads)
-        scale = told["scale"] * sum(told["layers"].values()) / sum(before.values())
-        if self.asked.machine is not None:
-            raced |= fitting.modelled_costs(program, self.asked.machine, images)
-        came = fitting.came_to(self.asked.budget, told["references"], program, raced) | accuracies
-        came |= fitting.beside(came, plan["predicted"])
-        kept = fitting.kept(came, self.asked.budget.accuracy_drop)
-        return came | {"layers": {name: scale * seconds for name, seconds in now.items()}, "kept": kept}
+        expected = fitting.Expected(
+            plan["predicted"], told["references"], told["layers"], told["scale"], told["threads"]
+        )
+        return fitting.came_of(program, self.model, self.images, self.asked, expected, accuracies, peers=self.peers)
 
     def note(self, plan: Mapping[str, Any], achieved: Mapping[str, Any] | None = None) -> fits.Fitted:
         """Write down the plan, and what came of it once that is known."""
@@ -261,7 +252,8 @@ class Call:
         return zoo.build(network.name, **network.options)
 
     def _write(self, found: Found) -> None:
-        recipe = written(self.recipe)
+        settings = self.recipe.settings.model_copy(update={"seeds": (self.seed,)})
+        recipe = written(self.recipe.model_copy(update={"settings": settings}))
         method, name = dict(recipe["method"]) | {"quantize": self.asked.int8}, self.recipe.network.name
         if found.width is None:
             title = f"{name} within {self.budget}: a format for each layer by what it costs here"
@@ -317,7 +309,7 @@ def free(target: Path) -> Path:
 
 def written(recipe: Recipe) -> dict[str, Any]:
     """A recipe as a file has it: what other recipes have trained by their names, without folders and its own case."""
-    data = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"runs", "case", "evidence", "weights"})
+    data = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"runs", "case", "weights"})
     for network in (data["network"], data.get("original"), (data["method"].get("teacher") or {}).get("network")):
         if network and network.get("trained"):
             network.pop("weights", None)
@@ -348,7 +340,8 @@ def _told(measured: Survey) -> dict[str, Any]:
 
 def _plan_of(found: Found) -> dict[str, Any]:
     """As a recipe writes it: layers in their order, with what differs from the format's defaults."""
-    return {d.name: d.reason if d.spec is None else _short(d.spec.to_json()) for d in found.decisions}
+    decided = {d.name: d.reason if d.spec is None else _short(d.spec.to_json()) for d in found.decisions}
+    return {**decided, **found.unpriced}
 
 
 def _short(spec: Mapping[str, Any]) -> dict[str, Any]:

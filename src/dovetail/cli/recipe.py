@@ -91,7 +91,7 @@ def run(name: Name, /, *, overrides: Set = (), threads: Threads = None, data: Da
     )
     evidence.write(result, target)
     say(json.dumps(result, indent=1))
-    if file.stat().st_size > evidence.LARGEST:
+    if file.stat().st_size > evidence.LARGEST[file.suffix]:
         say(f"{file.name} has {file.stat().st_size / 1e6:.1f} MB: too large to commit, pack it anew where it is needed")
     say(f"wrote {target}" + ("" if label == path.stem else f", for --set makes it another recipe than {path.stem}"))
 
@@ -127,7 +127,7 @@ def verify(name: Name, /, *, threads: Threads = None, data: DataFolder = None) -
 
 def _verify(path: Path, threads: int | None, data: Path | None) -> None:
     recipe = recipes.with_weights(read(path), path.parent)
-    target = recipes.result_path(path, recipe.evidence)
+    target = recipes.result_path(path)
     committed = evidence.read(target)
     file = evidence.program_file(committed, target)
     program = networks.load(str(file))
@@ -193,12 +193,15 @@ def _require_same_start(recipe: Recipe, path: Path, program: Program) -> None:
     """What the network was made from must still be what its recipe names: by its result, its file may be missing."""
     told, began = program.metadata, recipe.network
     if recipe.start is not None:
-        other, same = recipe.start, recipes.result_of(path, recipe.start)["program"]["sha256"] == told["start_sha256"]
+        other, now = recipe.start, recipes.result_of(path, recipe.start)["program"]["sha256"]
+        then = told.get("start_sha256")
     elif began.trained is not None:
-        other, same = began.trained, recipes.trained_sha256(began) == told.get("trained_sha256")
+        other, now, then = began.trained, recipes.trained_sha256(began), told.get("trained_sha256")
     else:
         return
-    if not same:
+    if then is None:
+        raise Failed(f"{path.stem}: its packed network was not made from {other}, as the recipe now says; run it again")
+    if now != then:
         raise Failed(f"{path.stem}: {other}, from which it was made, has another result now; run it again")
 
 
@@ -227,7 +230,7 @@ def differing_allowed(images: int) -> int:
 def _outcome(recipe: Recipe, path: Path) -> tuple[str, Path]:
     """Name and evidence file of what is run: with overrides that change the result never those of the recipe itself."""
     if (change := _digest(recipe)) == _digest(read(path)):
-        return path.stem, recipes.result_path(path, recipe.evidence)
+        return path.stem, recipes.result_path(path)
     label = f"{path.stem}-custom-{change}"
     log.info("--set makes this another recipe than %s; it is called %s and kept in %s", path.stem, label, recipe.runs)
     return label, Path(recipe.runs) / f"{label}.json"
@@ -235,7 +238,7 @@ def _outcome(recipe: Recipe, path: Path) -> tuple[str, Path]:
 
 def _digest(recipe: Recipe) -> str:
     """Of all in a recipe that its result depends on."""
-    told = recipe.model_dump(mode="json", exclude={"title", "runs", "evidence"})
+    told = recipe.model_dump(mode="json", exclude={"title", "runs"})
     for name in ("threads", "checkpoint_minutes", "device", "record"):
         del told["settings"][name]
     (told["method"]["teacher"] or {}).pop("remember", None)
@@ -305,7 +308,7 @@ def _compare(name: str, committed: Mapping[str, Any], found: Mapping[str, float]
 
 def _row(path: Path) -> tuple[str, str, str]:
     recipe = read(path)
-    target = recipes.result_path(path, recipe.evidence)
+    target = recipes.result_path(path)
     if not target.is_file():
         return path.stem, recipe.title, "not run yet"
     data = evidence.read(target)

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.cli import evidence
-from dovetail.cli.schema import Network, Recipe, read, suggest
+from dovetail.cli.schema import YAML, Network, Recipe, folder_of, suggest
 from dovetail.errors import RecipeError
 
 
 def folder() -> Path:
-    """`recipes` in the working folder, else in the checkout that this package is run from."""
-    here = Path("recipes")
-    checkout = Path(__file__).resolve().parents[3] / "recipes"
-    return here if here.is_dir() or not checkout.is_dir() else checkout
+    """`recipes`, here or in the checkout."""
+    return folder_of("recipes")
 
 
 def listed() -> list[Path]:
@@ -25,7 +23,7 @@ def listed() -> list[Path]:
 
 def find(name: str) -> Path:
     """The file of a recipe, by name or path; `RecipeError` suggests the nearest name."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(YAML):
         if not Path(name).is_file():
             raise RecipeError(f"there is no recipe file {name}")
         return Path(name)
@@ -35,14 +33,14 @@ def find(name: str) -> Path:
     return known[name]
 
 
-def result_path(recipe: Path, file: str | None = None) -> Path:
-    """Where a recipe's result stands: `results/<recipe>.json` beside it, or the evidence file it names."""
-    return recipe.parent / "results" / (file or f"{recipe.stem}.json")
+def result_path(recipe: Path) -> Path:
+    """Where a recipe's result stands: `results/<recipe>.json` beside it."""
+    return recipe.parent / "results" / f"{recipe.stem}.json"
 
 
 def control_accuracy(recipe: Path, control: str) -> float | None:
     """Mean test accuracy of the dense control, or None where it has not been run."""
-    path = result_path(recipe.with_name(control))
+    path = result_path(recipe.with_name(f"{control}.yaml"))
     return statistics.fmean(evidence.read(path)["accuracy"]) if path.is_file() else None
 
 
@@ -76,8 +74,11 @@ def located(network: Network, *folders: Path) -> Network:
     recipe = next((path for path in known if path.is_file()), None)
     if recipe is None:
         told = " or ".join(dict.fromkeys(str(folder) for folder in folders))
-        raise RecipeError(f"network {network.name!r} is trained by {network.trained}, but no such recipe is in {told}")
-    target = _result_of(recipe)
+        raise RecipeError(
+            f"network {network.name!r} is trained by {network.trained}, but no such recipe is in {told}; bring "
+            "it there, with its result and weights, or repeat `dovetail fit` where that wrote this one"
+        )
+    target = result_path(recipe)
     return network.model_copy(update={"weights": str(evidence.weights_file(evidence.read(target), target))})
 
 
@@ -88,8 +89,4 @@ def trained_sha256(network: Network) -> str | None:
 
 def result_of(recipe: Path, other: str) -> dict[str, Any]:
     """What stands in the result of the recipe `other` beside `recipe`."""
-    return evidence.read(_result_of(recipe.with_name(f"{other}.yaml")))
-
-
-def _result_of(recipe: Path) -> Path:
-    return result_path(recipe, read(recipe).evidence)
+    return evidence.read(result_path(recipe.with_name(f"{other}.yaml")))

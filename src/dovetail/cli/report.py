@@ -119,15 +119,14 @@ def _choose(network: str | None) -> tuple[str, Found]:
 
 def _packed(found: tuple[Path, Recipe, dict[str, Any]]) -> Path:
     """Where the packed network of a result should be."""
-    path, recipe, result = found
-    return recipes.result_path(path, recipe.evidence).with_name(result["program"]["file"])
+    path, _, result = found
+    return recipes.result_path(path).with_name(result["program"]["file"])
 
 
 def _results() -> list[tuple[Path, Recipe, Path]]:
     found = []
     for path in recipes.listed():
-        recipe = read(path)
-        target = recipes.result_path(path, recipe.evidence)
+        recipe, target = read(path), recipes.result_path(path)
         if target.is_file():
             found.append((path, recipe, target))
     return found
@@ -202,7 +201,7 @@ def _rank(found: tuple[Path, Recipe, dict[str, Any]]) -> tuple[int, float, str]:
 def _entry(
     path: Path, recipe: Recipe, result: dict[str, Any], races: dict[str, dict[str, Any]], dense: float
 ) -> pages.Entry:
-    file = evidence.program_file(result, recipes.result_path(path, recipe.evidence))
+    file = evidence.program_file(result, recipes.result_path(path))
     variant = (recipe.case or "/").partition("/")[2]
     return pages.Entry(
         name=variant,
@@ -210,8 +209,16 @@ def _entry(
         accuracy=statistics.fmean(result["accuracy"]),
         races=[races[case] for case in (recipe.case, f"{recipe.case}{pages.SELF}") if case in races],
         note="; ".join(filter(None, (_differing(recipe), _against(result, dense)))),
-        thin=recipe.method.name == "thin",
+        thin=_is_thin(path, recipe),
     )
+
+
+def _is_thin(path: Path, recipe: Recipe) -> bool:
+    """Dense as it was trained, or the whole numbers of such a one of another shape than the original."""
+    if recipe.start is None or recipe.method.name != "int8":
+        return recipe.method.name == "thin"
+    start = read(path.with_name(f"{recipe.start}.yaml"))
+    return start.method.name == "thin" and start.network != start.dense
 
 
 def _against(result: dict[str, Any], dense: float) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,6 +27,7 @@ from dovetail.errors import RecipeError
 Seeds = tuple[int, ...]
 Channels = tuple[float, ...]
 CASE = r"^[^/]+/[^/]+$"
+YAML = (".yaml", ".yml")
 FILE_NAME = re.compile(r"[^/\\]+")
 
 
@@ -46,6 +48,15 @@ def _specs_or_reasons(layers: Any) -> Any:
     return layers
 
 
+def _in_same_folder(name: str) -> str:
+    if not FILE_NAME.fullmatch(name):
+        raise ValueError("give the name of a recipe in the same folder")
+    return name
+
+
+RecipeName = Annotated[str, AfterValidator(_in_same_folder)]
+"""Of another recipe, without its folder and ending."""
+
 Layers = Annotated[dict[str, dict[str, Any] | str], BeforeValidator(_specs_or_reasons)]
 """Layer name or glob → a spec (`{format: tucker, rank_in: 8, rank_out: 8}`), or why the layer stays dense; later
 entries win."""
@@ -64,7 +75,7 @@ class Network(Part):
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
-    trained: str | None = None
+    trained: RecipeName | None = None
 
     @property
     def random(self) -> bool:
@@ -81,8 +92,6 @@ class Network(Part):
     @field_validator("trained")
     @classmethod
     def _one_start(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and not FILE_NAME.fullmatch(value):
-            raise ValueError("give the name of a recipe in the same folder")
         if value is not None and info.data.get("weights") is not None:
             raise ValueError("give weights or trained, not both")
         return value
@@ -180,21 +189,19 @@ class Recipe(Part):
             the first seed, beside the result. Only where every layer stays as it was built: the method thin.
         case: `<network>/<variant>` of the benchmarks.
         runs: folder of checkpoints, per seed `<runs>/<recipe>-s<seed>`.
-        evidence: file name under the results folder; `<recipe>.json` where left out.
     """
 
     title: str = ""
     network: Network
-    start: str | None = None
+    start: RecipeName | None = None
     original: Network | None = None
     data: Data
     method: Method
     settings: Settings = Settings()
-    control: str | None = None
+    control: RecipeName | None = None
     weights: Literal["int8"] | None = None
     case: str | None = Field(None, pattern=CASE)
     runs: str = "runs"
-    evidence: str | None = None
 
     @property
     def dense(self) -> Network:
@@ -229,6 +236,13 @@ def validated(kind: type[AnyPart], data: Any, where: str) -> AnyPart:
         return kind.model_validate(data)
     except ValidationError as error:
         raise RecipeError(f"{where}: {'; '.join(_explain(e, kind) for e in error.errors())}") from None
+
+
+def folder_of(name: str) -> Path:
+    """A folder of such files: in the working folder, else in the checkout that this package is run from."""
+    here = Path(name)
+    checkout = Path(__file__).resolve().parents[3] / here
+    return here if here.is_dir() or not checkout.is_dir() else checkout
 
 
 def part_in(path: Path, kind: type[AnyPart], what: str) -> AnyPart:
@@ -273,6 +287,8 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise RecipeError(f"{path}: a recipe is a mapping of keys such as network, data and method")
     base = data.get("base")
+    if base and not (isinstance(base, str) and FILE_NAME.fullmatch(base)):
+        raise RecipeError(f"{path}: base: give the name of a recipe in the same folder (got {base!r})")
     own = {key: value for key, value in data.items() if key != "base"}
     return merge(_layers(path.with_name(f"{base}.yaml"), (*above, path)), own) if base else own
 

@@ -8,12 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from dovetail.cli.schema import Layers, Network, Part, part_in, suggest
+from dovetail.cli.schema import YAML, Layers, Network, Part, folder_of, part_in, suggest
 from dovetail.errors import RecipeError
 from dovetail.peers import PEERS
 from dovetail.peers.machine import portable
-
-YAML = (".yaml", ".yml")
 
 
 class Variant(Part):
@@ -134,10 +132,8 @@ class Case:
 
 
 def folder() -> Path:
-    """`benchmarks/networks` in the working folder, else in the checkout that this package is run from."""
-    here = Path("benchmarks/networks")
-    checkout = Path(__file__).resolve().parents[3] / here
-    return here if here.is_dir() or not checkout.is_dir() else checkout
+    """`benchmarks/networks`, here or in the checkout."""
+    return folder_of("benchmarks/networks")
 
 
 def listed() -> list[Path]:

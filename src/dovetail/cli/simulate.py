@@ -172,20 +172,28 @@ def _meet(network: Network, machines: Machines, program: Program, where: Images)
         "images": len(given),
         "batch": where.batch,
     }
-    case = str(program.metadata.get("case") or "")
+    case = networks.told(program, "case") or ""
     return Met(Network(network.name, network.path, case), machines, layers, about)
 
 
 def _inputs(network: Network, program: Program, where: Images) -> tuple[np.ndarray, str]:
     """The images, and where they are from, in words."""
     if where.file is not None:
-        given = read_input(where.file, program)
-        return given[: where.count], where.file.name
-    if program.metadata.get("data") is None:
+        return _some(read_input(where.file, program), where.count, where.file), where.file.name
+    if networks.told(program, "data") is None:
         raise RecipeError(f"{network.path} does not say what data it was made for; give images with --inputs")
     sets, count = networks.sets_of(program, None, where.data), where.count or 1
     source = f"the first {count} test images" if count > 1 else "the first test image"
     return _first(sets.test, count), f"{source} of {sets.name}"
+
+
+def _some(given: np.ndarray, count: int | None, file: Path) -> np.ndarray:
+    """As many images of a file as are wanted, or all."""
+    if count is None:
+        return given
+    if (held := len(given) if given.ndim else 0) < count:
+        raise RecipeError(f"--images {count}: {file} has {held}")
+    return given[:count]
 
 
 def _first(batches: Iterable[tuple[Any, Any]], count: int) -> np.ndarray:

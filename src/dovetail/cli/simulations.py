@@ -88,17 +88,23 @@ class Pair:
         return self._takes(fingerprint, self.effects)
 
     def add(self, done: Layer | Effect, fingerprint: str) -> None:
-        """One more layer or effect; the file has it when this returns."""
+        """One more layer or effect; the file has it when this returns.
+
+        Effects are of all layers together, so with a new layer those that an earlier command found hold no more.
+        """
         from dovetail.accelerators.simulation import Layer
 
+        if isinstance(done, Layer):
+            self._earlier = {mark: entry for mark, entry in self._earlier.items() if "field" not in entry}
         entries = self.layers if isinstance(done, Layer) else self.effects
         entries.append({"fingerprint": fingerprint, **done.to_json()})
         self._save(complete=False)
 
     def finish(self) -> None:
-        """Nothing more comes. Effects that an earlier command found still hold where all layers are the same."""
-        if not self.effects and self.reused == len(self.layers):
-            self.effects = [entry for entry in self._earlier.values() if "field" in entry]
+        """Nothing more comes. Effects that an earlier command found still hold where it had these very layers."""
+        left = list(self._earlier.values())
+        if not self.effects and all("field" in entry for entry in left):
+            self.effects = left
         self._earlier = {}
         self._save(complete=True)
 

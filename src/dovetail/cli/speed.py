@@ -17,6 +17,12 @@ from dovetail.cli.schema import plain_data
 from dovetail.errors import DataError, RecipeError
 
 TARGETS = Path("benchmarks/targets.yaml")
+SHOWN: Mapping[str, Mapping[str, Any]] = {
+    "rows": {"case": str, "target": str, "dtype": str, "median_ms": int | float},
+    "ratios": {"case": str, "ours": str, "peer": str, "value": int | float},
+    "noise": {"case": str, "value": int | float, "median": int | float},
+}
+"""What entries of a race must have."""
 PAGE = """# Speed
 
 Every ratio in `benchmarks/results`, collected by `dovetail speed --out docs/speed.md`: peer time / our time, so that
@@ -54,10 +60,21 @@ def read_races(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         race = read_race(path)
         try:
-            races[race["rows"][0]["case"]] = race
-        except (KeyError, IndexError, TypeError) as error:
+            races[_case(race)] = race
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise DataError(f"{path} is no race result ({error!r}); restore it or remove it and race again") from None
     return races
+
+
+def _case(race: Mapping[str, Any]) -> str:
+    """Of a race, with all that is shown of it; `KeyError`, `TypeError` or `ValueError` where that is not there."""
+    _machine(race["machine"])
+    for part, kinds in SHOWN.items():
+        for entry in race.get(part, ()) if part == "noise" else race[part]:
+            for name, kind in kinds.items():
+                if not isinstance(entry[name], kind) or (name == "case" and "/" not in entry[name]):
+                    raise ValueError(f"{name} of {part} is {entry[name]!r}")
+    return str(race["rows"][0]["case"])
 
 
 def read_targets(path: Path) -> dict[str, float]:

@@ -41,13 +41,25 @@ class Arena:
     size: int
     ours: tuple[tuple[int, int], ...]
 
+    @property
+    def room(self) -> int:
+        """Bytes from the base on."""
+        return len(self.memory) - (self.base - _address(self.memory))
 
-def place(buffers: Iterable[Buffer]) -> Arena:
-    """An arena in which every buffer has its place; `EngineError` where there is not so much memory."""
+
+def place(buffers: Iterable[Buffer], other: Arena | None = None) -> Arena:
+    """An arena in which every buffer has its place; `EngineError` where there is not so much memory.
+
+    It takes the memory of the `other` one where that suffices: of a plan that does not run at the same time.
+    """
     ordered = sorted(buffers, key=lambda buffer: buffer.first or 0)
     size = _apart(ordered) if watched() else plan_arena(ordered)
     end = max((b.offset + b.size + b.overrun for b in ordered), default=0)
-    memory, base = _allocate(4 * round_up(end))
+    needed = 4 * round_up(end)
+    if other is not None and other.room >= needed and not watched():
+        memory, base = other.memory, other.base
+    else:
+        memory, base = _allocate(needed)
     start = base - _address(memory)
     if not watched():
         return Arena(memory, base, 4 * size, ((0, len(memory)),))

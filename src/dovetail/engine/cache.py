@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 from collections.abc import Mapping
 from functools import cache
@@ -12,21 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from dovetail import files
+from dovetail.engine.peaks import cache_sizes
 from dovetail.errors import EngineError
 
-CACHE_VERSION = 12
-CACHE_VARIABLE = "DOVETAIL_CACHE"
+CACHE_VERSION = 13
+CPU = Path("/proc/cpuinfo")
+TRAITS = (
+    "vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU variant", "CPU part", "CPU revision",
+)  # fmt: skip
+"""Lines of `CPU` that tell processors of one name apart: of x86, then of ARM, where there may be no name."""
+
 _log = logging.getLogger(__name__)
 
 Times = dict[str, Any]  # work → kernel → seconds; nothing of it has been checked
 
 
-def cache_file() -> Path:
-    """Where tuning results are kept between runs."""
-    folder = (
-        os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
-    )
-    return Path(folder) / "tuning.json"
+def cache_file() -> Path | None:
+    """Where tuning results are kept between runs, if anywhere."""
+    folder = files.cache_folder()
+    return None if folder is None else folder / "tuning.json"
 
 
 def load_times() -> Times:
@@ -43,32 +46,39 @@ def load_times() -> Times:
 
 def save_times(times: Mapping[str, Any]) -> None:
     """Add to what the file knows; a cache that cannot be written is no error."""
-    path, known = cache_file(), _load_all(quietly=True)
-    known[cpu_model()] = {**known.get(cpu_model(), {}), **times}
+    if (path := cache_file()) is None:
+        return
     try:
         files.make_folder(path.parent, error=EngineError)
-        files.write(path, json.dumps({"version": CACHE_VERSION, "cpus": known}), error=EngineError)
+        with files.locked(path.parent, name=f".{path.name}.lock", wait=True, error=EngineError):
+            known = _load_all(quietly=True)
+            known[cpu_model()] = {**known.get(cpu_model(), {}), **times}
+            files.write(path, json.dumps({"version": CACHE_VERSION, "cpus": known}), error=EngineError)
     except EngineError as error:
         _log.info("the tuning cache %s cannot be written: %s", path, error)
 
 
 @cache
 def cpu_model() -> str:
-    """The CPU's name, as far as the system tells."""
+    """The CPU's name and what tells apart those of one name, as far as the system says."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = [line.partition(":")[::2] for line in CPU.read_text().splitlines()]
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    said = [(name.strip(), value.strip()) for name, value in lines]
+    names = [value for name, value in said if name == "model name"]
+    traits = dict.fromkeys(f"{name} {value}" for name, value in said if name in TRAITS)  # of all kinds of cores
+    caches = [f"{level} {size >> 10} KiB" for level, size in cache_sizes().items()]
+    return ", ".join([*(names[:1] or [platform.processor() or platform.machine()]), *traits, *caches])
 
 
 def _load_all(*, quietly: bool = False) -> dict[str, Times]:
     """CPU → what was found on it."""
-    why = ""
+    why, path = "", cache_file()
+    if path is None:
+        return {}
     try:
-        data = json.loads(cache_file().read_text())
+        data = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -80,5 +90,5 @@ def _load_all(*, quietly: bool = False) -> dict[str, Times]:
     if not why and not (isinstance(cpus, dict) and all(isinstance(times, dict) for times in cpus.values())):
         why = "it holds no times; layers are timed anew"
     if why and not quietly:
-        _log.warning("ignoring the tuning cache %s: %s", cache_file(), why)
+        _log.warning("ignoring the tuning cache %s: %s", path, why)
     return {} if why or cpus is None else cpus

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -179,13 +179,12 @@ def _pooled(b: Builder, call: CodeCall, *, average: int) -> View:
     y, image = call.result(b), _as_image(x)
     height, width = image.shape[2:]
     attributes = call.node.attributes
-    kernel = attributes.get("kernel", (height, width))
     windows = {} if average == 2 else _window_fields(attributes)
     out = y.shape[2:] if len(y.shape) == 4 else (1, 1)
     target = y.strides if len(y.shape) == 4 else (*y.strides[:1], y.strides[-1], 0)
-    count = max(height * width, math.prod(kernel))
-    ratios = np.array([0.0, *(ratio(call.tensor(), call.output, n) for n in range(1, count + 1))], np.float32)
     include = int(average == 1 and attributes["include_pad"])
+    counts = _counts(call, height * width, average, include)
+    ratios = np.array([ratio(call.tensor(), call.output, n) if n else 0.0 for n in counts], np.float32)
     b.clear_halo(y)
     b.emit(
         "pool2d_int8", {"x": x, "ratios": b.constant(ratios)}, {"y": y}, disjoint=True, images=image.shape[0],
@@ -195,6 +194,14 @@ def _pooled(b: Builder, call: CodeCall, *, average: int) -> View:
         include_pad=include, x_zero=call.tensor().zero, **_limits(call),
     )  # fmt: skip
     return y
+
+
+def _counts(call: CodeCall, pixels: int, average: int, include: int) -> Sequence[int]:
+    """How many codes a window may have, from 0 on; where all count as having the same, that alone."""
+    if average == 0:
+        return [0]
+    window = math.prod(call.node.attributes.get("kernel", (pixels,)))
+    return [window] if include else range(min(pixels, window) + 1)
 
 
 def _limits(call: CodeCall) -> dict[str, Any]:

@@ -60,8 +60,12 @@ def compile_graph(
     *,
     isa: str,
     threads: int,
+    other: Compiled | None = None,
 ) -> Compiled:
-    """Compile for the given symbolic dimensions; `choices` names a candidate for every weight op."""
+    """Compile for the given symbolic dimensions; `choices` names a candidate for every weight op.
+
+    The memory of `other`, which never runs at the same time, is taken for this one, too, where it suffices.
+    """
     native = require_native()
     shapes = graph.bind(**dims)
     builder = Builder(native.lanes(isa), threads, _halos(program, graph, dims, choices))
@@ -72,7 +76,8 @@ def compile_graph(
     for i, name in enumerate(graph.outputs):
         target = _slot(shapes[name], len(graph.inputs) + i)
         builder.copy(_operand(builder, program, views, name), target, disjoint=True)
-    return _finish(native, builder, isa, tuple(shapes[name] for name in graph.outputs), within)
+    arena = None if other is None else other.arena
+    return _finish(native, builder, isa, tuple(shapes[name] for name in graph.outputs), within, arena)
 
 
 def _emit(
@@ -274,11 +279,18 @@ def _slot(shape: Shape, slot: int) -> View:
     return View(Buffer(0, slot=slot), shape, contiguous_strides(shape))
 
 
-def _finish(native: Any, b: Builder, isa: str, output_shapes: tuple[Shape, ...], within: Mapping[str, str]) -> Compiled:
+def _finish(
+    native: Any,
+    b: Builder,
+    isa: str,
+    output_shapes: tuple[Shape, ...],
+    within: Mapping[str, str],
+    other: Arena | None = None,
+) -> Compiled:
     """Place the buffers and hand all steps to the native side."""
     buffers = {v.buffer for step in b.steps for v in step.pointers.values()}
     in_arena = [buffer for buffer in buffers if buffer.slot is None and buffer.address is None]
-    arena = place(in_arena)
+    arena = place(in_arena, other)
     plan = native.Plan()
     plan.reserve_scratch(b.scratch)
     for step in b.steps:

@@ -14,6 +14,7 @@ from dovetail.engine.builder import Builder, activation_fields
 from dovetail.engine.conv import Epilogue, Geometry, evenly, plane_fields
 from dovetail.engine.lanes import blocks_of, lane_blocks
 from dovetail.engine.layout import Planes, View
+from dovetail.program.integer import touches_codes
 from dovetail.program.ops import complete
 from dovetail.program.program import Activation, Graph, Node, Program
 
@@ -30,9 +31,11 @@ class Expansion:
 
 
 def expansion_of(program: Program, graph: Graph, node: Node) -> Node | None:
-    """The 1x1 convolution whose output only this node reads, if that is what makes its input, completed."""
+    """The 1x1 convolution over real numbers whose output only this node reads, if that makes its input, completed."""
     maker = next((other for other in graph.nodes if other.output == node.inputs[0]), None)
     if maker is None or maker.op != "conv2d" or maker.epilogue.residual or node.epilogue.residual:
+        return None
+    if touches_codes(maker, graph):
         return None
     read = sum(other.reads().count(maker.output) for other in graph.nodes) + graph.outputs.count(maker.output)
     maker = complete(maker)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from dovetail.errors import EngineError
 
 ISA_VARIABLE = "DOVETAIL_ISA"
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,30 @@ def native_status() -> NativeStatus:
     return NativeStatus(True, have, wanted, "native kernels")
 
 
+def make_pool(threads: int) -> Any:
+    """So many threads, of which the caller is one; `EngineError` where the system does not give them."""
+    try:
+        return require_native().Pool(threads)
+    except (RuntimeError, MemoryError) as error:
+        raise EngineError(f"{threads} threads cannot be started here ({error}); give fewer") from None
+
+
 def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use: those it is bound to, and no more than its control group has time for."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(bound, _quota(CONTROL_GROUPS))))
+
+
+def _quota(groups: Path) -> float:
+    """Cores' worth of time in each period; infinite without a limit."""
+    try:
+        if (both := groups / "cpu.max").exists():
+            time, period = both.read_text().split()
+        else:
+            time, period = ((groups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(time) / int(period) if int(time) > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):  # of "max", too
+        return math.inf
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.arena import aligned_copy
-from dovetail.engine.native import choose_isa, require_native
+from dovetail.engine.native import choose_isa, make_pool, require_native
 
 ROWS, VECTORS, STEPS = 4, 3, 16  # as in peak.inl
 ROUNDS = 256  # sums of as many rounds stay within 32 bits
@@ -93,7 +93,7 @@ class _Machine:
 
     def __init__(self, isa: str, threads: int, seconds: float, repeats: int) -> None:
         self.native, self.isa, self.threads = require_native(), isa, threads
-        self.pool = self.native.Pool(threads)
+        self.pool = make_pool(threads)
         self.lanes = self.native.lanes(isa)
         self.seconds, self.repeats = seconds, repeats
 

@@ -101,6 +101,12 @@ def resolve(
     return resolved
 
 
+def place_of(program: Program, graph: Graph, dims: Mapping[str, int], node: Node) -> Place:
+    """Where a node, completed, applies its weight, and whether a candidate could take the place of others before it."""
+    before, coded = bool(makers_of(program, graph, node)), touches_codes(node, graph)
+    return place(node, program.shapes(graph, dims), expanded=before and not coded, chained=before and coded)
+
+
 @dataclass
 class Tuner:
     """Times the candidates of single nodes; remembers what it found on disk.
@@ -109,6 +115,7 @@ class Tuner:
         rounds: in which every candidate has its turn; `runs`: of a turn.
         patience: seconds for all turns of a candidate. Long runs, as of large batches, are repeated less: what disturbs
             them is a small part of them.
+        known: times by what was timed, those of the cache among them; `found`: those that are not in it yet.
     """
 
     program: Program
@@ -121,9 +128,7 @@ class Tuner:
     runs: int = 8
     patience: float = 0.25
     known: Times = field(default_factory=load_times)
-
-    def __post_init__(self) -> None:
-        self._changed = False
+    found: Times = field(default_factory=dict)
 
     def best(self, node: Node, *, alone: bool = False) -> AnyCandidate:
         """The fastest candidate; the only one without timing. `alone`: of those that take no other node's place."""
@@ -140,8 +145,7 @@ class Tuner:
             if times is not None:
                 _log.info("node %r: what the tuning cache says of it is stale or damaged; it is timed anew", node.name)
             times = self._times(node, found)
-            self.known[key] = times
-            self._changed = True
+            self.known[key] = self.found[key] = times
         return names[min(times, key=lambda name: times[name])]
 
     def named(self, name: str, node: Node) -> AnyCandidate:
@@ -161,16 +165,12 @@ class Tuner:
         return composed(found, parts)
 
     def _place(self, node: Node) -> Place:
-        before = makers_of(self.program, self.graph, node)
-        coded = touches_codes(node, self.graph)
-        shapes = self.program.shapes(self.graph, self.dims)
-        return place(node, shapes, expanded=bool(before) and not coded, chained=bool(before) and coded)
+        return place_of(self.program, self.graph, self.dims, node)
 
     def _composed(self, whole: AnyCandidate, node: Node) -> AnyCandidate | None:
         """The candidate with the fastest kernel for each of its parts by itself; None where it cannot take one."""
         tuner, nodes = self._parts(whole, node)
         parts = [tuner.best(part, alone=True) for part in nodes]
-        self._changed |= tuner._changed
         if not parts:
             return whole
         return composed(whole, parts) if by_rows(whole, parts) else None
@@ -189,9 +189,10 @@ class Tuner:
         return replace(self, program=split, graph=split.graph)
 
     def save(self) -> None:
-        """Keep the findings; a cache that cannot be written is no error."""
-        if self._changed:
-            save_times(self.known)
+        """Keep the findings, unless threads were missing; a cache that cannot be written is no error."""
+        if self.found and self.pool.here:
+            save_times(self.found)
+            self.found.clear()
 
     def _times(self, node: Node, found: Sequence[AnyCandidate]) -> dict[str, float]:
         """Least seconds of the node alone by each candidate, its inputs hot.
@@ -203,12 +204,15 @@ class Tuner:
         graph = graph_of(self.graph, *before, node)
         slots = _slots(graph, self.dims)
         choices = {maker.name: self.best(maker, alone=True) for maker in before}
-        compiled = {c.name: self._compile(graph, {**choices, node.name: c}) for c in found}
+        compiled: dict[str, Compiled] = {}
+        for candidate in found:  # they take turns in the memory of the largest so far
+            largest = max(compiled.values(), key=lambda other: other.arena.room, default=None)
+            compiled[candidate.name] = self._compile(graph, {**choices, node.name: candidate}, largest)
         best = dict.fromkeys(compiled, math.inf)
         began = time.monotonic()
         for round_ in range(self.rounds):
-            for name, candidate in compiled.items():
-                best[name] = min(best[name], self._least(candidate, {*choices, node.name}, slots))
+            for name, plan in compiled.items():
+                best[name] = min(best[name], self._least(plan, {*choices, node.name}, slots))
             if round_ and time.monotonic() - began > self.patience * len(compiled):
                 break
         return best
@@ -217,8 +221,9 @@ class Tuner:
         """The nodes whose place a candidate takes, too, if one does."""
         return makers_of(self.program, self.graph, node) if any(c.expands for c in found) else []
 
-    def _compile(self, graph: Graph, choices: Mapping[str, AnyCandidate]) -> Compiled:
-        return compile_graph(self.program, graph, self.dims, choices, isa=self.isa, threads=self.pool.threads)
+    def _compile(self, graph: Graph, choices: Mapping[str, AnyCandidate], other: Compiled | None) -> Compiled:
+        threads = self.pool.threads
+        return compile_graph(self.program, graph, self.dims, choices, isa=self.isa, threads=threads, other=other)
 
     def _least(self, compiled: Compiled, nodes: Set[str], slots: Sequence[np.ndarray]) -> float:
         addresses, began = [array.ctypes.data for array in slots], time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.compile import Compiled, compile_graph
-from dovetail.engine.native import choose_isa, cores, native_module, require_native, warn_without_native
+from dovetail.engine.native import choose_isa, cores, make_pool, native_module, require_native, warn_without_native
 from dovetail.engine.schedule import Schedule, resolve
+from dovetail.engine.turns import Turns
 from dovetail.errors import EngineError, InputError
 from dovetail.program import reference
 from dovetail.program.program import Program, format_shape
@@ -57,8 +57,8 @@ class Session:
             Otherwise Winograd's filtering, too, is tried on the 3x3 layers on whose own weights its rounding error is
             at most ten times that of direct convolution, both against float64.
 
-    Calls from several threads are served one after another; for more, make several sessions. The plans of the last few
-    input shapes are kept, each with its own arena and weights.
+    Calls from several threads are served one after another; for more, make several sessions. A forked child runs on the
+    calling thread alone. The plans of the last few input shapes are kept, each with its own arena and weights.
 
     Raises:
         EngineError: the ISA, thread count or schedule is impossible here.
@@ -78,7 +78,7 @@ class Session:
         self._given, self._exact = schedule, exact
         self._compiled: dict[Shapes, _Ready] = {}
         self._latest: _Ready | None = None
-        self._lock = threading.Lock()
+        self._turns = Turns()
         if native_module() is None:
             if isa or schedule:
                 require_native()
@@ -86,7 +86,7 @@ class Session:
             self.isa, self._pool = "reference", None
         else:
             self.isa = choose_isa(isa)
-            self._pool = require_native().Pool(self.threads)
+            self._pool = make_pool(self.threads)
 
     def __call__(self, *inputs: Any) -> Any:
         """The output of the network, a tuple where there are several; float32.
@@ -97,7 +97,7 @@ class Session:
         if self._pool is None:
             return reference.run(self.program, *(_as_array(x, name) for x, name in zip(inputs, self._names(inputs))))
         arrays = self._check(inputs)
-        with self._lock:
+        with self._turns.lock:
             compiled = self._compile(arrays).compiled
             outputs = _outputs(compiled)
             compiled.plan.run(self._pool, _addresses((*arrays, *outputs)))
@@ -123,18 +123,18 @@ class Session:
                 )
                 raise InputError(f"input {name!r} ({told}) cannot be bound; give a contiguous numpy array of float32")
         if self._pool is None:
-            return Bound(self._lock, tuple(arrays), *_referred(self.program, arrays))
-        with self._lock:
+            return Bound(self._turns, tuple(arrays), *_referred(self.program, arrays))
+        with self._turns.lock:
             compiled = self._compile(arrays).compiled
             outputs = _outputs(compiled)
         run = partial(compiled.plan.run, self._pool, _addresses((*arrays, *outputs)))
-        return Bound(self._lock, tuple(arrays), outputs, run, compiled)
+        return Bound(self._turns, tuple(arrays), outputs, run, compiled)
 
     def compile(self, *shapes: tuple[int, ...]) -> None:
         """Choose kernels and plan memory for inputs of these shapes now, rather than at the first call."""
         self._names(shapes)
         if self._pool is not None:
-            with self._lock:
+            with self._turns.lock:
                 self._compile_for(tuple(tuple(shape) for shape in shapes))
 
     @property
@@ -148,7 +148,7 @@ class Session:
 
     def memory(self) -> dict[str, int]:
         """Bytes of the arena and of the weights in the layouts of the chosen kernels, over all compiled shapes."""
-        parts = [ready.compiled for ready in self._compiled.values()]
+        parts = [ready.compiled for ready in list(self._compiled.values())]
         return {"arena": sum(c.arena.size for c in parts), "weights": sum(c.constant_bytes for c in parts)}
 
     def profile(self, *inputs: Any, runs: int = 20) -> list[LayerTime]:
@@ -157,7 +157,7 @@ class Session:
         if runs < 1:
             raise EngineError(f"a profile of {runs} runs says nothing; give at least 1")
         arrays = self._check(inputs)
-        with self._lock:
+        with self._turns.lock:
             compiled = self._compile(arrays).compiled
             outputs = _outputs(compiled)
             slots = _addresses((*arrays, *outputs))
@@ -215,7 +215,7 @@ class Bound:
         outputs: what the last run gave, float32; the next one overwrites it.
     """
 
-    _lock: threading.Lock
+    _turns: Turns
     inputs: tuple[np.ndarray, ...]
     outputs: tuple[np.ndarray, ...]
     _run: Callable[[], None]
@@ -223,7 +223,7 @@ class Bound:
 
     def run(self) -> None:
         """Run once on what the inputs hold now; as calls of the session, one after another."""
-        with self._lock:
+        with self._turns.lock:
             self._run()
 
 

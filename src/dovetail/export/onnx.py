@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dovetail import files
-from dovetail.errors import DovetailError, UnsupportedOp
+from dovetail.errors import DovetailError, UnsupportedOp, install_hint
 from dovetail.formats.layer import appear
 from dovetail.program.lower import dynamic_batch, evaluation_copy, example_inputs, explain, fixed_batch, watched
 
@@ -100,9 +100,7 @@ def _require_exporter() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise DovetailError(
-            f"ONNX export needs {error.name}; install it with: pip install 'dovetail[export]'"
-        ) from None
+        raise DovetailError(f"ONNX export needs {error.name}: {install_hint('export')}") from None
 
 
 @contextlib.contextmanager

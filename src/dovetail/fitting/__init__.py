@@ -10,15 +10,13 @@ from dovetail.fitting.fits import (
     SENSITIVE,
     Fit,
     as_array,
-    beside,
-    came_to,
     first_images,
     fit,
-    kept,
     on_machine,
 )
 from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.modelled import came_to as modelled_costs
+from dovetail.fitting.outcomes import Expected, came_of, came_to, kept
 from dovetail.fitting.rehearsals import Rehearsal, raced_as_surveyed, rehearse
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, layer_seconds, survey
 from dovetail.fitting.widths import choose_width, width_within
@@ -27,13 +25,14 @@ __all__ = [
     "CALIBRATION",
     "SENSITIVE",
     "Asked",
+    "Expected",
     "Fit",
     "Modelled",
     "Rehearsal",
     "Survey",
     "against_peers",
     "as_array",
-    "beside",
+    "came_of",
     "came_to",
     "choose",
     "choose_width",

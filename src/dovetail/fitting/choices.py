@@ -7,14 +7,14 @@ import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from dovetail.accelerators.machine import machine_named
-from dovetail.engine.cache import CACHE_VERSION, cache_file
+from dovetail.engine.cache import CACHE_VERSION, cache_file, cpu_model
 from dovetail.engine.layer_times import LayerTimer
 from dovetail.engine.native import choose_isa, cores, require_native
 from dovetail.errors import BudgetError, SpecError
@@ -34,13 +34,15 @@ from dovetail.formats.base import Packed, Spec
 from dovetail.formats.layer import numpy
 from dovetail.formats.values import INT8
 from dovetail.methods import METHODS, Kept, Method, Plan
+from dovetail.methods.base import weight_layers
+from dovetail.methods.kernels import bases_of
 from dovetail.methods.mixed import STAGED
 from dovetail.peers.machine import machine
 from dovetail.program.layers import LayerShape
 from dovetail.program.quantize import whole_form
 from dovetail.search import damage
 from dovetail.search.budget import Budget
-from dovetail.search.candidates import PROPOSERS, Target, geometry, propose
+from dovetail.search.candidates import PROPOSERS, Target, geometry, propose, work
 from dovetail.search.plan import Costs, Found, Priced, Rule, find, require_rule
 from dovetail.search.table import CostTable, Entry
 from dovetail.training.fingerprint import checksum
@@ -49,10 +51,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger("dovetail.fit")
-_HALVED = {"ratio": 0.5, "svd": True}
+_LOW = {"ratio": 0.25, "svd": True}
 PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "tucker": _HALVED,
-    "tdc": _HALVED,
+    "tucker": _LOW,
+    "tdc": _LOW,
     "permdnn": {"size": 2},
     "circnn": {"size": 2},
 }
@@ -60,21 +62,32 @@ PROBES: Final[Mapping[str, Mapping[str, Any]]] = {
 BIAS: Final = 4
 """Bytes, of a layer in whole numbers."""
 PART: Final = Kept("it runs as a part of another layer, in no time of its own")
+UNPRICED: Final = "it has no price of its own: it runs over several rows, or not at all"
 
 
 def open_table(threads: int | None, path: Path | None = None, *, int8: bool) -> CostTable:
-    """The times of layers on this machine with so many threads; in the cache unless `path` says where.
+    """The times of layers on this machine with so many threads; in the cache, if any, unless `path` says where.
 
     Raises:
         DataError: the file is of another machine, or of other kernels.
     """
     isa, values = choose_isa(), "int8" if int8 else "f32"
-    here = {key: value for key, value in machine().items() if key in ("cpu", "cores", "isa")}
+    here = {key: value for key, value in machine().items() if key in ("cores", "isa")}
     count = cores() if threads is None else threads
-    conditions = {**here, "engine_isa": isa, "threads": count, "values": values, "batch": 1, "kernels": CACHE_VERSION}
+    conditions = {
+        "cpu": cpu_model(),
+        **here,
+        "engine_isa": isa,
+        "threads": count,
+        "values": values,
+        "batch": 1,
+        "kernels": CACHE_VERSION,
+    }
     label = f"{zlib.crc32(json.dumps(conditions, sort_keys=True).encode()):08x}"
     name = f"costs-{isa}-{values}-t{count}-{label}.json"
-    return CostTable.open(cache_file().with_name(name) if path is None else path, conditions)
+    if path is None and (kept := cache_file()) is not None:
+        path = kept.with_name(name)
+    return CostTable(conditions) if path is None else CostTable.open(path, conditions)
 
 
 def measured_costs(table: CostTable, measured: Survey, report: Callable[[str], None] = log.info) -> Costs:
@@ -143,6 +156,8 @@ class Asked:
                 raise SpecError("keep=(n, m) is alike in every layer, and fit chooses layer by layer; leave it out")
             if name == "penni":
                 _require_penni(options)
+            if name == "escalate" and options.get("depthwise") is not None:
+                raise SpecError("escalate depthwise is for layers that fit has no candidates for; leave it out")
         if len(staged := [name for name in self.makers if name in STAGED]) > 1:
             raise SpecError(f"{' and '.join(staged)} have several phases each and cannot be mixed; leave one out")
         self.trainer()
@@ -205,12 +220,28 @@ def _proposed(
     planned, block = _plan(name, options, model, example).layers, options.get("block", target.block)
     found: dict[str, Sequence[Spec] | Kept] = {}
     for shape in shapes:
-        wanted = _as_wanted(propose(name, shape, replace(target, block=block)), options)
-        specs = [spec for spec in wanted if not (int8 and _runs_dense(shape, spec))]
+        specs = cache(partial(_usable, name, options, shape, replace(target, block=block), int8))
         for layer in shape.layers:
             what = planned.get(layer, Kept("the method does not know it"))
-            found[layer] = what if isinstance(what, Kept) else specs
+            found[layer] = what if isinstance(what, Kept) else specs(_bases(layer, what, options))
     return found
+
+
+def _usable(
+    name: str, options: Mapping[str, Any], shape: LayerShape, target: Target, int8: bool, bases: int | None
+) -> list[Spec]:
+    """What one method could make of layers of one shape, with so many shared kernels where that is asked for."""
+    wanted = _as_wanted(propose(name, shape, target), options, bases)
+    saving = [spec for spec in wanted if work(spec, shape) < shape.macs]
+    return [spec for spec in saving if not (int8 and _runs_dense(shape, spec))]
+
+
+def _bases(layer: str, planned: Spec, options: Mapping[str, Any]) -> int | None:
+    """How many shared kernels a layer has by the options, as its method reads them; None leaves it to the search."""
+    wanted = options.get("bases")
+    if wanted is None or not isinstance(planned, KernelBasisSpec):
+        return None
+    return planned.bases if bases_of(layer, wanted, 0) else None
 
 
 def _plan(name: str, options: Mapping[str, Any], model: nn.Module, example: Tensor) -> Plan:
@@ -239,7 +270,7 @@ def _require_penni(options: Mapping[str, Any]) -> None:
         raise SpecError("penni init='pca_mean' keeps a coefficient of every kernel, and fit prices none; leave it out")
 
 
-def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
+def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any], bases: int | None) -> list[Spec]:
     """Formats as the method's options want them: Tucker's sides folded or not, shared places, scales, bases, shifts."""
     found: list[Spec] = []
     for spec in specs:
@@ -249,7 +280,7 @@ def _as_wanted(specs: Sequence[Spec], options: Mapping[str, Any]) -> list[Spec]:
             own = {name: options[name] for name in ("shared", "asymmetric") if name in options}
             if own.get("shared", 1) > 1 and "block" not in options:
                 own["block"] = 1  # of both one at most is more
-            if spec.bases > 1 and isinstance(bases := options.get("bases"), int):
+            if spec.bases > 1 and bases is not None:
                 own["bases"] = bases
             spec = replace(spec, **own)
         if isinstance(spec, PermutedDiagonalSpec) and (index := options.get("index", "natural")) != "natural":
@@ -301,7 +332,7 @@ def choose(
     open_ = {name: specs for name, specs in candidates.items() if not isinstance(specs, Kept) and specs}
     price = _priced(table, measured, modelled, limits, report)
     _price_all(measured, candidates, price, report)
-    fixed = {name: _beyond(name, measured, price) for name in limits}
+    fixed = {name: _beyond(name, measured, modelled, price) for name in limits}
 
     def found_with(spoils: Callable[[str, Spec], float], price: Costs, fixed: Mapping[str, float]) -> Found:
         return find(
@@ -317,7 +348,8 @@ def choose(
         again = partial(found_with, spoils)
         plan, factors = rehearsed(plan, rehearse, again, price, measured.shapes, candidates, report)
     priced = _times_behind(measured, candidates, table, factors) if "latency" in limits else ()
-    plan = replace(plan, priced=priced)
+    unpriced = {name: UNPRICED for name in weight_layers(model) if name not in measured.layers}
+    plan = replace(plan, priced=priced, unpriced=unpriced)
     if plan.changed:
         asked.trainer().plan(model, first, plan.plan())  # what it would refuse is refused now
     return plan
@@ -355,13 +387,14 @@ def alone(shapes: Sequence[LayerShape]) -> list[LayerShape]:
     return [replace(shape, layers=(name,)) for shape in shapes for name in shape.layers]
 
 
-def _beyond(cost: str, measured: Survey, price: Costs) -> float:
-    """What the network costs beyond its layers; nothing else multiplies, nor is on models of machines."""
-    if cost in (*COSTS, "macs"):
-        return 0.0
+def _beyond(cost: str, measured: Survey, modelled: Modelled | None, price: Costs) -> float:
+    """What the network costs beyond the layers that have a price; a model of a machine knows layers alone."""
     if cost == "latency":
         return measured.rest
-    return measured.bytes - sum(price(shape, None)[cost] * shape.count for shape in measured.shapes)
+    if modelled is not None and cost in COSTS:
+        return sum((modelled.costs(name, None)[cost] for name in modelled.layers if name not in measured.layers), 0.0)
+    whole = measured.bytes if cost == "bytes" else measured.macs
+    return whole - sum(price(shape, None)[cost] * shape.count for shape in measured.shapes)
 
 
 def _priced(

@@ -17,16 +17,16 @@ from dovetail.engine.session import Session
 from dovetail.errors import BudgetError, SpecError
 from dovetail.fitting.choices import Asked, choose, open_table, references
 from dovetail.fitting.modelled import Modelled
-from dovetail.fitting.modelled import came_to as modelled_costs
+from dovetail.fitting.outcomes import Expected, came_of
 from dovetail.fitting.rehearsals import raced_as_surveyed, rehearse
-from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, stored_bytes, survey
+from dovetail.fitting.surveys import CALIBRATION, Survey, in_values, survey
 from dovetail.fitting.widths import Build, choose_width
 from dovetail.methods import Int8, Method
 from dovetail.peers.peer import DEFAULT
-from dovetail.program.counts import count
 from dovetail.program.lower import lower
 from dovetail.search.budget import Budget
 from dovetail.search.plan import Found, Rule
+from dovetail.training.batches import require_anew
 from dovetail.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class Fit:
         survey: what was measured of the dense network.
         compression: of the training; None where only a plan was wanted, or there was nothing to gain.
         program: the packed network, likewise.
-        achieved: `latency` of the packed network in seconds, raced in a process of its own, `rival_seconds` of the
-            fastest dense network beside it, `bytes`, `macs`, where a machine is named `cycles` and `energy` of an image
-            on its model, and of all costs that the budget limits what it allows there, `bounds`; `accuracy` and
-            `dense_accuracy`, of the network as it was handed in, on the validation data in percent.
+        achieved: as `came_of` tells it; accuracies are of the validation data.
         drop: points of accuracy that it may lose.
         model: what was trained: the network that was handed in, or a thinner one.
     """
@@ -69,7 +66,7 @@ class Fit:
     @property
     def met(self) -> bool | None:
         """Whether everything that the budget limits keeps to it; None where nothing was trained."""
-        return None if self.achieved is None else all(kept(self.achieved, self.drop).values())
+        return None if self.achieved is None else all(self.achieved["kept"].values())
 
 
 def fit(
@@ -101,8 +98,10 @@ def fit(
     Args:
         model: trained, dense, on the CPU; training changes it, but for method "thin", which trains another.
         budget: limits on latency, bytes or multiplications, and the accuracy that they may take.
-        train: batches of images and labels; the first of them calibrate int8, as many as the method wants.
-        validate: batches held out: sensitivity is measured on the first of them, accuracy on all.
+        train: batches of images and labels, as `compress` takes them; the first of them calibrate int8, as many as the
+            method wants.
+        validate: batches held out, which can be iterated anew, too: sensitivity is measured on the first of them,
+            accuracy on all.
         method: "block", "tucker", "tdc", "magnitude", "penni", "escalate", "permdnn" or "circnn"; "mixed" may take
             another one in every layer, and "thin" is the widest network that keeps to the budget, with dense layers.
         options: of the method, such as epochs; of "mixed" the methods with theirs, as `Mixed` takes them.
@@ -124,9 +123,12 @@ def fit(
         MachineError: the machine is not known, or cannot run a layer.
         SpecError: nothing is known of the method's candidates, it does not take these options, or lacks `build`.
         DataError: the file of costs is of another machine.
+        TrainingError: `train` or `validate` can be iterated only once.
     """
     import torch
 
+    require_anew(train, "training")
+    require_anew(validate, "validation")
     asked = Asked(budget, method, options or {}, rule, margin, int8, machine)
     if (build is None) == (method == "thin"):
         raise SpecError("build makes networks of other widths: method thin needs it, and no other takes it")
@@ -172,17 +174,17 @@ def _carried_out(
     """The plan with what came of it: trained, packed, raced and scored."""
     from dovetail.api import compress
 
-    trainer, threads = asked.trainer(), planned.survey.threads
+    trainer, measured = asked.trainer(), planned.survey
     plan = planned.found.plan() if planned.found.changed else None
     trained = compress(model, trainer, train=train, validate=validate, plan=plan, teacher=teacher, settings=settings)
     program = _packed(model, images[:1], train, trainer, int8=asked.int8)
-    raced = against_peers(program, dense, images, threads=threads, peers=peers)
-    runs = {"dense_accuracy": _torch(dense), "accuracy": Session(program, threads=threads)}
-    accuracies = {name: _accuracy(run, validate) for name, run in runs.items()}
-    if asked.machine is not None:
-        raced |= modelled_costs(program, asked.machine, images)
-    achieved = came_to(asked.budget, references(planned.survey, modelled), program, raced) | accuracies
-    achieved |= beside(achieved, planned.found.predicted)
+    accuracies = {
+        "dense_accuracy": _accuracy(_torch(dense), validate),
+        "accuracy": _accuracy(Session(program, threads=measured.threads), validate),
+    }
+    shares = references(measured, modelled)
+    expected = Expected(planned.found.predicted, shares, measured.layers, measured.scale, measured.threads)
+    achieved = came_of(program, dense, images, asked, expected, accuracies, peers=peers)
     return replace(planned, compression=trained, program=program, achieved=achieved)
 
 
@@ -203,30 +205,6 @@ def on_machine(asked: Asked, model: nn.Module, images: np.ndarray, memory: Path 
         return None
     program = in_values(lower(model.eval(), torch.from_numpy(images[:1])), images, int8=asked.int8)
     return Modelled.of(machine_named(asked.machine), program, images, int8=asked.int8, memory=memory)
-
-
-def came_to(
-    budget: Budget, references: Mapping[str, float], program: Program, raced: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Costs of the packed network beside `bounds`, what the budget allows; shares are of the rival of the same race."""
-    now = {**references, "latency": raced["rival_seconds"]}
-    return {**raced, "bytes": stored_bytes(program), "macs": count(program).macs, "bounds": budget.bounds(now)}
-
-
-def beside(achieved: Mapping[str, Any], predicted: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Of each limited cost `off`, by what share of its prediction it differs, and `used`, its share of the bound."""
-    bounds = achieved["bounds"]
-    return {
-        "off": {name: achieved[name] / predicted[name] - 1 for name in bounds},
-        "used": {name: achieved[name] / bound for name, bound in bounds.items()},
-    }
-
-
-def kept(achieved: Mapping[str, Any], drop: float | None) -> dict[str, bool]:
-    """Cost or "accuracy" → whether it keeps to the budget; those that it limits."""
-    found = {name: achieved[name] <= bound for name, bound in achieved["bounds"].items()}
-    lost = achieved["dense_accuracy"] - achieved["accuracy"]
-    return found if drop is None else {"accuracy": lost <= drop + 1e-9, **found}
 
 
 def first_images(batches: Loader, count: int) -> list[Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from dovetail.accelerators import simulation
+from dovetail.accelerators import identity, simulation
 from dovetail.accelerators.machine import Machine
 from dovetail.accelerators.parts import as_convolutions
 from dovetail.errors import BudgetError
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dovetail.program.program import Program
 
 COSTS: Final = ("cycles", "energy")
-VERSION: Final = 1
-"""Of the models, as far as counts that are kept depend on them."""
 IMAGES: Final = 4
 """Whose zeros a machine meets; a cost is of one image, their mean."""
 
@@ -65,7 +63,8 @@ class Modelled:
             program: packed as it computes, in whole numbers or not.
             images: `(N, C, H, W)`, normalised; the first ones are taken.
             int8: formats are brought to whole numbers.
-            memory: file of what layers cost, whose name gets a digest of the network; None keeps none.
+            memory: file of what layers cost, whose name gets a digest of the network and of the models' sources; None
+                keeps none.
 
         Raises:
             MachineError: the machine cannot run a layer of such a shape.
@@ -74,8 +73,8 @@ class Modelled:
         some = images[:IMAGES]
         layers = simulation.recorded(program, some)
         simulation.require([machine], layers)
-        met = f"{zlib.crc32(''.join(layer.digest for layer in layers).encode()):08x}"
-        conditions = {"machine": machine.to_json(), "layers": met, "images": len(some), "version": VERSION}
+        met = f"{zlib.crc32(''.join([identity.code(), *(layer.digest for layer in layers)]).encode()):08x}"
+        conditions = {"machine": machine.to_json(), "models": identity.code(), "layers": met, "images": len(some)}
         file = None if memory is None else memory.with_stem(f"{memory.stem}-{met}")
         table = CostTable(conditions) if file is None else CostTable.open(file, conditions)
         return cls(machine, {layer.name: layer for layer in layers}, len(some), int8, table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,6 +53,7 @@ class Survey:
         rival: the fastest dense network in another runtime; ours where there is none.
         rival_seconds: of a run, from the ratio within the race.
         bytes: of all numbers that ours stores, dense; `float_bytes`: in float32.
+        macs: of one image, with those of layers that have no shape here.
     """
 
     shapes: tuple[LayerShape, ...]
@@ -66,12 +67,12 @@ class Survey:
     int8: bool
     bytes: float
     float_bytes: float
+    macs: float
 
     @property
     def references(self) -> dict[str, float]:
         """What shares of a budget are of."""
-        macs = sum(shape.macs * shape.count for shape in self.shapes)
-        return {"latency": self.rival_seconds, "bytes": self.float_bytes, "macs": float(macs)}
+        return {"latency": self.rival_seconds, "bytes": self.float_bytes, "macs": self.macs}
 
 
 def survey(
@@ -106,24 +107,24 @@ def survey(
     program = lower(model.eval(), torch.from_numpy(images[:1]))
     shapes = tuple(layer_shapes(program))
     named = {name for shape in shapes for name in shape.layers}
-    dense, light = (in_values(one, images, int8=int8) for one in (program, anchor(program)))
+    dense, light = (in_values(one, images, int8=int8) for one in (program, anchor(program, named)))
     raced = against_peers(
         light, model, images[:CALIBRATION], threads=threads, peers=peers, blocks=blocks, report=report
     )
     heavy, least = layer_seconds([dense, light], images[:1], named, threads)
     means = {name: sum(heavy[n] for n in shape.layers) / shape.count for shape in shapes for name in shape.layers}
-    layers = {node.name: means[node.name] for node in program.graph.nodes if node.name in named}
+    nodes = [node.name for graph in program.run_by(program.graph) for node in graph.nodes]
+    layers = {name: means[name] for name in nodes if name in named}
     rest, scale = line((sum(least.values()), raced["latency"]), (sum(heavy.values()), raced["dense"]))
     return Survey(
         shapes, layers, rest, scale, raced["dense"], raced["rival"], raced["rival_seconds"], threads, int8,
-        stored_bytes(dense), stored_bytes(program),
+        stored_bytes(dense), stored_bytes(program), float(count(program).macs),
     )  # fmt: skip
 
 
-def anchor(program: Program) -> Program:
-    """The network with next to nothing left in its layers: beside the dense one the other end of what a run takes."""
-    spec = BlockSparseSpec(density=LEFT)
-    return in_formats(program, dict.fromkeys(program.weights, spec))
+def anchor(program: Program, named: Iterable[str]) -> Program:
+    """The network with next to nothing left in those layers: beside the dense one the other end of what a run takes."""
+    return in_formats(program, dict.fromkeys(named, BlockSparseSpec(density=LEFT)))
 
 
 def in_formats(program: Program, specs: Mapping[str, Spec]) -> Program:

@@ -25,6 +25,7 @@ from dovetail.formats.base import FORMATS, Packed, Shape, Spec, format_named
 Dense = TypeVar("Dense", nn.Conv2d, nn.Linear)
 Appearance = Literal["train", "opaque", "factored"]
 _appearance: ContextVar[Appearance] = ContextVar("appearance", default="train")
+_compiled: Appearance = "train"
 _library: Any = torch.library.Library("dovetail", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("format_layer(Tensor x, str layer, int[] tail, int[] stride, int[] padding, int[] dilation) -> Tensor")
 
@@ -37,6 +38,17 @@ def appear(how: Appearance) -> Iterator[None]:
         yield
     finally:
         _appearance.reset(token)
+
+
+@contextlib.contextmanager
+def compiled_as(how: Appearance) -> Iterator[None]:
+    """Within: in what dynamo compiles, which reads globals, format layers appear as `how`."""
+    global _compiled  # noqa: PLW0603
+    before, _compiled = _compiled, how
+    try:
+        yield
+    finally:
+        _compiled = before
 
 
 class FormatLayer(nn.Module, ABC):
@@ -63,6 +75,11 @@ class FormatLayer(nn.Module, ABC):
         if packed.shape != weight_shape(like):
             raise SpecError(f"a packed weight of shape {packed.shape} does not fit a layer of {weight_shape(like)}")
         return cls(like, packed)
+
+    @property
+    def has_factored_form(self) -> bool:
+        """Whether `factored` differs from what the layer trains with."""
+        return False
 
     @property
     @abstractmethod
@@ -310,8 +327,8 @@ def filled(dense: Dense, weight: Tensor, bias: Tensor | None) -> Dense:
 
 
 def appearance() -> Appearance:
-    """How layers appear now. Dynamo cannot read context variables; what it compiles is what trains."""
-    return "train" if torch.compiler.is_dynamo_compiling() else _appearance.get()
+    """How layers appear now. Dynamo cannot read context variables; what it compiles trains, but in `compiled_as`."""
+    return _compiled if torch.compiler.is_dynamo_compiling() else _appearance.get()
 
 
 def _opaque_meta(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dovetail.errors import DovetailError, InputError, SpecError
-from dovetail.formats.layer import appearance
+from dovetail.formats.layer import FormatLayer, appearance, compiled_as
 
 _library: Any = torch.library.Library("dovetail", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("recurrent_layer(Tensor[] sequences, Tensor[] states, str layer, int width, bool last) -> Tensor")
@@ -184,17 +184,36 @@ class FusedLstm(nn.Module):
         return out
 
 
-def with_fused(model: nn.Module) -> nn.Module:
-    """`model` itself, or a copy of it in which every `Lstm` of dense matrices is fused."""
+def with_fused(model: nn.Module, *, recompose: bool = False) -> nn.Module:
+    """`model` itself, or a copy of it in which every `Lstm` of dense matrices is fused.
+
+    With `recompose` every other `Lstm`, too: its matrices in formats are made dense.
+    """
     if not any(isinstance(module, Lstm) for module in model.modules()):
         return model
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
-        if isinstance(module, Lstm) and all(isinstance(part, nn.Linear) for part in module.children()):
+        if not isinstance(module, Lstm):
+            continue
+        if recompose:
+            _make_dense(module)
+        if all(isinstance(part, nn.Linear) for part in module.children()):
             if not name:
                 return module.fused()
             model.set_submodule(name, module.fused())
     return model
+
+
+def _make_dense(layer: nn.Module) -> None:
+    for name, part in list(layer.named_children()):
+        if isinstance(part, FormatLayer):
+            setattr(layer, name, part.to_dense())
+
+
+def has_factored_form(model: nn.Module) -> bool:
+    """Whether `appear("factored")` changes what the model is made of: a layer's ops, or a loop that is not unrolled."""
+    layers = (module for module in model.modules() if isinstance(module, FormatLayer | Recurrent))
+    return any(isinstance(layer, Recurrent) or layer.has_factored_form for layer in layers)
 
 
 def walk(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *, last: bool) -> Tensor:
@@ -206,7 +225,7 @@ def walk(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *
         states: before the first step.
         last: whether only the state after the last step is wanted.
     """
-    if appearance() == "factored":
+    if appearance() == "factored" and not _is_traced():
         return _scanned(step, sequences, states, last=last)
     made = []
     for steps in zip(*(x.unbind(1) for x in sequences), strict=True):
@@ -215,10 +234,16 @@ def walk(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *
     return states[0] if last else torch.stack(made, dim=1)
 
 
+def _is_traced() -> bool:
+    """Whether `torch.jit.trace` is at work, which knows no scan."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def _scanned(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor], *, last: bool) -> Tensor:
     """As torch's own scan, which exporters do not unroll. Torch has it under this private name only.
 
     What torch has compiled before is forgotten: a scan of a fixed length would be taken for one of any length again.
+    It wants states before the first step that lie in memory as those after it do.
     """
     from torch._higher_order_ops.scan import scan
 
@@ -228,7 +253,9 @@ def _scanned(step: OneStep, sequences: Sequence[Tensor], states: Sequence[Tensor
         after = step(steps, carried)
         return after, after[0].clone()
 
-    after, made = scan(combine, tuple(states), tuple(x.transpose(0, 1) for x in sequences))
+    begin = tuple(state.clone(memory_format=torch.contiguous_format) for state in states)
+    with compiled_as("factored"):
+        after, made = scan(combine, begin, tuple(x.transpose(0, 1) for x in sequences))
     y: Tensor = after[0] if last else made.transpose(0, 1)
     return y
 

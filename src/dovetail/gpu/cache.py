@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,13 @@ from dovetail import files
 from dovetail.errors import GpuError
 
 CACHE_VERSION = 1
-CACHE_VARIABLE = "DOVETAIL_CACHE"
 _log = logging.getLogger(__name__)
 
 
-def cache_file() -> Path:
-    """Beside the engine's tuning cache."""
-    folder = (
-        os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dovetail"
-    )
-    return Path(folder) / "gpu-tuning.json"
+def cache_file() -> Path | None:
+    """Beside the engine's tuning cache, if there is one."""
+    folder = files.cache_folder()
+    return None if folder is None else folder / "gpu-tuning.json"
 
 
 def load(card: str) -> dict[str, str]:
@@ -31,21 +27,26 @@ def load(card: str) -> dict[str, str]:
 
 def save(card: str, work: str, tiles: str) -> None:
     """Add to what the file knows; a cache that cannot be written is no error."""
-    path, known = cache_file(), _all(quietly=True)
-    known.setdefault(card, {})[work] = tiles
+    if (path := cache_file()) is None:
+        return
     try:
         files.make_folder(path.parent, error=GpuError)
-        files.write(path, json.dumps({"version": CACHE_VERSION, "cards": known}), error=GpuError)
+        with files.locked(path.parent, name=f".{path.name}.lock", wait=True, error=GpuError):
+            known = _all(quietly=True)
+            known.setdefault(card, {})[work] = tiles
+            files.write(path, json.dumps({"version": CACHE_VERSION, "cards": known}), error=GpuError)
     except GpuError as error:
         _log.info("the cache of tiles %s cannot be written: %s", path, error)
 
 
 def _all(*, quietly: bool = False) -> dict[str, dict[str, str]]:
     """Card → work → tiles."""
-    why = ""
+    why, path = "", cache_file()
     data: Any = None
+    if path is None:
+        return {}
     try:
-        data = json.loads(cache_file().read_text())
+        data = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -56,7 +57,7 @@ def _all(*, quietly: bool = False) -> dict[str, dict[str, str]]:
     if not why and not _is_table(cards):
         why = "it holds no tiles"
     if why and not quietly:
-        _log.warning("ignoring the cache of tiles %s: %s; layers are timed anew", cache_file(), why)
+        _log.warning("ignoring the cache of tiles %s: %s; layers are timed anew", path, why)
     return {} if why else cards  # type: ignore[return-value]
 
 

@@ -30,6 +30,11 @@ def runs(x: Tensor, *sizes: int) -> bool:
     return not x.is_cuda or torch.cuda.get_device_capability(x.device) >= oldest
 
 
+def under_autocast(device: str) -> bool:
+    """Whether autocast is on; of devices that have none torch refuses the question."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def autocast(tensor: Tensor, device: str) -> Tensor:
     """As autocast treats the operands of a convolution or a linear layer."""
     return tensor.to(torch.get_autocast_dtype(device)) if tensor.dtype in KERNEL_TYPES else tensor

@@ -44,7 +44,7 @@ class Kernels:
         for name, layer in layers.items():
             kind = KERNELS.get(type(layer))
             if kind is None:
-                self.left[name] = f"{type(layer).__name__} has no kernels for GPUs"
+                self.left[name] = _why_left(layer)
                 continue
             self._changed.append((layer, type(layer)))
             _become(layer, kind)
@@ -55,8 +55,10 @@ class Kernels:
         """Back to torch's ops."""
         while self._changed:
             layer, kind = self._changed.pop()
+            if isinstance(layer, TuckerKernels):
+                layer.lay_back()
             _become(layer, kind)
-            for name in ("kernel_precision", "kernel_tiles", "kernel_spectra"):
+            for name in ("kernel_precision", "kernel_tiles", "kernel_strides", "kernel_spectra"):
                 layer.__dict__.pop(name, None)
 
     def __enter__(self) -> Self:
@@ -92,6 +94,12 @@ def _require_tiles(kind: Any, name: str, layer: FormatLayer, tiles: str) -> None
         kind.require_tiles(layer, tiles)
     except GpuError as error:
         raise GpuError(f"layer {name!r}: {error}") from None
+
+
+def _why_left(layer: FormatLayer) -> str:
+    if type(layer) in KERNELS.values():
+        return "it runs on kernels already"
+    return f"{type(layer).__name__} has no kernels for GPUs"
 
 
 def _become(layer: FormatLayer, kind: type[FormatLayer]) -> None:

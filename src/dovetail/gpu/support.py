@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import Final
 
-from dovetail.errors import GpuError
+from dovetail.errors import GpuError, install_hint
 
 INTERPRET: Final = "TRITON_INTERPRET"
 
@@ -28,4 +28,4 @@ INTERPRETED: Final = INSTALLED and os.environ.get(INTERPRET, "0") not in ("", "0
 def require() -> None:
     """`GpuError` that says what to install, unless there is a Triton."""
     if not INSTALLED:
-        raise GpuError("the GPU's kernels need Triton 3.6 or newer (Linux): pip install 'dovetail[gpu]'")
+        raise GpuError(f"the GPU's kernels need Triton 3.6 or newer (Linux): {install_hint('gpu')}")

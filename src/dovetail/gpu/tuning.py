@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
 
+from dovetail.errors import GpuError
 from dovetail.gpu import cache, support
 from dovetail.gpu.cards import FALLBACK, Gpu, described
 
@@ -15,6 +18,7 @@ WORDS = ("auto", "model", "oracle")
 
 _known: dict[str, dict[str, str]] = {}  # card → what the file had, and what was timed since
 Chosen = TypeVar("Chosen")
+_log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=64)
@@ -40,6 +44,19 @@ def keep(gpu: Gpu, device: torch.device, work: str, found: Chosen) -> Chosen:
     kept(gpu, device)[work] = str(found)
     cache.save(name_of(gpu), work, str(found))
     return found
+
+
+def recalled(gpu: Gpu, device: torch.device, work: str, read: Callable[[str], Chosen]) -> Chosen | None:
+    """What was kept for this work, as `read` makes it of text; None where there is nothing, or nothing sound."""
+    known = kept(gpu, device)
+    if work not in known:
+        return None
+    try:
+        return read(known[work])
+    except GpuError as error:
+        _log.warning("ignoring what the cache of tiles says of %s: %s", work, error)
+        del known[work]
+        return None
 
 
 def kept(gpu: Gpu, device: torch.device) -> dict[str, str]:

@@ -34,6 +34,7 @@ from dovetail.methods.base import (
     complete,
     execution_order,
     unplain,
+    weight_layers,
 )
 from dovetail.methods.kernels import (
     Bases,
@@ -309,9 +310,8 @@ class Escalate(Staged):
             if self.shrink:
                 self.channel_map = shrink(model, self._example)
                 self._note_layers(model)
-            for name, what in self._plan.layers.items() if self._rounds else ():
-                if isinstance(what, Kept):
-                    bring_to_grid(model.get_submodule(name))
+            for dense in weight_layers(model).values() if self._rounds else ():
+                bring_to_grid(dense)
 
     def quantization(self) -> Quantization:
         """int8 by calibration alone: bases and coefficients are whole numbers already (but asymmetric ones).

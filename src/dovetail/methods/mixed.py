@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -44,6 +44,8 @@ TRAINS: Final[Mapping[str, Callable[[Spec], bool]]] = {
 """Method → the formats that it trains, of those that can be mixed."""
 STAGED: Final = ("escalate", "penni", "tdc")
 """Of these, those of several phases."""
+REMOVING: Final = ("shrink", "channel_density", "macs_target")
+"""Options of PENNI that take channels away while there are epochs to come."""
 TRAINING: Final = frozenset(f.name for f in fields(SinglePhase))
 """Options of a training in one phase."""
 
@@ -81,15 +83,11 @@ class Mixed(SinglePhase):
             self._members = {name: METHODS[name](**options) for name, options in self.methods.items()}
         except TypeError as error:
             raise SpecError(f"mixed: {error}") from None
-        for name, options in self.methods.items():
-            if name in STAGED and training:
-                told = (
-                    f"mixed: {name} has phases of its own, and {', '.join(sorted(training))} would change none of them"
-                )
-                raise SpecError(f"{told}; give {name} its options")
-            if issubclass(METHODS[name], SinglePhase) and name not in STAGED and (own := TRAINING & set(options)):
-                raise SpecError(f"mixed {name}: {', '.join(sorted(own))} belong to the whole training; give mixed them")
+        for name in self.methods:
+            self._require_phases(name, training)
+        self._require_channels()
         self._active: dict[str, Method] = {}
+        self._own: dict[str, Collection[str]] = {}
         self._before = 0
 
     def plan(self, model: nn.Module, example: Tensor, given: Plan | None = None) -> Plan:
@@ -102,7 +100,7 @@ class Mixed(SinglePhase):
         fixed = given.resolve(model) if given is not None else {}
         proposed = {name: self._proposed(member, model, example) for name, member in self._members.items()}
         owners = {layer: self._owner(layer, fixed.get(layer), proposed) for layer in weight_layers(model)}
-        self._active, layers = {}, dict[str, Spec | Kept]()
+        self._active, self._own, layers = {}, {}, dict[str, Spec | Kept]()
         for name, member in self._members.items():
             own = {n: fixed.get(n, proposed[name].get(n)) for n, owner in owners.items() if owner == name}
             if not own:
@@ -110,7 +108,7 @@ class Mixed(SinglePhase):
             others = dict.fromkeys((layer for layer in owners if layer not in own), Kept("another method's"))
             whole: dict[str, Any] = {**others, **own}
             layers |= {n: what for n, what in member.plan(model, example, Plan(whole)).layers.items() if n in own}
-            self._active[name] = member
+            self._active[name], self._own[name] = member, frozenset(own)
         if not self._active:
             raise SpecError(f"none of {', '.join(self._members)} changes a layer; give a plan, or them their options")
         left = {layer: self._reason(layer, fixed.get(layer), proposed) for layer in owners if layer not in layers}
@@ -124,13 +122,17 @@ class Mixed(SinglePhase):
         return super().phases() if leader is None else self._active[leader].phases()
 
     def begin(self, phase: Phase, model: nn.Module) -> ParamGroups:
-        """Each on its layers."""
+        """Each on its layers; what one gives a learning rate of its own keeps it."""
         self._tell_steps()
         phases = list(self.phases())
         self._before = sum(each.epochs for each in phases[: [each.name for each in phases].index(phase.name)])
-        for name, member in self._active.items():
-            member.begin(phase if name == self._staged() else self._along(), model)
-        return super().begin(phase, model)
+        returned = [
+            group for name, member in self._active.items() for group in member.begin(self._of(name, phase), model)
+        ]
+        own = [group for group in returned if set(group) != {"params"}]
+        taken = {id(parameter) for group in own for parameter in group["params"]}
+        rest = [p for group in super().begin(phase, model) for p in group["params"] if id(p) not in taken]
+        return [*own, {"params": rest}] if rest else own
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """That of the method of several phases, and the penalties of the others."""
@@ -168,7 +170,7 @@ class Mixed(SinglePhase):
         if phase.name == self.phases()[-1].name:
             for name, member in self._active.items():
                 if name != leader:
-                    member.end(self._along(), model)
+                    member.end(self._of(name, phase), model)
         if leader is not None:
             self._active[leader].end(phase, model)
 
@@ -179,10 +181,12 @@ class Mixed(SinglePhase):
         }
 
     def settled(self, model: nn.Module, plan: Plan) -> Plan:
-        """As all of them left it."""
-        for member in self._active.values():
-            plan = member.settled(model, plan)
-        return plan
+        """As each of them left its layers."""
+        layers = dict(plan.layers)
+        for name, member in self._active.items():
+            own = {layer: what for layer, what in plan.layers.items() if layer in self._own[name]}
+            layers |= member.settled(model, Plan(own)).layers
+        return Plan(layers)
 
     def quantization(self) -> Quantization | None:
         """That of a method that ends in whole numbers: the whole network does then."""
@@ -201,6 +205,26 @@ class Mixed(SinglePhase):
         """Inverse of `state_dict`."""
         for name, member in self._active.items():
             member.load_state_dict(state[name])
+
+    def _require_phases(self, name: str, training: Mapping[str, Any]) -> None:
+        """`SpecError` for options that would change no phase, or ask for one that the whole training has not."""
+        options, own = self.methods[name], TRAINING & set(self.methods[name])
+        if name in STAGED and training:
+            told = f"mixed: {name} has phases of its own, and {', '.join(sorted(training))} would change none of them"
+            raise SpecError(f"{told}; give {name} its options")
+        if isinstance(self._members[name], SinglePhase) and name not in STAGED and own:
+            raise SpecError(f"mixed {name}: {', '.join(sorted(own))} belong to the whole training; give mixed them")
+        if options.get("share_epochs"):
+            told = f"mixed {name}: share_epochs are a phase after the others, and a mixed training has none"
+            raise SpecError(f"{told}; values='codebook4' alone rounds at the end")
+
+    def _require_channels(self) -> None:
+        """`SpecError` where PENNI would take channels of layers that others train on: their masks would not fit."""
+        penni, others = self._members.get("penni"), [name for name in self._members if name != "penni"]
+        asked = [option for option in REMOVING if getattr(penni, option, None)]
+        if others and asked:
+            told = f"mixed: penni with {', '.join(asked)} takes channels of layers that {', '.join(others)} train on"
+            raise SpecError(f"{told}; give penni shrink=False, and neither channel_density nor macs_target")
 
     @staticmethod
     def _proposed(member: Method, model: nn.Module, example: Tensor) -> Mapping[str, Spec | Kept]:
@@ -236,10 +260,11 @@ class Mixed(SinglePhase):
             raise SpecError(f"mixed cannot train {' and '.join(found)} at once: both have several phases")
         return found[0] if found else None
 
-    def _along(self) -> Phase:
-        """The one phase of methods that train along, over all epochs."""
-        phases = self.phases()
-        return replace(phases[0], name=self.name, epochs=sum(phase.epochs for phase in phases))
+    def _of(self, name: str, phase: Phase) -> Phase:
+        """A phase as a method knows it: those that train along have one, of their name, over all epochs."""
+        if name == self._staged():
+            return phase
+        return replace(phase, name=name, epochs=sum(each.epochs for each in self.phases()))
 
     def _tell_steps(self) -> None:
         for member in self._members.values():

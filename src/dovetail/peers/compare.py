@@ -110,7 +110,8 @@ class _Contest:
     report: Report
 
     def drop(self, child: Child, error: PeerError) -> None:
-        """Note why a child leaves."""
+        """End a child and note why it leaves: one that was given up would go on computing beside the others."""
+        child.kill()
         self.outcome.absent[child.name] = str(error).removeprefix(f"{child.name}: ")
         self.report(f"left out: {error}")
 
@@ -135,8 +136,7 @@ class _Contest:
                 racing.append(child)
             except PeerError as error:
                 self.drop(child, error)
-        self._measure_accuracy(racing)
-        return racing
+        return self._measure_accuracy(racing)
 
     def _load(self, group: Sequence[Child], example: Path) -> list[Child]:
         for child in group:
@@ -165,20 +165,23 @@ class _Contest:
             raise PeerError(f"{child.name}: {what}")
         return Answers(error, None if np.isfinite(allowed) else agreement.top1_agreement(got, want))
 
-    def _measure_accuracy(self, children: Sequence[Child]) -> None:
-        """On the test images, once per target that is not just the original network in f32."""
+    def _measure_accuracy(self, children: Sequence[Child]) -> list[Child]:
+        """On the test images, once per target that is not just the original network in f32; who is left."""
         if self.questions.test is None:
-            return
+            return list(children)
         test = self._write("test", self.questions.test)
-        first = {child.target.name: child for child in reversed(children) if _is_lossy(child.target)}
-        for child in first.values():
-            self.report(f"accuracy of {child.target.name}")
-            try:
-                outputs = self._outputs(child, test)
-            except PeerError as error:
-                self.drop(child, error)
-                continue
-            self._note_accuracy(child.target, outputs)
+        left: list[Child] = []
+        for child in children:
+            target, measured = child.target, {other.target.name for other in left}
+            if _is_lossy(target) and target.name not in measured:
+                self.report(f"accuracy of {target.name}")
+                try:
+                    self._note_accuracy(target, self._outputs(child, test))
+                except PeerError as error:
+                    self.drop(child, error)
+                    continue
+            left.append(child)
+        return left
 
     def _note_accuracy(self, target: Target, outputs: tuple[np.ndarray, ...]) -> None:
         labels = self.questions.labels

@@ -22,13 +22,24 @@ from dovetail.program.program import BATCH, Program
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dovetail.formats.layer import Appearance
+
 CALIBRATION = 300
 AT_ONCE = 30
 CHECKED = 8
 TESTED = 10_000
 TESTED_OF_DATA = 2_000
-SAME = "-same"
+SAME, FACTORED, FUSED = "-same", "-factored", "-fused"
 Candidates = Iterator[tuple[str, Callable[[], Target]]]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Our network as peers get it, and what joins their names."""
+
+    suffix: str
+    model: nn.Module
+    appearance: Appearance = "train"
 
 
 @dataclass(frozen=True)
@@ -135,20 +146,24 @@ class Entry:
 
     def _candidates(self, peers: Sequence[Peer], dtypes: set[str], folder: Path) -> Candidates:
         """Ours dense and beside, the peers on the original and, for `vs_same`, those of our types on the compressed."""
-        from dovetail.formats.recurrent import with_fused
-
         yield DENSE, partial(self._own_dense, folder)
         if self.beside is not None:
             label, program = f"{BESIDE}-{self.beside[0]}", self.beside[1]
             yield label, partial(engine.target, program, folder, label, "beside")
         for peer in peers:
             yield peer.name, partial(peer.target, self._source(), folder)
-        if self.compressed is None:
-            return
-        same = replace(self._source(), model=with_fused(self.compressed), name="compressed")
+        forms = () if self.compressed is None else tuple(_forms(self.compressed))
         for peer in peers:
-            if peer.dtype in dtypes and peer.same:
-                yield f"{peer.name}{SAME}", partial(peer.target, same, folder, suffix=SAME)
+            for form in forms if peer.dtype in dtypes and peer.same else ():
+                yield f"{peer.name}{SAME}{form.suffix}", partial(self._same, peer, form, folder)
+
+    def _same(self, peer: Peer, form: _Form, folder: Path) -> Target:
+        from dovetail.formats.layer import appear
+
+        source = replace(self._source(), model=form.model, name=f"compressed{form.suffix}")
+        with appear(form.appearance):
+            target = peer.target(source, folder, suffix=SAME + form.suffix)
+        return replace(target, reference="compressed")
 
     def _tensor(self) -> Tensor:
         import torch
@@ -176,6 +191,18 @@ class Entry:
             some = [images[i : i + AT_ONCE] for i in range(0, len(images), AT_ONCE)]
             program = quantize(program, some, keep=known & engine.in_floating_point(self.program))
         return engine.target(program, folder, DENSE, "original")
+
+
+def _forms(model: nn.Module) -> Iterator[_Form]:
+    """As it trains; where that differs, in the factored standard ops of its formats; and with every LSTM fused."""
+    from dovetail.formats.recurrent import Lstm, has_factored_form, with_fused
+
+    fused = with_fused(model)
+    yield _Form("", fused)
+    if has_factored_form(fused):
+        yield _Form(FACTORED, fused, "factored")
+    if any(isinstance(module, Lstm) for module in fused.modules()):
+        yield _Form(FUSED, with_fused(fused, recompose=True))
 
 
 def _opened(program: Program | str | Path) -> Program:

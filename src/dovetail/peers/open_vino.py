@@ -2,7 +2,7 @@
 
 The precision is always stated: left alone, OpenVINO takes bf16 wherever the CPU has it. int8 is NNCF's post-training
 quantization with its defaults (fast bias correction) over all calibration images of the source; "int4" its compression
-of the weights of linear layers alone, 32 of them to a scale.
+of the weights of linear layers alone, 32 of them to a scale, or an output where a layer's inputs are no multiple of 32.
 """
 
 from __future__ import annotations
@@ -96,10 +96,15 @@ def _compress(path: Path, result: Path) -> Path:
     with quietly():
         import nncf
 
-        mode = nncf.CompressWeightsMode.INT4_ASYM
-        graph = openvino.Core().read_model(path)
-        compressed = nncf.compress_weights(graph, mode=mode, ratio=1.0, group_size=32, all_layers=True)
-        openvino.save_model(compressed, result, compress_to_fp16=False)
+        def compressed(group_size: int) -> Any:
+            graph, mode = openvino.Core().read_model(path), nncf.CompressWeightsMode.INT4_ASYM
+            return nncf.compress_weights(graph, mode=mode, ratio=1.0, group_size=group_size, all_layers=True)
+
+        try:
+            made = compressed(32)
+        except nncf.InvalidGroupSizeError:  # a layer has no multiple of 32 inputs
+            made = compressed(-1)
+        openvino.save_model(made, result, compress_to_fp16=False)
     return result
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from dovetail.errors import PeerError
+from dovetail.errors import PeerError, install_hint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Source:
         model: in evaluation mode.
         example: float32, `(batch, ...)`; every target is built for exactly this shape.
         calibration: float32 `(n, ...)` images for post-training quantization, n a multiple of the batch; or None.
-        name: prefix of the exported files, one per network.
+        name: prefix of the exported files, one per network and form of it.
     """
 
     model: nn.Module
@@ -86,8 +86,8 @@ class Peer:
     Attributes:
         needs: the distributions that must be installed, the runtime itself first.
         orientation: shown beside the others but never a baseline (eager torch: beating it is worth nothing).
-        same: also runs our own network for `vs_same`; not torch.compile, which takes longest to build and, at twice
-            the time of the others on decomposed networks, would never be the best.
+        same: also runs our own network for `vs_same`, in every form of it; not torch.compile, which takes longest to
+            build and, at twice the time of the others on decomposed networks, would never be the best.
         asked: takes part where it is named alone: peers for networks of linear layers.
         extra: of Dovetail, that installs what it needs.
         options: further arguments for `load`, JSON data: two rows may be one runtime in two settings.
@@ -106,7 +106,7 @@ class Peer:
     def target(self, source: Source, folder: Path, *, suffix: str = "") -> Target:
         """Export the source's network into `folder`; `PeerError` says why this peer cannot take part."""
         if missing := [name for name in self.needs if find_spec(name) is None]:
-            raise PeerError(f"{self.name}: not installed: {', '.join(missing)}; pip install 'dovetail[{self.extra}]'")
+            raise PeerError(f"{self.name}: not installed: {', '.join(missing)}; {install_hint(self.extra)}")
         try:
             arguments = self._load_module().export(source, folder, self.dtype)
         except PeerError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from dovetail.program.ops import complete
-from dovetail.program.program import BATCH, Node, Program
+from dovetail.program.program import BATCH, SCAN, Node, Program
 
 Ints = tuple[int, ...]
 
@@ -25,6 +26,7 @@ class LayerShape:
         stride: rows and columns.
         padding: top, bottom, left, right.
         layers: names in the network.
+        steps: how often each runs for one image: in the body of a scan once for every time step.
     """
 
     op: str
@@ -36,6 +38,7 @@ class LayerShape:
     dilation: Ints = (1, 1)
     groups: int = 1
     layers: tuple[str, ...] = ()
+    steps: int = 1
 
     @property
     def count(self) -> int:
@@ -45,10 +48,10 @@ class LayerShape:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one image."""
-        return math.prod(self.weight) * math.prod(self.output[1:])
+        return self.steps * math.prod(self.weight) * math.prod(self.output[1:])
 
     def bytes(self, each: int) -> int:
-        """Input, weights and output, each read or written once, at so many bytes a number."""
+        """Of one step: input, weights and output, each read or written once, at so many bytes a number."""
         return each * (math.prod(self.input) + math.prod(self.weight) + math.prod(self.output))
 
     def __str__(self) -> str:
@@ -61,10 +64,10 @@ class LayerShape:
         return f"{channels} {self.weight[2]}x{self.weight[3]}{stride} {self.output[1]}x{self.output[2]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; what a linear layer does not have is left out."""
+        """Plain data of one step; what a linear layer does not have is left out."""
         data = asdict(self) | {"count": self.count}
-        geometry = ("stride", "padding", "dilation", "groups") if self.op == "linear" else ()
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in data.items() if name not in geometry}
+        without = ("steps", *(("stride", "padding", "dilation", "groups") if self.op == "linear" else ()))
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in data.items() if name not in without}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -79,12 +82,24 @@ def layer_shapes(program: Program) -> list[LayerShape]:
     A linear layer over several rows is left out.
     """
     found: dict[LayerShape, list[str]] = {}
+    steps = _steps(program)
     for graph in program.run_by(program.graph):
         sizes = graph.bind(**{BATCH: 1})
         for node in map(complete, graph.nodes):
             if node.weight is not None and len(sizes[node.output]) in (2, 4):
-                found.setdefault(_shape(node, sizes, program), []).append(node.name)
+                shape = replace(_shape(node, sizes, program), steps=steps.get(node.name, 1))
+                found.setdefault(shape, []).append(node.name)
     return [replace(shape, layers=tuple(names)) for shape, names in found.items()]
+
+
+def _steps(program: Program) -> Mapping[str, int]:
+    """Node in the body of a scan → how often it runs for one image, by all scans that have this body."""
+    sizes, found = program.graph.bind(**{BATCH: 1}), Counter[str]()
+    for node in program.graph.nodes:
+        if node.op == SCAN:
+            names = [part.name for part in program.graphs[str(node.attributes["body"])].nodes]
+            found.update(dict.fromkeys(names, sizes[node.inputs[0]][1]))
+    return found
 
 
 def _shape(node: Node, sizes: Mapping[str, Ints], program: Program) -> LayerShape:

@@ -48,7 +48,8 @@ class Ratio:
 class Point:
     """One network in the plane of latency and accuracy.
 
-    Points of the group "thin" form a curve that ends in the dense original, points of "int8" another.
+    Points of the group "thin" form a curve that ends in the dense original, points of "int8" another: dense networks in
+    the runtime that is fastest on them, which may be ours.
     """
 
     label: str

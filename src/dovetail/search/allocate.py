@@ -21,6 +21,8 @@ BINS = 4096
 """Into which the first limit is divided; a cost is rounded up to them, and what that loses is given back in the end."""
 ROUNDS = 24
 """Halvings of a price while a further limit is brought in."""
+TIE = 0.01
+"""Share of the cheapest cost by which TDC's rule takes another candidate for equal."""
 UNKNOWN: Final[Mapping[str, float]] = MappingProxyType({})
 
 
@@ -99,24 +101,21 @@ def tdc_rule(
     groups: Sequence[Group],
     cost: str,
     *,
-    macs_reduction: float = 0.0,
     theta: float = 0.15,
-    tie: float = 0.01,
     fixed: Mapping[str, float] | None = None,
 ) -> Allocation:
-    """TDC's own: the cheapest of the candidates that save enough multiplications, layer by layer.
+    """TDC's own: the cheapest of the candidates, layer by layer.
 
-    Among those within `tie` of the cheapest the one that stores most is taken: it costs nothing and spoils least. A
+    Among those within `TIE` of the cheapest the one that stores most is taken: it costs nothing and spoils least. A
     layer that would gain less than `theta` of its dense cost stays dense. No budget and no damage is asked for.
 
-    Source: TDC (PPoPP 2023), section on rank selection; theta and tie as reconstructed.
+    Source: TDC (PPoPP 2023), section on rank selection; theta and the tie as reconstructed. The saving of
+    multiplications that is demanded there is not: more of it leaves fewer candidates, never cheaper ones.
     """
     chosen = {}
     for group in groups:
-        most = (1.0 - macs_reduction) * group.dense.macs
-        fitting = [candidate for candidate in group.others if candidate.macs <= most]
-        best = min((candidate.costs[cost] for candidate in fitting), default=np.inf)
-        equal = [candidate for candidate in fitting if candidate.costs[cost] <= best * (1 + tie)]
+        best = min((candidate.costs[cost] for candidate in group.others), default=np.inf)
+        equal = [candidate for candidate in group.others if candidate.costs[cost] <= best * (1 + TIE)]
         gain = (group.dense.costs[cost] - best) / group.dense.costs[cost] if equal else 0.0
         chosen[group.name] = max(equal, key=lambda c: c.size) if equal and gain >= theta else group.dense
     return Allocation(chosen, {cost: 0.0} | dict(fixed or {}))
@@ -132,8 +131,6 @@ def tdc_within(
     references: Mapping[str, float] = UNKNOWN,
 ) -> Allocation:
     """What TDC's rule chooses, if that keeps the limit.
-
-    The saving that the rule can demand is no help with a limit: more of it leaves fewer candidates, never cheaper ones.
 
     Raises:
         BudgetError: it does not.

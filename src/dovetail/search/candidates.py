@@ -42,14 +42,12 @@ class Candidate:
         damage: what it is expected to do to the network's answers before training, in one unit for all layers; 0 for
             dense.
         size: stored numbers; of two that cost the same, the larger one spoils less.
-        macs: multiply-accumulates per image.
     """
 
     spec: Spec | None
     costs: Mapping[str, float]
     damage: float = 0.0
     size: int = 0
-    macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -217,10 +215,8 @@ def stored(spec: Spec | None, shape: LayerShape) -> int:
 
 def geometry(shape: LayerShape) -> Geometry:
     """Where the layer's weight is applied, per image."""
-    if shape.op == "linear":
-        return Geometry()
-    (_, *rows), (_, *columns) = shape.input, shape.output
-    return Geometry(rows[0] * rows[1], columns[0] * columns[1], shape.groups)
+    (_, *into), (_, *out) = shape.input, shape.output
+    return Geometry(shape.steps * math.prod(into), shape.steps * math.prod(out), shape.groups)
 
 
 def _ranks(channels: int, target: Target) -> list[int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from dovetail.formats.tucker.packed import truncation_errors
 
 REFERENCE = 0.2
 """Square of the relative error at which a layer is tried: large enough to be seen, small enough for proportion."""
+EXACT = 1e-6
+"""Square of a relative error up to which a candidate is the layer itself, but for rounding: to try it shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,10 @@ class Sensitivity:
     divergence: float
 
     def damage(self, error: float) -> float:
-        """Expected divergence at another squared relative error."""
-        return self.divergence * _lost(error) / _lost(self.error) if self.error > 0 else 0.0
+        """Expected divergence at another squared relative error; without bound where none has been tried."""
+        if error <= 0:
+            return 0.0
+        return self.divergence * _lost(error) / _lost(self.error) if self.error > 0 else math.inf
 
 
 Known = dict[tuple[str, str], Sensitivity]
@@ -104,7 +109,7 @@ def sensitivities(
             raise BudgetError("the dense network's answers are not finite; check its weights and the normalisation")
         for name, specs in candidates.items():
             for format in dict.fromkeys(spec.format for spec in specs):
-                if (name, format) in found:
+                if (name, format) in found and found[name, format].error > EXACT:
                     continue
                 some = [spec for spec in specs if spec.format == format]
                 found[name, format] = _measured(network, name, some, batches, answers)
@@ -142,13 +147,18 @@ def save(found: Known, path: Path, of: str) -> None:
     files.write(path, json.dumps({"network": of, "layers": rows}, indent=1) + "\n", error=DataError)
 
 
+def _tried(specs: Sequence[Spec], each: Sequence[float]) -> tuple[Spec, float]:
+    """The candidate nearest the reference, and its error; of those that are no exact copy, where there are any."""
+    pairs = list(zip(specs, each))
+    return min([pair for pair in pairs if pair[1] > EXACT] or pairs, key=lambda pair: abs(pair[1] - REFERENCE))
+
+
 def _measured(
     network: nn.Module, name: str, specs: Sequence[Spec], batches: Sequence[Tensor], answers: Sequence[Tensor]
 ) -> Sensitivity:
     weight = network.get_submodule(name).get_parameter("weight")
     dense = numpy(weight)
-    each = errors(dense, specs)
-    spec, error = min(zip(specs, each), key=lambda pair: abs(pair[1] - REFERENCE))
+    spec, error = _tried(specs, errors(dense, specs))
     kept = weight.detach().clone()
     close = FORMATS[spec.format].packed.from_dense(dense, spec).dense()
     weight.copy_(torch.from_numpy(close))

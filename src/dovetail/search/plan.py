@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from dovetail.errors import BudgetError
@@ -11,7 +11,7 @@ from dovetail.formats.base import Spec
 from dovetail.methods.base import Kept, Plan
 from dovetail.program.layers import LayerShape
 from dovetail.search.allocate import UNKNOWN, Allocation, allocate, tdc_within
-from dovetail.search.candidates import Candidate, Group, stored, work
+from dovetail.search.candidates import Candidate, Group, stored
 from dovetail.search.table import Entry
 
 Costs = Callable[[LayerShape, Spec | None], Mapping[str, float]]
@@ -78,7 +78,7 @@ class Found:
     """A plan and what it is predicted to cost.
 
     Attributes:
-        decisions: of every weight layer, in order of execution.
+        decisions: of every weight layer that has a price, in order of execution.
         predicted, dense: cost → of the whole network.
         fixed: cost → of everything but the weight layers.
         limits: cost → what it must not exceed.
@@ -88,6 +88,7 @@ class Found:
         rehearsals: seconds that were predicted from layers, and that a network of such a plan then took untrained, of
             each that ran; the prices are put right by them.
         width: share of the channels, where the plan is a thinner network and no layer has a format.
+        unpriced: other weight layer → why it stays dense.
     """
 
     decisions: tuple[Decision, ...]
@@ -101,10 +102,12 @@ class Found:
     priced: tuple[Priced, ...] = ()
     rehearsals: tuple[tuple[float, float], ...] = ()
     width: float | None = None
+    unpriced: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         """For a method: layer → spec, or why it stays dense."""
-        return Plan({d.name: Kept(d.reason) if d.spec is None else d.spec for d in self.decisions})
+        decided = {d.name: Kept(d.reason) if d.spec is None else d.spec for d in self.decisions}
+        return Plan({**decided, **{name: Kept(reason) for name, reason in self.unpriced.items()}})
 
     @property
     def changed(self) -> tuple[Decision, ...]:
@@ -207,8 +210,8 @@ def _group(
     specs = () if isinstance(candidates, Kept) else candidates
     return Group(
         name,
-        Candidate(None, costs(shape, None), 0.0, stored(None, shape), shape.macs),
-        tuple(Candidate(s, costs(shape, s), damage(name, s), stored(s, shape), round(work(s, shape))) for s in specs),
+        Candidate(None, costs(shape, None), 0.0, stored(None, shape)),
+        tuple(Candidate(s, costs(shape, s), damage(name, s), stored(s, shape)) for s in specs),
     )
 
 

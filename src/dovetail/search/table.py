@@ -92,11 +92,12 @@ class CostTable:
         """Write the file, whole or not at all, with what others have added to it since."""
         if self.path is None:
             return
-        self.entries = {**type(self).open(self.path, self.machine).entries, **self.entries}
         files.make_folder(self.path.parent, error=DataError)
-        entries = {name: asdict(entry) for name, entry in self.entries.items()}
-        data = {"version": VERSION, "machine": dict(self.machine), "entries": entries}
-        files.write(self.path, json.dumps(data, indent=1, ensure_ascii=False) + "\n", error=DataError)
+        with files.locked(self.path.parent, name=f".{self.path.name}.lock", wait=True, error=DataError):
+            self.entries = {**type(self).open(self.path, self.machine).entries, **self.entries}
+            entries = {name: asdict(entry) for name, entry in self.entries.items()}
+            data = {"version": VERSION, "machine": dict(self.machine), "entries": entries}
+            files.write(self.path, json.dumps(data, indent=1, ensure_ascii=False) + "\n", error=DataError)
 
 
 def key(shape: LayerShape, spec: Spec) -> str:

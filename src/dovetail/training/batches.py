@@ -23,11 +23,7 @@ class Batches:
     """
 
     def __init__(self, loader: Iterable[Batch]) -> None:
-        if isinstance(loader, Iterator):
-            raise TrainingError(
-                f"the training data is a {type(loader).__name__} that can be iterated only once; "
-                "give a list of batches, a DataLoader or another object that starts anew for each epoch"
-            )
+        require_anew(loader, "training")
         self.loader = loader
         self.count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
         if self.count == 0:
@@ -54,6 +50,15 @@ class Batches:
             first: Batch = next(iter(self.loader.epoch(0, 0)))
             return first
         return self.loader[0] if isinstance(self.loader, Sequence) else None
+
+
+def require_anew(loader: Iterable[Batch], what: str) -> None:
+    """`TrainingError` for data, called by what it is for, of which an iteration leaves nothing to the next one."""
+    if isinstance(loader, Iterator):
+        raise TrainingError(
+            f"the {what} data is a {type(loader).__name__} that can be iterated only once; "
+            "give a list of batches, a DataLoader or another object that starts anew for each epoch"
+        )
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -105,9 +105,9 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Inverse of `random_state`."""
+    """Inverse of `random_state`; states of GPUs that this machine lacks are left out."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     np.random.set_state(state["numpy"])  # noqa: NPY002
     random.setstate(state["python"])

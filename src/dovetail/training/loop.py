@@ -43,8 +43,9 @@ def train(
 ) -> History:
     """Train `model` in place through the phases of `hooks`; with `settings.run`, resume what that folder holds.
 
-    A resumed run ends with bitwise the weights of an uninterrupted one (same thread count), and a finished one returns
-    its stored result at once. The caller then hands in the same freshly built model as at first.
+    On the CPU a resumed run ends with bitwise the weights of an uninterrupted one (same thread count); on a GPU each
+    process chooses its kernels anew, and they differ by rounding. A finished run returns its stored result at once. The
+    caller then hands in the same freshly built model as at first.
 
     Args:
         model: on the device where it is to be trained; batches are moved to it.
@@ -211,8 +212,7 @@ class Run:
             self.recorder.forget()
         self.finished = self.phase == len(self.phases)
         self._save()
-        if not self.finished:
-            self._stop_if_asked()
+        self._stop_if_asked()
 
     def _open_epoch(self) -> Iterator[Batch]:
         """Batches of the epoch; in its middle, drawn with the random numbers of its beginning, then with today's."""
@@ -262,8 +262,9 @@ class Run:
         if not self.interrupt.asked:
             return
         resume = "; resume with the same command" if self.checkpoints else ""
-        where = f"phase {self._phase_name()!r}, epoch {self.epoch + 1}, batch {self.batch}"
-        raise Interrupted(f"interrupted in {where}; {self._kept()}{resume}")
+        place = f"in phase {self._phase_name()!r}, epoch {self.epoch + 1}, batch {self.batch}"
+        where = "when all was trained" if self.finished else place
+        raise Interrupted(f"interrupted {where}; {self._kept()}{resume}")
 
     def _kept(self) -> str:
         if self.checkpoints is None:

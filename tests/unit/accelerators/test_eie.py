@@ -92,9 +92,6 @@ def test_a_layer_by_hand():
         np.array([[1, 1, 1, 1], [1, 0, 1, 0]])[:, :, None, None], np.array([[1, 1, 1, 0]] * 2)[:, :, None, None]
     )
     assert machine().array_cycles(layer) == {"compute": 5, "imbalance": 1, "fill": 8}
-    assert machine().balance(layer) == 10 / (2 * 6)
-    silent = masked_layer(np.ones((2, 4, 1, 1)), np.zeros((1, 4, 1, 1)))
-    assert machine().balance(silent) == 1
     # 6 entries of 8 bits, 5 pointers of 16 for each element, 16 shared weights; 8 inputs and 4 outputs of 16 bits.
     assert machine().simulate(layer).bytes_by["dram"] * 8 == 6 * 8 + 2 * 5 * 16 + 16 * 16 + (8 + 4) * 16
 
@@ -102,7 +99,8 @@ def test_a_layer_by_hand():
 def test_the_published_balance_of_alexnets_fc7():
     # Recalled: 80 to 90 % with queues of 8, by ten points.
     layer = drawn("fc7", (4096, 4096, 1, 1), (1, 1), weight_density=0.09, input_density=0.3, seed=0, correlated=False)
-    balances = [machine(64, queue).balance(layer) for queue in (1, 8)]
+    works = [machine(64, queue).work(layer) for queue in (1, 8)]
+    balances = [work.entries / (64 * work.cycles) for work in works]
     assert balances == sorted(balances)
     assert 0.7 <= balances[1] <= 1.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from dovetail.cli import main
 from dovetail.engine.native import cores
+from dovetail.export.torch_module import ProgramModule
 from dovetail.peers.peer import DEFAULT, OF_MATRICES
 from dovetail.program.lower import lower
 
@@ -120,6 +122,32 @@ def test_a_trained_network_without_its_data_leaves_the_plain_evidence_alone(race
     lower(nn.Linear(4, 2), torch.zeros(1, 4), metadata=metadata).save(tmp_path / "trained.dovetail")
     (race,) = races("trained.dovetail")
     assert race["variant"] == "trained_time_only"
+
+
+def scratch(tmp_path, folder="elsewhere"):
+    """A network whose original began from random weights, as recipes from scratch record it."""
+    metadata = {"case": "net/scratch", "data": "spoken-digits", "original": {"name": "resnet8"}, "control": "dense"}
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    lower(nn.Linear(4, 2), torch.zeros(1, 4), metadata=metadata).save(tmp_path / folder / "scratch.dovetail")
+    return f"{folder}/scratch.dovetail"
+
+
+def test_a_network_without_its_control_leaves_the_plain_evidence_alone(races, tmp_path):
+    (race,) = races(scratch(tmp_path))
+    assert race["variant"] == "scratch_time_only"
+
+
+def test_a_control_lies_beside_the_file_or_among_the_results_of_recipes(races, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "dovetail.cli.bench.networks.sets_of", lambda *_: SimpleNamespace(calibration="seen", test="tests")
+    )
+    results = tmp_path / "recipes/results"
+    results.mkdir(parents=True)
+    shutil.copy("packed/dense.dovetail", results)
+    for folder in ("elsewhere", "packed"):
+        (race,) = races(scratch(tmp_path, folder))
+        assert isinstance(race["original"], ProgramModule)
+        assert (race["variant"], race["test"]) == ("scratch", "tests")
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_race(races, capsys):

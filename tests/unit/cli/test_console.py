@@ -6,9 +6,9 @@ from dovetail.cli.console import table
 
 
 def test_brackets_are_text_wherever_they_stand_in_a_table(capsys):
-    table("nets[a]", ["layer[b]"], [["conv[c]"]], note="pip install 'dovetail[peers]'")
+    table("nets[a]", ["layer[b]"], [["conv[c]"]], note="pip install '.[peers]'")
     shown = capsys.readouterr().out
-    assert [word for word in ("nets[a]", "layer[b]", "conv[c]", "dovetail[peers]") if word not in shown] == []
+    assert [word for word in ("nets[a]", "layer[b]", "conv[c]", ".[peers]") if word not in shown] == []
 
 
 def test_a_table_needs_no_note(capsys):

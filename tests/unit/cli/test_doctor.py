@@ -38,7 +38,7 @@ def test_it_describes_the_machine_and_the_installation(answer, monkeypatch, tmp_
     assert told["engine can run"] == (", ".join(native_status().isas) or "the numpy reference only")
     assert told["tuning cache"] == f"{tmp_path / 'tuning.json'} (nothing tuned yet)"
     assert told["C++ compiler"].startswith("none")
-    assert told["none-such"].startswith("not installed (pip install 'dovetail[data]')")
+    assert told["none-such"].startswith("not installed (pip install '.[data]' in a checkout)")
 
 
 def test_it_finds_the_compiler_and_the_data(answer, monkeypatch, tmp_path):

@@ -13,15 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from dovetail import zoo
 from dovetail.cli import main
-from dovetail.cli.fit import _asked, _base
+from dovetail.cli.app import REFUSED
+from dovetail.cli.evidence import FIELDS, sha256
+from dovetail.cli.fit import _asked, _base, _short
 from dovetail.cli.pipeline import describe
 from dovetail.cli.plans import Call, written
 from dovetail.cli.schema import check, merge, read
 from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio
-from dovetail.errors import RecipeError
+from dovetail.errors import RecipeError, TrainingError
 from dovetail.fitting import Rehearsal
 from dovetail.fitting.surveys import Survey, in_values, stored_bytes
+from dovetail.program.counts import count
 from dovetail.program.layers import layer_shapes
 from dovetail.program.lower import lower
 from dovetail.search import Budget
@@ -72,9 +75,29 @@ def test_weights_by_name_stay():
     assert data["network"]["weights"] == "resnet20_cifar10.safetensors"
 
 
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("pkg.nets:small", "small"),
+        ("pkg.nets:large", "large"),
+        ("resnet18", "resnet18"),
+        ("recipes/block.v2.yaml", "block.v2"),
+    ],
+)
+def test_recipes_are_named_by_their_network(network, name):
+    assert _short(network) == name
+
+
 def test_both_would_be_refused():
     with pytest.raises(RecipeError, match="weights or trained, not both"):
         check(merge(RECIPE, {"network": {"weights": "a.safetensors"}}), "here")
+
+
+@pytest.mark.parametrize("flag", [["--on", "digits"], ["--weights", "t.safetensors"], ["--runs", "elsewhere"]])
+def test_what_a_recipe_says_itself_is_no_flag(tmp_path, capsys, flag):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(RECIPE))
+    assert main(["fit", str(tmp_path / "base.yaml"), "--budget", "bytes=0.5x", *flag]) == 2
+    assert "says itself what --on, --weights and --runs would" in " ".join(capsys.readouterr().err.split())
 
 
 needs_engine = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
@@ -95,7 +118,7 @@ def surveys(tmp_path, monkeypatch):
         program = lower(model, torch.from_numpy(images[:1]))
         shapes = tuple(layer_shapes(program))
         layers = {name: 1e-9 * shape.macs for shape in shapes for name in shape.layers}
-        sizes = stored_bytes(in_values(program, images, int8=int8)), stored_bytes(program)
+        sizes = stored_bytes(in_values(program, images, int8=int8)), stored_bytes(program), float(count(program).macs)
         return Survey(shapes, layers, 0.0, 1.0, sum(layers.values()), "somebody", 1e-3, threads or 2, int8, *sizes)
 
     class Timer:
@@ -117,7 +140,7 @@ def opened():
     overrides = ("network.options.width=0.25", "data.held_out=100")
     recipe, budget = _base("resnet8", "block", None, "t.safetensors", overrides, Path("runs")), "bytes=0.15x"
     asked = _asked(Budget.parse(budget, 1.0), recipe, "knapsack", None, None, int8=True)
-    return Call.open(recipe, asked, budget, Path("f.yaml"), threads=1, seed=0, root=None, peers=())
+    return Call.open(recipe, asked, budget, Path("f.yaml"), threads=1, seed=0, root=None, peers=(), folder=Path())
 
 
 @needs_engine
@@ -208,6 +231,66 @@ def test_all_that_a_plan_depends_on_is_asked(surveys):
     questions = [json.dumps(each.question) for each in calls]
     assert len(set(questions)) == len(calls)
     assert questions[0] == json.dumps(opened().question)
+
+
+@pytest.fixture
+def trains(monkeypatch):
+    """Nothing is trained: what would be is listed."""
+    asked = []
+
+    def train(recipe, name, seed, root):
+        asked.append((recipe, name, seed))
+        raise TrainingError("it would take too long")
+
+    monkeypatch.setattr("dovetail.cli.pipeline.train", train)
+    return asked
+
+
+@needs_engine
+def test_training_has_the_seed_and_the_folder_of_runs(surveys, trains):
+    small = [argument for argument in BYTES if argument != "--plan-only"]
+    assert main([*small, "--runs", "elsewhere", "--seed", "3"]) == REFUSED
+    ((recipe, name, seed),) = trains
+    assert (name, seed, recipe.runs) == ("f", 3, "elsewhere")
+    assert recipe.settings.seeds == (3,)
+    assert read(Path("f.yaml")).settings.seeds == (3,)
+    assert "elsewhere" not in Path("f.yaml").read_text()
+
+
+@needs_engine
+def test_runs_of_a_base_recipe_are_those_of_its_fit(surveys, trains):
+    base = {
+        "network": {"name": "resnet8", "options": {"width": 0.25}, "weights": "t.safetensors"},
+        "data": {"name": "digits", "held_out": 100},
+        "method": {"name": "block"},
+        "settings": {"seeds": [1, 2]},
+        "runs": "elsewhere",
+    }
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    assert main(["fit", "base.yaml", "-o", "f.yaml", "--budget", "bytes=0.15x"]) == REFUSED
+    ((recipe, _, seed),) = trains
+    assert (seed, recipe.runs, recipe.settings.seeds) == (0, "elsewhere", (0,))
+
+
+@needs_engine
+@pytest.mark.parametrize("target", ["f.yaml", "other/f.yaml"])
+def test_weights_that_another_recipe_has_trained_are_found_again(surveys, trains, target):
+    small = {"name": "resnet8", "options": {"width": 0.25, "in_channels": 1}}
+    data = {"name": "digits", "held_out": 100}
+    results, kept = Path("other/results"), Path("other/results/dense.safetensors")
+    results.mkdir(parents=True)
+    save_file(load_file("t.safetensors"), kept)
+    stamp = {"file": kept.name, "sha256": sha256(kept)}
+    told = dict.fromkeys(FIELDS, 0) | {"accuracy": [91.0], "program": stamp, "weights": stamp}
+    (results / "dense.json").write_text(json.dumps(told))
+    dense = {"network": small, "data": data, "method": {"name": "thin"}, "weights": "int8"}
+    Path("other/dense.yaml").write_text(yaml.safe_dump(dense))
+    trained = small | {"trained": "dense"}
+    base = {"network": trained, "data": data, "method": {"name": "block", "teacher": {"network": trained}}}
+    Path("other/net.yaml").write_text(yaml.safe_dump(base))
+    assert main(["fit", "other/net.yaml", "-o", target, "--budget", "bytes=0.15x"]) == REFUSED
+    ((recipe, _, _),) = trains
+    assert Path(recipe.network.weights) == Path(recipe.method.teacher.network.weights) == kept
 
 
 @needs_engine
@@ -416,8 +499,8 @@ def test_layers_are_told_in_the_seconds_of_the_plan(surveys, monkeypatch):
         return [dict.fromkeys(names, 2e-6), dict.fromkeys(names, 4e-6)]
 
     raced = {"latency": 9e-3, "dense": 1e-2, "rival": "somebody", "rival_seconds": 18e-3}
-    monkeypatch.setattr("dovetail.fitting.layer_seconds", layer_seconds)
-    monkeypatch.setattr("dovetail.fitting.against_peers", lambda *_, **__: raced)
+    monkeypatch.setattr("dovetail.fitting.outcomes.layer_seconds", layer_seconds)
+    monkeypatch.setattr("dovetail.fitting.outcomes.against_peers", lambda *_, **__: raced)
     packed = in_values(lower(call.model, torch.from_numpy(call.images[:1])), call.images, int8=True)
     achieved = call.achieved(plan, packed)
     assert achieved["layers"] == {name: pytest.approx(3.0 * 0.5e-6) for name in names}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.cli import report
+from dovetail.cli import report, schema
 from dovetail.errors import RecipeError
 
 
@@ -39,3 +39,28 @@ def test_the_command_makes_the_same_page_again(tmp_path, monkeypatch):
     assert report._command(None, report.RESULTS, report.FOLDER, named, "conv1", time=True) == (
         "dovetail report --fits 'a b.fit.json' --fits c.fit.json --layer conv1"
     )
+
+
+DENSE = """
+network: { name: resnet8 }
+data: { name: digits }
+method: { name: thin, parameters: { epochs: 1 } }
+"""
+HALF = DENSE.replace("resnet8 }", "resnet8, options: { width: 0.5 } }") + "original: { name: resnet8 }\n"
+WHOLE = """
+network: { name: resnet8 }
+data: { name: digits }
+method: { name: int8, parameters: { epochs: 0 } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "thin"),
+    [(DENSE, True), (HALF, True), (WHOLE, False), (WHOLE + "start: dense\n", False), (WHOLE + "start: half\n", True)],
+    ids=["dense", "half", "int8", "int8 of dense", "int8 of half"],
+)
+def test_a_thinner_network_in_whole_numbers_is_thin_and_the_original_is_not(tmp_path, text, thin):
+    for name, written in (("dense", DENSE), ("half", HALF), ("this", text)):
+        (tmp_path / f"{name}.yaml").write_text(written)
+    path = tmp_path / "this.yaml"
+    assert report._is_thin(path, schema.read(path)) == thin

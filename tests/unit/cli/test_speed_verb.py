@@ -17,6 +17,8 @@ from dovetail.report.speed import GEOMEAN
 
 ROOT = Path(dovetail.__file__).parents[2]
 TARGETS = ROOT / "benchmarks/targets.yaml"
+ROW = {"case": "net/a", "target": "dovetail", "dtype": "f32", "median_ms": 1.0}
+RATIO = {"case": "net/a/vs_f32", "ours": "dovetail", "peer": "torch", "value": 2.0}
 RATIOS = {"vs_f32", "vs_best", "vs_own_dense", "vs_beside", "vs_int8", "vs_same"}
 
 
@@ -58,7 +60,7 @@ def test_targets_are_of_ratios_and_of_networks_that_race():
 def test_a_card_is_named_where_one_was_measured(tmp_path):
     cpu = {"cpu": "a processor", "cores": 2, "engine_isa": "avx2"}
     for name, machine in (("a", cpu), ("b", {**cpu, "gpu": "a card"})):
-        row = {"case": f"net/{name}", "target": "dovetail", "median_ms": 1.0}
+        row = {"case": f"net/{name}", "target": "dovetail", "dtype": "f32", "median_ms": 1.0}
         race = {"machine": machine, "rows": [row], "ratios": []}
         (tmp_path / f"{name}.json").write_text(json.dumps(race))
     page = tmp_path / "speed.md"
@@ -80,8 +82,30 @@ def test_targets_that_are_none_are_refused(tmp_path, text):
         read_targets(path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"rows": []})])
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"rows": []}), json.dumps({"rows": [{"case": "a/b"}]})])
 def test_a_file_that_is_no_race_is_named(tmp_path, text):
     (tmp_path / "odd.json").write_text(text)
     with pytest.raises(DataError, match=r"odd\.json is no race result"):
+        read_races(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("machine", {"cpu": "a processor"}),
+        ("rows", [ROW | {"median_ms": "soon"}]),
+        ("rows", [ROW, {"case": "net/a"}]),
+        ("ratios", [RATIO | {"case": "net"}]),
+        ("ratios", [RATIO | {"value": None}]),
+        ("ratios", [RATIO | {"peer": 3}]),
+        ("ratios", None),
+        ("noise", [{"case": "net/a/vs_f32"}]),
+    ],
+)
+def test_a_race_that_lacks_what_is_shown_is_named(tmp_path, part, wrong):
+    race = {"machine": {"gpu": "a card"}, "rows": [ROW], "ratios": [RATIO]}
+    (tmp_path / "a.json").write_text(json.dumps(race))
+    assert list(read_races(tmp_path)) == ["net/a"]
+    (tmp_path / "a.json").write_text(json.dumps(race | {part: wrong}))
+    with pytest.raises(DataError, match=r"a\.json is no race result"):
         read_races(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dovetail.engine import Schedule, Session, native_status, schedule
-from dovetail.engine.cache import CACHE_VARIABLE, CACHE_VERSION, cache_file, cpu_model
+from dovetail.engine import Schedule, Session, arena, native_status, schedule
+from dovetail.engine.cache import CACHE_VERSION, cache_file, cpu_model, save_times
+from dovetail.engine.native import require_native
+from dovetail.files import CACHE_VARIABLE
 from programs import close
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="the native engine is not built")
@@ -61,10 +64,13 @@ def test_long_runs_are_repeated_less(program, image, cache, monkeypatch, seconds
             runs[id(self)] += 1
             return []
 
+    def compile_(*args):
+        return SimpleNamespace(plan=next(rest), steps=(), arena=SimpleNamespace(room=0))
+
     plans = [Plan() for _ in KERNELS]
     rest = iter(plans)
     monkeypatch.setattr(schedule.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(schedule.Tuner, "_compile", lambda *args: SimpleNamespace(plan=next(rest), steps=()))
+    monkeypatch.setattr(schedule.Tuner, "_compile", compile_)
     Session(program)(image)
     assert [runs[id(plan)] for plan in plans] == [repeats] * len(KERNELS)
 
@@ -137,6 +143,29 @@ def test_stale_or_senseless_times_are_noted_and_taken_anew(program, image, cache
     assert all(isinstance(t, float) and t > 0 for times in healed.values() for t in times.values())
 
 
+def test_times_of_a_child_without_its_threads_are_not_kept(program, image, cache, monkeypatch):
+    monkeypatch.setattr(schedule.Tuner, "_times", lambda self, node, found: {c.name: 1.0 for c in found})
+    native = Session(program)._pool
+    session = Session(program)
+    session._pool = SimpleNamespace(threads=native.threads, here=False)
+    session.compile(image.shape)
+    assert not cache.exists()
+    session._pool = native
+    session.compile((3, *image.shape[1:]))
+    assert cache.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_knows_that_its_workers_are_elsewhere():
+    pool = require_native().Pool(2)
+    assert pool.here
+    child = os.fork()
+    if child == 0:
+        os._exit(int(pool.here))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(program, image, cache, notes):
     cache.parent.write_text("a file where the folder should be")
     Session(program)(image)
@@ -156,3 +185,83 @@ def test_sessions_that_tune_at_the_same_time(program, image, cache):
             worker.join()
         assert len(results) == 3
         assert all(close(result, want) for result in results)
+
+
+def test_only_what_was_timed_here_is_written(program, image, cache, monkeypatch):
+    """What another process has found meanwhile stays as it is there, be it of the same work."""
+    Session(program)(image)
+    (known,) = told(cache)
+    others = {known: dict.fromkeys(KERNELS, 7.0), "more": dict.fromkeys(KERNELS, 1.0)}
+
+    def times(self, node, found):
+        assert known in self.known
+        tell(cache, others)
+        return dict.fromkeys(KERNELS, 2.0)
+
+    monkeypatch.setattr(schedule.Tuner, "_times", times)
+    Session(program).compile((7, *image.shape[1:]))
+    assert {key: found for key, found in told(cache).items() if key in others} == others
+    assert len(told(cache)) == 3
+
+
+def test_processes_that_write_at_the_same_time_lose_nothing(cache):
+    def write(number):
+        for i in range(10):
+            save_times({f"{number} {i}": {"conv2d_dense": 1.0}})
+
+    writers = [threading.Thread(target=write, args=[number]) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(told(cache)) == 40
+
+
+def test_without_a_home_there_is_no_cache(program, image, monkeypatch):
+    for name in (CACHE_VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_file() is None
+    assert Session(program)(image).shape[0] == len(image)
+
+
+X86 = "processor : 0\nvendor_id : AuthenticAMD\ncpu family : {}\nmodel : 1\nmodel name : AMD EPYC\nstepping : 1\n"
+ARM = (
+    "processor : 0\nCPU implementer : 0x41\nCPU part : {}\n\nprocessor : 1\nCPU implementer : 0x41\nCPU part : 0xd4d\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (X86.format(25), "AMD EPYC, vendor_id AuthenticAMD, cpu family 25, model 1, stepping 1, L1 "),
+        (X86.format(26), "AMD EPYC, vendor_id AuthenticAMD, cpu family 26, model 1, stepping 1, L1 "),
+        (ARM.format("0xd0c"), "CPU implementer 0x41, CPU part 0xd0c, CPU part 0xd4d, L1 "),
+        (ARM.format("0xd4d"), "CPU implementer 0x41, CPU part 0xd4d, L1 "),
+    ],
+)
+def test_cpus_of_one_name_are_told_apart(tmp_path, monkeypatch, info, words):
+    (tmp_path / "cpuinfo").write_text(info)
+    monkeypatch.setattr("dovetail.engine.cache.CPU", tmp_path / "cpuinfo")
+    assert words in cpu_model.__wrapped__()
+
+
+def test_candidates_share_their_memory(program, image, cache, monkeypatch):
+    arenas = []
+
+    def place(buffers, other=None, place=arena.place):
+        arenas.append(place(buffers, other))
+        return arenas[-1]
+
+    monkeypatch.setattr("dovetail.engine.compile.place", place)
+    Session(program)(image)
+    *timed, last = arenas
+    assert len(timed) == len(KERNELS)
+    sizes = [each.room for each in timed]
+    grown = sum(size > max(sizes[:i], default=0) for i, size in enumerate(sizes))
+    assert len({id(each.memory) for each in timed}) == grown < len(KERNELS)
+    assert last.memory not in [each.memory for each in timed]

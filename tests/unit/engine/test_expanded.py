@@ -7,6 +7,7 @@ import pytest
 
 from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.expanded import expansion_of
+from dovetail.engine.quantize import quantize
 from dovetail.errors import EngineError
 from dovetail.program import reference
 from dovetail.program.program import Program
@@ -68,6 +69,32 @@ def test_residuals_on_either_side_forbid_it(sketch):
     alone = random_packed("dense", (20, 1, 3, 3), sketch.random)
     last = sketch.add("conv2d", joined, packed=alone, groups=20)
     assert expansion(sketch.program(last), last) is None
+
+
+@pytest.fixture
+def kept() -> tuple[Program, np.ndarray, str]:
+    """1x1, 1x1 and depthwise in whole numbers, but for the last: codes are read by what makes its input."""
+    sketch = Sketch(2)
+    narrow = random_packed("dense", (6, 3, 1, 1), sketch.random)
+    _, second = pair(sketch, sketch.add("conv2d", sketch.input("batch", 3, 20, 20), packed=narrow))
+    images = sketch.random.standard_normal((2, 3, 20, 20)).astype(np.float32)
+    return quantize(sketch.program(second), [images], rule="minmax", correct=False, keep=[second]), images, second
+
+
+@pytest.mark.parametrize("isa", native_status().isas)
+@pytest.mark.parametrize("kernel", [None, "conv2d_dense", "conv2d_depthwise"])
+def test_what_reads_codes_is_no_expansion(kept, kernel, isa, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
+    program, images, name = kept
+    assert expansion(program, name) is None
+    session = Session(program, isa=isa, schedule=None if kernel is None else Schedule({name: kernel}))
+    assert close(session(images), reference.run(program, images))
+
+
+def test_a_schedule_cannot_ask_for_it_behind_codes(kept):
+    program, images, name = kept
+    with pytest.raises(EngineError, match=f"{EXPANDED}.*cannot run"):
+        Session(program, schedule=Schedule({name: EXPANDED}))(images)
 
 
 def test_a_schedule_cannot_ask_for_it_elsewhere(sketch):

@@ -266,6 +266,54 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip() == "0"
 
 
+FORKED_WHILE_OTHERS_RUN = """
+import os, signal, threading
+import numpy as np
+from programs import Sketch, random_packed
+from dovetail.engine import Schedule, Session
+from dovetail.engine.native import cores
+
+sketch = Sketch(0)
+x = sketch.input("batch", 4, 40, 40)
+packed = random_packed("dense", (8, 4, 3, 3), sketch.random)
+program = sketch.program(sketch.add("conv2d", x, packed=packed, padding=(1, 1, 1, 1)))
+image = np.ones((1, 4, 40, 40), np.float32)
+session = Session(program, threads=min(2, cores()), schedule=Schedule({"conv2d0": "conv2d_dense"}))
+want, bound = session(image), session.bind(image)
+running = True
+
+def run():
+    while running:
+        session(image)
+
+others = [threading.Thread(target=run) for _ in range(2)]
+for other in others:
+    other.start()
+for forked in range(1, 201):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that hangs
+        bound.run()
+        same = np.array_equal(session(image), want) and np.array_equal(bound.outputs[0], want)
+        os._exit(0 if same else 1)
+    if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        break
+running = False
+for other in others:
+    other.join()
+print(forked, code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_is_forked_while_others_run_can_use_the_session():
+    """Whatever lock a thread held at that moment: the session's, the pool's, or the one by which workers are woken."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", "-c", FORKED_WHILE_OTHERS_RUN]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=env)
+    assert done.stdout.strip() == "200 0"
+
+
 CLOSED_WHILE_WAKING = """
 import time
 import numpy as np

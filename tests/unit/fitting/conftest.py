@@ -8,6 +8,7 @@ import torch
 
 from dovetail.engine.layer_times import Ratio
 from dovetail.fitting import Survey
+from dovetail.program.counts import count
 from dovetail.program.layers import layer_shapes
 from dovetail.program.lower import lower
 from dovetail.search.candidates import work
@@ -56,4 +57,6 @@ def measured(model, images):
     layers = {name: PER_MAC * shape.macs for shape in shapes for name in shape.layers}
     raced = REST + 2 * sum(layers.values())  # a slower minute
     floats = 4.0 * (NUMBERS + OUTPUTS)
-    return Survey(shapes, layers, REST, 2.0, raced, "somebody", 1.25 * raced, 1, True, DENSE, floats)
+    return Survey(
+        shapes, layers, REST, 2.0, raced, "somebody", 1.25 * raced, 1, True, DENSE, floats, float(count(program).macs)
+    )

@@ -12,9 +12,10 @@ from torch import nn
 
 from dovetail.engine import native_status
 from dovetail.engine.layer_times import Ratio, side_by_side
-from dovetail.errors import BudgetError, DataError, MachineError, SpecError
+from dovetail.errors import BudgetError, DataError, MachineError, SpecError, TrainingError
 from dovetail.fitting import (
     Asked,
+    Rehearsal,
     came_to,
     choices,
     fit,
@@ -24,14 +25,15 @@ from dovetail.fitting import (
 )
 from dovetail.fitting.fits import _packed
 from dovetail.fitting.surveys import anchor, in_formats, in_values, layer_of, line, stored_bytes
-from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, TuckerSpec
+from dovetail.formats import BlockSparseSpec, DenseSpec, PackedDense, SvdSpec, TuckerSpec
 from dovetail.methods import METHODS, Kept
+from dovetail.methods.kernels import bases_for
 from dovetail.program.counts import count
-from dovetail.program.layers import LayerShape
+from dovetail.program.layers import LayerShape, layer_shapes
 from dovetail.program.lower import lower
 from dovetail.search import Budget
-from dovetail.search.candidates import Target
-from fitted import DENSE, METHODS_THAT_FIT, NUMBERS, OUTPUTS, plan_of, stage
+from dovetail.search.candidates import Target, work
+from fitted import DENSE, METHODS_THAT_FIT, NUMBERS, OUTPUTS, plan_of, work_of
 
 pytestmark = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
 LINEAR = LayerShape("linear", (3,), (4,), (4, 3))
@@ -192,7 +194,6 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
     assert not any("everything=True" in reason for reason in reasons.values())
     shared = plan_of(model, images, "latency=0.6x", measured, tmp_path, "escalate", options={"shared": 4, "bases": 5})
     assert {(d.spec.shared, d.spec.block) for d in shared.changed} == {(4, 1)}
-    assert {d.spec.bases for d in shared.changed} | {1} == {1, 5}
     for fold in (True, False):
         asked = Asked(Budget(bytes=1), "tucker", {"fold": fold})
         every = asked.candidates(model, torch.from_numpy(images[:1]), measured.shapes, Target(step=8))
@@ -201,6 +202,46 @@ def test_the_options_of_a_method_decide_what_is_proposed(model, images, machine,
         assert specs
     narrow = plan_of(model, images, "latency=0.9x", measured, tmp_path, "escalate", options={"pointwise": False})
     assert next(d for d in narrow.decisions if d.name == "point").reason == "1x1: int8"
+
+
+@pytest.mark.parametrize("method", ["penni", "escalate"])
+@pytest.mark.parametrize(
+    ("bases", "one", "down"),
+    [(5, {5}, {5}), (0.6, "energy", "energy"), ({"one": 4}, {4}, "free"), ({"*": 2, "d*": 0.5}, {2}, "energy")],
+    ids=str,
+)
+def test_shared_kernels_are_as_many_as_the_options_want(model, images, measured, method, bases, one, down):
+    asked = Asked(Budget(bytes=1), method, {"bases": bases})
+    found = asked.candidates(model, torch.from_numpy(images[:1]), measured.shapes, Target())
+    free = Asked(Budget(bytes=1), method).candidates(model, torch.from_numpy(images[:1]), measured.shapes, Target())
+    for name, wanted in (("one", one), ("down", down)):
+        share = bases["d*"] if isinstance(bases, dict) and "d*" in bases else bases
+        kernels = model.get_submodule(name).weight.detach().numpy()
+        known = {
+            "energy": lambda k=kernels, s=share: {bases_for(k, s)},
+            "free": lambda n=name: {s.bases for s in free[n]},
+        }
+        assert {spec.bases for spec in found[name]} == (known[wanted]() if isinstance(wanted, str) else wanted)
+
+
+def test_more_shared_kernels_than_taps_are_as_many_as_there_are_taps(images, tmp_path):
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 2)
+            self.fc = nn.Linear(32, 4)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(torch.relu(self.stem(x)))).mean((2, 3)))
+
+    model = Small().eval()
+    shapes = layer_shapes(lower(model, torch.from_numpy(images[:1])))
+    asked = Asked(Budget(bytes=1), "penni", {"bases": 5}, int8=False)
+    found = asked.candidates(model, torch.from_numpy(images[:1]), shapes, Target())
+    assert {spec.bases for spec in found["stem"]} == {5}
+    assert {spec.bases for spec in found["conv"]} == {4}
+    conv = next(shape for shape in shapes if "conv" in shape.layers)
+    assert all(work(spec, conv) < conv.macs for spec in found["conv"])
 
 
 def test_what_would_run_dense_in_whole_numbers_is_no_candidate(model, images, machine, measured):
@@ -226,6 +267,7 @@ def test_what_would_run_dense_in_whole_numbers_is_no_candidate(model, images, ma
         ({"options": {"keep": (2, 4)}}, SpecError, "fit chooses layer by layer"),
         ({"method": "escalate", "int8": False}, SpecError, "escalate ends in whole numbers"),
         ({"method": "mixed", "options": {"methods": {"block": {}, "escalate": {}}}, "int8": False}, SpecError, "whole"),
+        ({"method": "escalate", "options": {"depthwise": 3}}, SpecError, "layers that fit has no candidates for"),
         ({"rule": "guess"}, BudgetError, "unknown rule 'guess'"),
         ({"margin": 1.5}, BudgetError, "a margin of 1.5 is none"),
         ({"budget": Budget(cycles=3, accuracy_drop=1)}, BudgetError, "cycles are counted on the model of a machine"),
@@ -245,6 +287,16 @@ def test_where_dense_is_too_large_no_layer_says_that_it_fits(model, images, mach
     reasons = [d.reason for d in found.decisions if d.spec is None]
     assert any(reason.startswith("other layers spoil less") for reason in reasons)
     assert not any("not needed" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("method", ["tucker", "tdc"])
+def test_low_ranks_are_offered_to_square_layers_too(method):
+    """At half of the channels these store as much as before; at fewer they store less."""
+    square = nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 1), nn.Flatten(), nn.Linear(32, 4))
+    example = torch.randn(1, 3, 1, 1)
+    asked, shapes = Asked(Budget(bytes=1), method), layer_shapes(lower(square.eval(), example))
+    found = asked.candidates(square, example, shapes, Target(step=8))
+    assert found["2"] == [SvdSpec(rank=8)]
 
 
 def test_tdc_rule_takes_the_cheapest_ranks(model, images, machine, measured, tmp_path):
@@ -363,14 +415,22 @@ def test_two_networks_show_what_a_run_takes_beyond_its_layers(caplog):
 
 def test_hardly_anything_is_left_of_the_other_end(model, images):
     program = lower(model, torch.from_numpy(images[:1]))
-    light = anchor(program)
+    light = anchor(program, program.weights)
     assert light.graph == program.graph
     assert all(0 < packed.nonzeros() <= 0.04 * np.prod(packed.shape) + 4 for packed in light.weights.values())
 
 
-def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("latency", "off", "used", "met"), [(5.72e-4, 0.1, 0.88, True), (7.8e-4, 0.5, 1.2, False)])
+def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monkeypatch, latency, off, used, met):
+    """It is rehearsed at 0.52 ms of 0.54 allowed; in the last race the rival takes 1.3 ms, so that 0.65 are allowed."""
+
+    def played(_, __, plan, ___):
+        return Rehearsal(5.2e-4, {decision.name: work_of(decision, measured) for decision in plan.changed})
+
+    raced = {"latency": latency, "dense": 8e-4, "rival": "somebody", "rival_seconds": 1.3e-3}
     monkeypatch.setattr("dovetail.fitting.fits.survey", lambda *_, **__: measured)
-    monkeypatch.setattr("dovetail.fitting.fits.rehearse", lambda _, __, plan, ___: stage(measured)[0](plan))
+    monkeypatch.setattr("dovetail.fitting.fits.rehearse", played)
+    monkeypatch.setattr("dovetail.fitting.outcomes.against_peers", lambda *_, **__: raced)
     pictures = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = pictures.mean((2, 3)).argmax(1)
     batches = [(pictures[i : i + 16], labels[i : i + 16]) for i in (0, 16, 32)]
@@ -389,12 +449,14 @@ def test_the_verb_trains_what_it_chose(model, measured, machine, tmp_path, monke
         packed = done.program.weights[decision.name]
         grid = np.prod(BlockSparseSpec().grid(packed.shape))
         assert packed.nonzeros() <= 4 * (decision.spec.density * grid + 1)
-    assert done.achieved["latency"] > 0
-    assert done.achieved["bounds"] == {"latency": 0.5 * done.achieved["rival_seconds"]}
-    assert done.achieved["off"] == {
-        "latency": pytest.approx(done.achieved["latency"] / done.found.predicted["latency"] - 1)
-    }
-    assert done.met == (done.achieved["latency"] <= 0.5 * done.achieved["rival_seconds"])
+    assert done.found.predicted == {"latency": 5.2e-4}
+    assert done.achieved["latency"] == latency
+    assert done.achieved["bounds"] == {"latency": pytest.approx(6.5e-4)}
+    assert done.achieved["off"] == {"latency": pytest.approx(off)}
+    assert done.achieved["used"] == {"latency": pytest.approx(used)}
+    assert done.achieved["kept"] == {"accuracy": True, "latency": met}
+    assert set(done.achieved["layers"]) == set(measured.layers)
+    assert done.met is met
 
 
 def test_an_absolute_limit_is_no_share_and_bytes_count(measured):
@@ -413,6 +475,16 @@ def test_an_absolute_limit_is_no_share_and_bytes_count(measured):
     assert kept(came(macs=30), 1.0) == {"accuracy": True, "macs": True}
     assert kept(came(bytes=50), 0.4) == {"accuracy": False, "bytes": False}
     assert kept(came(bytes=96), None) == {"bytes": True}
+
+
+@pytest.mark.parametrize(("name", "told"), [("train", "training"), ("validate", "validation")])
+def test_batches_that_come_once_are_refused_before_one_is_taken(model, monkeypatch, name, told):
+    monkeypatch.setattr("dovetail.fitting.fits.survey", lambda *_, **__: pytest.fail("measured"))
+    batches = [(torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))]
+    once = iter(batches)
+    with pytest.raises(TrainingError, match=f"the {told} data is a list_iterator that can be iterated only once"):
+        fit(model, Budget(bytes=100), **{"train": batches, "validate": batches, name: once})
+    assert next(once) is batches[0]
 
 
 def test_nothing_is_trained_where_nothing_changes(model, measured, machine, tmp_path, monkeypatch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
-from dovetail.accelerators import machine_named, simulation
+from dovetail.accelerators import identity, machine_named, simulation
 from dovetail.engine import native_status
 from dovetail.errors import BudgetError, DataError, MachineError
 from dovetail.fitting import Asked, Modelled, Survey, choose, fit, in_values, modelled_costs, on_machine, open_table
@@ -50,7 +51,7 @@ def measured(model, images):
     """As if nothing here took any time: only models are asked."""
     shapes = tuple(layer_shapes(lower(model, torch.from_numpy(images[:1]))))
     layers = {name: 0.0 for shape in shapes for name in shape.layers}
-    return Survey(shapes, layers, 1.0, 1.0, 1.0, "somebody", 1.0, 1, True, 1e4, 4e4)
+    return Survey(shapes, layers, 1.0, 1.0, 1.0, "somebody", 1.0, 1, True, 1e4, 4e4, 1e6)
 
 
 def plan(model, images, measured, budget, machine, tmp_path, method="block", **more):
@@ -142,6 +143,20 @@ def test_a_stopped_search_goes_on(model, images, measured, tmp_path, monkeypatch
     assert every
     monkeypatch.setattr(simulation, "run", lambda *_: pytest.fail("all of this is known"))
     assert plan(model, images, measured, "cycles=0.5x", "scnn", tmp_path).changed
+
+
+def test_what_other_models_counted_is_not_taken(dense, images, tmp_path, monkeypatch):
+    def counted():
+        modelled = Modelled.of(machine_named("roofline"), dense, images, int8=True, memory=tmp_path / "modelled.json")
+        modelled.costs("one", None)
+        return modelled.table.path
+
+    first = counted()
+    assert counted() == first
+    monkeypatch.setattr(identity, "code", lambda: "of models that were changed")
+    monkeypatch.setattr(simulation, "run", run := Mock(side_effect=simulation.run))
+    assert counted() != first
+    assert run.called
 
 
 def test_what_another_machine_counted_is_refused(model, images, measured, tmp_path):

@@ -244,6 +244,19 @@ def test_a_density_keeps_the_largest() -> None:
     assert np.flatnonzero(kept).tolist() == [7]
 
 
+def test_zeros_stay_zeros_whatever_the_density() -> None:
+    coefficients = np.array([[0.0, 2.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 0.0]])[:, :, None]
+    kept, scales = ternarise(coefficients, density=1.0)
+    assert kept[:, :, 0].tolist() == [[0, 1, 0], [0, -1, 0], [0, 0, 0]]
+    assert scales.tolist() == [1.5]
+    kept, _ = ternarise(coefficients, density=1.0, block=2)  # but for the neighbours of others at a place
+    assert kept[:, :, 0].tolist() == [[1, 1, 0], [1, -1, 0], [0, 0, 0]]
+    weight = np.zeros((4, 6, 1, 1), np.float32)
+    weight[1, :3, 0, 0] = [1, -2, 3]
+    packed = PackedKernelBasis.from_dense(weight, KernelBasisSpec(bases=1, coefficients="ternary", density=0.5))
+    assert np.array_equal(np.sign(packed.dense()), np.sign(weight))
+
+
 @pytest.mark.parametrize("coefficients", ["sparse", "ternary"])
 def test_what_is_packed_has_the_density_in_its_coefficients_alone(coefficients: Any) -> None:
     spec = KernelBasisSpec(bases=4, coefficients=coefficients, density=0.1)

@@ -8,7 +8,7 @@ from torch import nn
 
 from dovetail.errors import DovetailError, InputError, SpecError
 from dovetail.formats import FORMATS, SvdSpec
-from dovetail.formats.layer import appear, from_dense, pack, swap
+from dovetail.formats.layer import FormatLayer, appear, from_dense, pack, swap
 from dovetail.formats.recurrent import FusedLstm, Lstm, Recurrent, walk, with_fused
 from dovetail.methods.base import weight_layers
 from samples import SAMPLES
@@ -46,6 +46,15 @@ def test_lstms_of_dense_matrices_alone_are_fused():
     assert with_fused(model[2]) is model[2]
     with pytest.raises(SpecError, match="not all of its eight are dense"):
         model[1].fused()
+
+
+def test_with_dense_copies_of_its_matrices_any_lstm_is_fused():
+    model, x = nn.Sequential(Lstm(5, 7)).eval(), torch.randn(2, 3, 5)
+    model[0].x_f = from_dense(model[0].x_f, SvdSpec(rank=3))
+    fused = with_fused(model, recompose=True)
+    assert isinstance(fused[0], FusedLstm)
+    assert torch.allclose(fused(x), model(x), atol=1e-6)
+    assert isinstance(model[0].x_f, FormatLayer)
 
 
 def test_in_float32_it_agrees_to_a_millionth():
@@ -101,6 +110,18 @@ def test_factored_it_is_the_same_function(last):
     with torch.no_grad(), appear("factored"):
         scanned = layer(x)
     assert torch.allclose(scanned, layer(x), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_where_torch_traces_its_steps_are_factored_and_unrolled():
+    layer, x = Lstm(8, 8).eval(), torch.randn(1, 3, 8)
+    layer.h_i = from_dense(layer.h_i, FORMATS["permuted_diagonal"].spec(size=4))
+    with torch.no_grad(), appear("factored"):
+        traced = torch.jit.trace(layer, x)
+    assert str(traced.inlined_graph).count("aten::tanh") == 6
+    assert "aten::scatter" not in str(traced.inlined_graph)
+    assert torch.allclose(traced(x), layer(x), atol=1e-6)
 
 
 def test_as_an_opaque_op_it_has_a_shape_but_no_numbers():

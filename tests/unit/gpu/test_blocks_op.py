@@ -11,12 +11,14 @@ import torch
 import gpu_blocks
 import gpu_layers
 from dovetail.errors import GpuError, InputError
-from dovetail.gpu import block_circulant_linear, permuted_diagonal_linear, tuning
+from dovetail.gpu import block_circulant_linear, cache, launching, permuted_diagonal_linear, tuning
+from dovetail.gpu.block_circulant import launch as block_circulant_launch
 from dovetail.gpu.block_circulant import plain as circulant
 from dovetail.gpu.block_circulant.choice import CirculantProblem
 from dovetail.gpu.blocks import settings
 from dovetail.gpu.blocks.plan import Plan, Strip
 from dovetail.gpu.cards import GPUS
+from dovetail.gpu.permuted_diagonal import launch as permuted_diagonal_launch
 from dovetail.gpu.permuted_diagonal import plain as diagonal
 from dovetail.gpu.permuted_diagonal.choice import DiagonalProblem
 from dovetail.gpu.tucker.choice import Tiles
@@ -314,6 +316,19 @@ def test_plans_that_are_none_are_refused_where_no_kernel_runs_too(case, tiles):
         gpu_blocks.make(replace(case, tiles=tiles)).run()
 
 
+@pytest.mark.parametrize(("splits", "runs"), [(2**20, True), (2**28, False)])
+@pytest.mark.parametrize("case", [gpu_blocks.PLAIN, gpu_blocks.TURNED], ids=str)
+def test_sums_that_32_bits_cannot_number_are_not_made(monkeypatch, case, splits, runs):
+    """Twelve of each split. As if kernels took what lies on a CPU."""
+    made = []
+    monkeypatch.setattr(launching, "kernels_take", lambda x: True)
+    for format_ in (permuted_diagonal_launch, block_circulant_launch):
+        monkeypatch.setattr(format_, "layer", lambda x, *given: made.append(x) or x.new_empty(1, case.outputs))
+    plan = case.tiles.replace(":1:", f":{splits}:", 1)
+    gpu_blocks.op_of(case)(*gpu_blocks.make(case).arguments[:-1], plan)
+    assert bool(made) is runs
+
+
 def test_a_stored_index_has_no_classes():
     with pytest.raises(GpuError, match="no plan of this layer"):
         Plan.parse("grouped 1x16x16x16:1:4:3", PROBLEMS[2].ways)
@@ -330,6 +345,14 @@ def a_card(tmp_path, monkeypatch):
     tuning.forget()
     yield torch.device("cuda", 0)
     tuning.forget()
+
+
+@pytest.mark.parametrize("kept", ["rubbish", "direct 3x1x1:1:1", "grouped 1x1"])
+def test_a_bad_entry_is_noted_and_chosen_anew(a_card, caplog, kept):
+    cache.save(tuning.name_of(GPUS["H100"]), PROBLEMS[0].work, kept)
+    found = [settings.plan_of(PROBLEMS[0], a_card, "auto", lambda: pytest.fail("timed")) for _ in range(2)]
+    assert found == [PROBLEMS[0].plans(GPUS["H100"])[0]] * 2
+    assert caplog.text.count("ignoring what the cache of tiles says") == 1
 
 
 @pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[6]], ids=lambda problem: problem.work)

@@ -60,6 +60,13 @@ def test_cycles_where_multiply_adds_count():
     assert tf32 < choice.cycles(problem, tiles, A100)
 
 
+def test_splits_whose_sums_32_bits_cannot_number_are_no_candidates():
+    """400 images of 112 x 112 and 128 channels: three splits would have 2^31 sums, nearly."""
+    problem = Problem(400, 64, 128, 112, 112)
+    assert {tiles.splits for tiles in choice.candidates(problem, A100)} == {1, 2}
+    assert {tiles.splits for tiles in choice.candidates(replace(problem, batch=2000), A100)} == {1}
+
+
 def test_splits_cost_their_sums():
     tiles = Tiles(4, 4, 32, 64, 1, 2, 3)
     two = choice.cycles(SMALL, replace(tiles, splits=2), A100)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 import gpu_compiling
+from dovetail.errors import install_hint
 from dovetail.gpu import support
 from dovetail.gpu.block_circulant.choice import CirculantProblem
 from dovetail.gpu.cards import GPUS
@@ -24,7 +25,7 @@ A_FEW_REGISTERS = 16
 """Bytes of a thread that may lie in memory."""
 
 pytestmark = [
-    pytest.mark.skipif(not support.INSTALLED, reason="Triton is not installed: pip install 'dovetail[gpu]'"),
+    pytest.mark.skipif(not support.INSTALLED, reason=f"Triton is not installed: {install_hint('gpu')}"),
     pytest.mark.skipif(support.INTERPRETED, reason="Triton interprets here"),
 ]
 each_card = pytest.mark.parametrize("capability", CARDS, ids="sm_{}".format)

@@ -13,12 +13,13 @@ import pytest
 
 import gpu_blocks
 import gpu_layers
+from dovetail.errors import install_hint
 from dovetail.gpu import support
 from gpu_layers import Case
 
 TESTS = Path(gpu_layers.__file__).parent
 
-pytestmark = pytest.mark.skipif(not support.INSTALLED, reason="Triton is not installed: pip install 'dovetail[gpu]'")
+pytestmark = pytest.mark.skipif(not support.INSTALLED, reason=f"Triton is not installed: {install_hint('gpu')}")
 
 
 def run(what: str) -> dict[str, dict[str, Any]]:

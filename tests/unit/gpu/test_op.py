@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 import gpu_layers
 from dovetail.errors import GpuError, InputError
-from dovetail.gpu import tucker_conv2d, tucker_core
-from dovetail.gpu.tucker import op
+from dovetail.gpu import launching, tucker_conv2d, tucker_core
+from dovetail.gpu.tucker import launch, op
 from gpu_layers import Case
 
 CASES = [
@@ -53,6 +53,21 @@ def test_the_core_passes_torchs_checks():
     given = (x, core, [2, 1], [0, 1], [1, 1], "ieee", "auto")
     torch.library.opcheck(torch.ops.dovetail.tucker_core.default, given)
     assert torch.allclose(tucker_core(x, core, (2, 1), (0, 1)), F.conv2d(x, core, None, (2, 1), (0, 1)))
+
+
+@pytest.mark.parametrize(("splits", "runs"), [(2**20, True), (2**24, False)])
+def test_sums_that_32_bits_cannot_number_are_not_made(monkeypatch, splits, runs):
+    """Seven by seven pixels and four channels of each split. As if kernels took what lies on a CPU."""
+    layer = gpu_layers.make(CASES[0])
+    plan = gpu_layers.SMALL.tiles.replace("4x4x16x16:1:", f"4x4x16x16:{splits}:")
+    monkeypatch.setattr(launching, "kernels_take", lambda x: True)
+    monkeypatch.setattr(launch, "layer", lambda *given: torch.zeros(1))
+    monkeypatch.setattr(launch, "core_alone", lambda *given: torch.zeros(1))
+    given = (*arguments(layer)[:-1], plan)
+    assert (op._run(*given).numel() == 1) is runs
+    core = layer.weights[1]
+    given = (torch.zeros(1, core.shape[1], 7, 7), core, (1, 1), (1, 1), (1, 1), "ieee", plan.split()[1])
+    assert (op._run_core(*given).numel() == 1) is runs
 
 
 @each_case

@@ -54,7 +54,13 @@ def test_what_is_saved_is_loaded(folder):
     cache.save("another", "work", "different")
     assert cache.load("card") == {"work": "tiles", "more": "others"}
     assert cache.load("unknown") == {}
-    assert [file.name for file in folder.iterdir()] == ["gpu-tuning.json"]
+    assert {file.name for file in folder.iterdir()} == {"gpu-tuning.json", ".gpu-tuning.json.lock"}
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch):
+    monkeypatch.setattr("dovetail.files.cache_folder", lambda: None)
+    cache.save("card", "work", "tiles")
+    assert cache.load("card") == {}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +92,29 @@ def test_the_oracle_times_once_and_remembers(a_card):
     assert len(a_card) == 1
     kept = json.loads(cache.cache_file().read_text())["cards"]
     assert list(kept) == ["A100, Triton 3.6.0"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "why"),
+    [
+        ("rubbish", "no tiles of a Tucker layer"),
+        ("1x16x16x16:1:4:3 4x4x31x16:1:4:3 1x16x16x16:1:4:3", "powers of two"),
+        ("1x16x16x16:1:4:3 4x4x16x16:1:4:3 1x16x16x16:1:4:3 fused", "needs as many outputs in one tile"),
+    ],
+)
+def test_a_bad_entry_is_noted_and_chosen_anew(a_card, caplog, kept, why):
+    card = tuning.name_of(FALLBACK)
+    cache.save(card, settings.work_of(PROBLEM, 128, 128), kept)
+    cache.save(card, settings.work_of(PROBLEM), "4x4:")
+    with caplog.at_level(logging.WARNING):
+        assert plan("auto") == plan("auto") == choice.choose(PROBLEM, 128, 128, FALLBACK)
+        assert settings.core_tiles_of(PROBLEM, CUDA, "auto") == choice.best(PROBLEM, FALLBACK)
+    assert why in caplog.text
+    assert [record.message.count(settings.work_of(PROBLEM)) for record in caplog.records] == [0, 1]
+    assert plan("oracle") == PLAN
+    assert settings.core_tiles_of(PROBLEM, CUDA, "oracle") == PLAN.core
+    tuning.forget()
+    assert plan("auto") == PLAN
 
 
 def test_a_core_alone_is_remembered_by_itself(a_card):

@@ -55,6 +55,12 @@ def played(monkeypatch):
     return play(monkeypatch, **named, rotated=(circulant, "rotated"), added=(blocks, "added"))
 
 
+def test_without_numbers_there_are_shapes():
+    model = network().to("meta")
+    with use_kernels(model):
+        assert model(X.to("meta")).shape == (3, 9)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_layers_use_kernels_within_the_block(bias):
     model = network(bias)

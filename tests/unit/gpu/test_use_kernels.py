@@ -6,6 +6,7 @@ import copy
 import io
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -104,6 +105,11 @@ def test_twice_is_as_once():
     model = network()
     with use_kernels(model), use_kernels(model) as inner:
         assert inner.taken == []
+        assert inner.left == {
+            "0": "it runs on kernels already",
+            "2": "it runs on kernels already",
+            "4": "SvdLinear has no kernels for GPUs",
+        }
         assert type(model[0]) is TuckerKernels
     assert type(model[0]) is TuckerConv2d
 
@@ -132,6 +138,26 @@ def test_parameters_stay_the_same_objects_with_the_same_numbers():
         assert all(one is other for one, other in zip(parameters, model.parameters(), strict=True))
         assert all(torch.equal(p, numbers[n]) for n, p in model.named_parameters())
         assert model[0].core.stride() == (1, 4, 3 * 3 * 4, 3 * 4)
+
+
+def test_the_memory_lies_as_before_too():
+    model = network()
+    model[2].core.data = model[2].core.data.transpose(0, 1).contiguous().transpose(0, 1)
+    strides, numbers = [p.stride() for p in model.parameters()], [p.clone() for p in model.parameters()]
+    with use_kernels(model):
+        assert [p.stride() for p in model.parameters()] != strides
+    assert [p.stride() for p in model.parameters()] == strides
+    assert all(map(torch.equal, model.parameters(), numbers))
+    assert "kernel_strides" not in vars(model[0])
+    saved = safetensors.torch.load(safetensors.torch.save(model[:1].state_dict()))
+    assert torch.equal(saved["0.core"], model[0].core)
+
+
+def test_without_numbers_there_are_shapes():
+    model = network().to("meta")
+    with use_kernels(model):
+        assert model(X.to("meta")).shape == (2, 7)
+    assert type(model[0]) is TuckerConv2d
 
 
 def test_copies_and_files():

@@ -47,6 +47,36 @@ def test_numbers_of_the_layer_by_hand():
     assert scaled.flatten().tolist() == [254.0, -126.0]
 
 
+def test_a_latent_zero_is_zero_but_among_neighbours_at_a_place():
+    latent, mask = torch.tensor([[[0.0], [-2.0]], [[2.0], [0.0]]]), torch.ones(2, 2, 1, dtype=torch.bool)
+    scaled, coefficients = trained_ternary(torch.ones(1, 1, 1), latent, mask)
+    assert (scaled.item(), coefficients.flatten().tolist()) == (2, [0, -1, 1, 0])
+    scaled, coefficients = trained_ternary(torch.ones(1, 1, 1), latent, mask, place=(2, 1))
+    assert (scaled.item(), coefficients.flatten().tolist()) == (1, [1, -1, 1, 1])
+    layer = KernelBasisConv2d.from_dense(nn.Conv2d(2, 2, 1), KernelBasisSpec(bases=1))
+    layer.spec, layer.latent = KernelBasisSpec(bases=1, coefficients="ternary"), True
+    layer.coefficients.data.copy_(latent)
+    layer.prune(mask)
+    assert layer.pack().stored_coefficients() == 2
+    layer.spec = KernelBasisSpec(bases=1, coefficients="ternary", shared=2)
+    assert layer.pack().stored_coefficients() == 4
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("place", [(1, 1), (2, 1), (2, 2), (1, 4), (4, 3)])
+def test_a_place_of_nothing_but_latent_zeros_goes(place, masked):
+    latent = torch.zeros(3, 5, 1)
+    latent[1, 2], latent[2, 4] = -4.0, 1.0
+    mask = torch.ones(3, 5, 1, dtype=torch.bool) if masked else None
+    made = trained_ternary(torch.ones(1, 1, 1), latent, mask, place=place)[1]
+    present = torch.zeros(3, 5, 1)
+    for k, c in ((1, 2), (2, 4)):
+        rows, columns = k // place[0] * place[0], c // place[1] * place[1]
+        present[rows : rows + place[0], columns : columns + place[1]] = 1
+    assert torch.equal((made != 0).float(), present)
+    assert torch.equal(made < 0, latent < 0)
+
+
 def test_blended_coefficients_by_hand():
     """A quarter of the ternary numbers above, three quarters of -1 / 2, 2 / 2, 3 / 2 and of the zero of the mask."""
     latent = torch.tensor([[[-1.0, 2.0]], [[3.0, 8.0]]])

@@ -9,11 +9,31 @@ import torch
 
 from dovetail.api import compress
 from dovetail.errors import SpecError
-from dovetail.formats import BlockSparseSpec, KernelBasisSpec, SparseSpec, SvdSpec, TuckerSpec
+from dovetail.formats import (
+    BlockCirculantSpec,
+    BlockSparseSpec,
+    KernelBasisSpec,
+    PermutedDiagonalSpec,
+    SparseSpec,
+    SvdSpec,
+    TuckerSpec,
+)
+from dovetail.formats.values import CODEBOOK4
 from dovetail.methods import METHODS, Kept, Mixed, Plan
 from dovetail.methods.magnitude import cubic
 from dovetail.methods.mixed import STAGED, TRAINS
+from dovetail.methods.rounding import on_grid
 
+ALONE = {
+    "block": {"density": 0.4, "interval": 2},
+    "circnn": {"size": 4, "values": "int8"},
+    "escalate": {"bases": 2, "density": 0.5, "sparsify_epochs": 1, "ternarise_epochs": 1, "settle_epochs": 1},
+    "magnitude": {"density": 0.4, "interval": 2},
+    "penni": {"bases": 3, "channel_density": 0.6, "alternate_epochs": 1, "retrain_epochs": 1},
+    "permdnn": {"size": 2},
+    "tdc": {"ratio": 0.5, "svd": True, "admm_epochs": 1, "epochs": 1},
+    "tucker": {"ratio": 0.5, "svd": True},
+}
 BOTH = {"block": {"interval": 2}, "tucker": {}}
 PLAN = {
     "same": BlockSparseSpec(density=0.3),
@@ -68,12 +88,60 @@ def test_the_method_of_several_phases_leads_and_the_others_ramp_over_all(build, 
     assert not model.down.latent
 
 
-def test_a_single_method_is_that_method(build, data):
+def test_layers_of_other_methods_end_in_their_formats_where_the_rest_is_rounded(build, data):
+    model = build()
+    options = {"rounded": True, "sparsify_epochs": 0, "ternarise_epochs": 0, "settle_epochs": 1, "bases": 2}
+    plan = {
+        "same": BlockSparseSpec(density=0.25),
+        "down": KernelBasisSpec(bases=2, coefficients="ternary"),
+        **{name: Kept("mine") for name in ("stem", "point", "grouped", "fc")},
+    }
+    compress(model, Mixed(methods={"block": {}, "escalate": options}), train=data, plan=plan)
+    assert isinstance(model.same.pack().spec, BlockSparseSpec)
+    for name in ("stem", "point", "grouped", "fc"):
+        weight = model.get_submodule(name).weight
+        assert torch.equal(weight, on_grid(weight))
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_a_single_method_is_that_method(name, build, data):
     alone, mixed = build(), build()
-    compress(alone, METHODS["block"](density=0.4, epochs=2, interval=2), train=data)
-    compress(mixed, Mixed(methods={"block": {"density": 0.4, "interval": 2}}, epochs=2), train=data)
+    training = {} if name in STAGED else {"epochs": 2}
+    single = compress(alone, METHODS[name](**ALONE[name], **training), train=data)
+    done = compress(mixed, Mixed(methods={name: ALONE[name]}, **training), train=data)
     assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), mixed.state_dict().values(), strict=True))
     assert [type(module) for module in alone.modules()] == [type(module) for module in mixed.modules()]
+    assert dict(done.plan.specs()) == dict(single.plan.specs())
+
+
+def test_learning_rates_of_one_member_stay_beside_others(build, example):
+    model = build()
+    method = Mixed(methods={"circnn": {"size": 4}, "tucker": {}}, learning_rate=0.1)
+    plan = {**PLAN, "same": BlockCirculantSpec(size=4), "fc": Kept("mine")}
+    method.plan(model, example, Plan(plan))
+    own, rest = method.begin(method.phases()[0], model)
+    assert [id(p) for p in own["params"]] == [id(model.same.values)]
+    assert own["lr"] == 0.1 / 4
+    assert {id(p) for p in rest["params"]} == {id(p) for p in model.parameters()} - {id(model.same.values)}
+
+
+def test_each_member_settles_its_own_layers(build, data):
+    methods = {
+        "penni": {"alternate_epochs": 0, "retrain_epochs": 0, "shrink": False, "finish": "dense"},
+        "permdnn": {"values": "codebook4"},
+        "tucker": {},
+    }
+    plan = {
+        "same": KernelBasisSpec(bases=2, coefficients="sparse"),
+        "down": TuckerSpec(rank_in=8, rank_out=8),
+        "point": PermutedDiagonalSpec(size=2),
+        **{name: Kept("mine") for name in ("stem", "grouped", "fc")},
+    }
+    settled = compress(build(), Mixed(methods=methods), train=data, plan=plan).plan.layers
+    assert settled["same"] == Kept("made dense again (finish='dense')")
+    assert settled["down"] == plan["down"]
+    assert settled["point"] == PermutedDiagonalSpec(size=2, values=CODEBOOK4)
+    assert settled["fc"] == Kept("mine")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +152,9 @@ def test_a_single_method_is_that_method(build, data):
         ({"block": {"densty": 0.5}}, "densty"),
         ({"block": {"density": 2}}, "density 2 must lie above 0"),
         ({"block": {"epochs": 2}}, "block: epochs belong to the whole training"),
+        ({"permdnn": {"share_epochs": 2}}, "permdnn: share_epochs are a phase after the others"),
+        ({"penni": {}, "magnitude": {}}, "penni with shrink takes channels of layers that magnitude train on"),
+        ({"tucker": {}, "penni": {"shrink": False, "macs_target": 0.5}}, "penni with macs_target takes channels"),
     ],
 )
 def test_impossible_options(methods, message):
@@ -104,6 +175,6 @@ def test_plans_are_checked(build, example):
         "down": KernelBasisSpec(bases=2, coefficients="sparse"),
     })  # fmt: skip
     with pytest.raises(SpecError, match="escalate and penni at once"):
-        Mixed(methods={"escalate": {}, "penni": {}}).plan(build(), example, two)
+        Mixed(methods={"escalate": {}, "penni": {"shrink": False}}).plan(build(), example, two)
     with pytest.raises(SpecError, match="none of tucker changes a layer"):
         Mixed(methods={"tucker": {}}).plan(build(), example)

@@ -14,9 +14,9 @@ from dovetail.peers.peer import Target
 class Fake:
     """Sums each image; `milliseconds` long, with a planned misdeed."""
 
-    def __init__(self, milliseconds=0.0, error=0.0, die_at=None, hang_at=None, log=None, mark=""):
+    def __init__(self, milliseconds=0.0, error=0.0, die_at=None, hang_at=None, hang=60, log=None, mark=""):
         self.milliseconds, self.error = milliseconds, error
-        self.die_at, self.hang_at = die_at, hang_at
+        self.die_at, self.hang_at, self.hang = die_at, hang_at, hang
         self.log, self.mark = log, mark
         self.count = 0
 
@@ -28,7 +28,7 @@ class Fake:
         if self.count == self.die_at:
             os._exit(7)
         if self.count == self.hang_at:
-            time.sleep(60)
+            time.sleep(self.hang)
         if self.log:
             with Path(self.log).open("a") as file:
                 file.write(f"{self.mark}\n")
@@ -48,6 +48,8 @@ def load(threads, **behaviour):
         raise PeerError("this machine is not to my liking")
     if behaviour.pop("raise", False):
         raise ZeroDivisionError("one line\nand another")
+    if behaviour.pop("hang_threads", threads) != threads:
+        behaviour.pop("hang_at")
     if behaviour.pop("environment", None):
         raise PeerError(json.dumps({k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")}))
     return Fake(**behaviour)

@@ -24,14 +24,14 @@ def test_they_race_where_they_are_asked_for_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("inputs", "bias"), [(256, True), (256, False), (216, True)])
 @pytest.mark.parametrize("name", FOUR_BITS)
-def test_weights_take_four_bits_and_the_outputs_stay(name: str, bias: bool, tmp_path) -> None:
+def test_weights_take_four_bits_and_the_outputs_stay(name: str, inputs: int, bias: bool, tmp_path) -> None:
     peer = PEERS[name]
     if missing := [need for need in peer.needs if importlib.util.find_spec(need) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(256, 192, bias=bias), nn.ReLU()).eval(), torch.randn(1, 256)
+    model, x = nn.Sequential(nn.Linear(inputs, 192, bias=bias), nn.ReLU()).eval(), torch.randn(1, inputs)
     target = peer.target(Source(model, x), tmp_path)
     runner = importlib.import_module(target.module).load(threads=1, **json.loads(json.dumps(target.arguments)))
     runner.bind(x.numpy())
@@ -39,7 +39,7 @@ def test_weights_take_four_bits_and_the_outputs_stay(name: str, bias: bool, tmp_
     (y,), want = runner.outputs(), model(x).detach().numpy()
     assert 1e-4 < np.abs(y - want).max() / np.ptp(want) < 0.1  # other weights than those of float32, but near them
     stored = max(file.stat().st_size for file in tmp_path.glob("*int4*"))
-    assert stored < 256 * 192 * 4 / 3
+    assert stored < inputs * 192 * 4 / 3
 
 
 @pytest.mark.slow

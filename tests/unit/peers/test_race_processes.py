@@ -16,7 +16,7 @@ from dovetail.peers.compare import AGAIN, Questions, compare, tolerance
 from dovetail.peers.conditions import Caches, busy_neighbour
 from dovetail.peers.judge import Judge
 from dovetail.peers.process import Child
-from dovetail.peers.schedule import Pace
+from dovetail.peers.schedule import Pace, drive
 
 QUICK = Pace(blocks=3, runs=4, warm=1, warm_seconds=0.0, gap=0.0)
 OURS = fake("dovetail", reference="compressed")
@@ -28,6 +28,19 @@ def questions():
     example, check = (rng.standard_normal((n, 3, 4), dtype=np.float32) for n in (2, 6))
     outputs = (fake_targets.truth(check),)
     return Questions(example, check, {"original": outputs, "compressed": outputs})
+
+
+@pytest.fixture
+def born(monkeypatch):
+    """The children that a race has started."""
+    found, original = [], Child.__init__
+
+    def remember(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        found.append(self)
+
+    monkeypatch.setattr(Child, "__init__", remember)
+    return found
 
 
 def run(targets, questions, threads=(1,), pace=QUICK, timeout=20.0):
@@ -184,6 +197,29 @@ def test_accuracy_is_measured_on_labelled_images_without_the_padding(questions):
     assert outcome.answers["exact", 1].accuracy is None
 
 
+def test_who_is_given_up_on_the_test_images_does_not_race(questions):
+    """Nor is a late answer taken for that to the next question; its other thread count is asked instead."""
+    test = np.ones((4, 3, 4), np.float32)
+    labelled = replace(questions, test=test, labels=np.array([0, 1, 0]), test_truth=(fake_targets.truth(test),))
+    late = fake("late", dtype="int8", hang_at=5, hang=1.5, hang_threads=1)
+    outcome = run([OURS, late], labelled, threads=(1, 2), timeout=1.0)
+    assert set(outcome.absent) == {"late (1 thread)"}
+    assert "no answer for 1 s" in outcome.absent["late (1 thread)"]
+    assert [key for key in outcome.times if key[0] == "late"] == [("late", 2)]
+    assert outcome.answers["late", 2].accuracy == pytest.approx(200 / 3)
+
+
+def test_who_is_given_up_is_gone_before_the_others_are_timed(questions, born, monkeypatch):
+    def timed(*given):
+        assert [child.target.name for child in born if child.process.returncode is not None] == ["stuck"]
+        return drive(*given)
+
+    monkeypatch.setattr("dovetail.peers.compare.drive", timed)
+    outcome = run([OURS, fake("stuck", hang_at=3), fake("good")], questions, timeout=1.5)
+    assert set(outcome.absent) == {"stuck (1 thread)"}
+    assert {name for name, _ in outcome.times} == {"dovetail", "good", AGAIN}
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_child_has_its_own_thread_environment(tmp_path, threads):
     example = tmp_path / "x.npy"
@@ -196,18 +232,10 @@ def test_each_child_has_its_own_thread_environment(tmp_path, threads):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
-def test_all_children_are_reaped_when_the_race_is_interrupted(questions, monkeypatch, interruption):
-    born = []
-    original = Child.__init__
-
-    def remember(self, *args, **kwargs):
-        original(self, *args, **kwargs)
-        born.append(self)
-
+def test_all_children_are_reaped_when_the_race_is_interrupted(questions, born, monkeypatch, interruption):
     def interrupt(*_):
         raise interruption
 
-    monkeypatch.setattr(Child, "__init__", remember)
     monkeypatch.setattr("dovetail.peers.compare.drive", interrupt)
     with pytest.raises(interruption):
         run([OURS, fake("peer")], questions)

@@ -271,5 +271,5 @@ def absent(package):
 
 def test_what_is_not_installed_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setattr("dovetail.peers.peer.find_spec", lambda name: None)
-    with pytest.raises(PeerError, match=r"ncnn: not installed: ncnn; pip install 'dovetail\[winograd\]'"):
+    with pytest.raises(PeerError, match=r"ncnn: not installed: ncnn; pip install '\.\[winograd\]' in a checkout"):
         LAYERWISE["ncnn"].target(source(nn.Conv2d(6, 6, 1)), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from program_nets import every_format
@@ -11,6 +12,7 @@ from dovetail.errors import ProgramError
 from dovetail.formats import TuckerSpec
 from dovetail.formats.kernel_basis import KernelBasisSpec
 from dovetail.formats.layer import from_dense, swap
+from dovetail.formats.values import INT8
 from dovetail.program.counts import PaperCounts, count, paper_counts
 from dovetail.program.lower import lower
 from programs import Sketch, random_packed
@@ -90,6 +92,14 @@ def test_positions_and_numbers_make_the_weights():
         assert (packed.position_bits() > 0) == any(
             name.endswith((".bitmap", ".gaps", ".groups", ".runs", ".index")) for name in packed.arrays
         )
+
+
+def test_gains_of_circulant_layers_are_no_positions():
+    packed = random_packed("block_circulant", (8, 8), np.random.default_rng(0), size=4)
+    gained = packed.cast(INT8, np.linspace(1, 2, 8, dtype=np.float32))
+    assert "weight.gain" in gained.arrays
+    assert gained.bits() > packed.cast(INT8).bits()
+    assert gained.position_bits() == 0
 
 
 def test_unknown_graph():

@@ -141,6 +141,13 @@ def test_the_curve_of_thin_networks_ends_in_the_dense_original():
     assert found == [pytest.approx(corner, abs=0.1) for corner in want]
 
 
+def test_a_curve_passes_by_what_another_of_its_points_beats_in_both():
+    points = (Point("a", "int8", 0.7, 91.7), Point("beaten", "int8", 0.8, 91.5), Point("b", "int8", 2.0, 93.4))
+    ((_, found),) = corners(plot.scatter(points, 720, 400)).items()
+    assert len(found) == 2
+    assert len(list(ElementTree.fromstring(plot.scatter(points, 720, 400)).iter("g"))) == 3
+
+
 def test_without_a_thin_network_there_is_no_curve():
     assert corners(plot.scatter((POINTS[0], POINTS[1]), 720, 400)) == {}
 

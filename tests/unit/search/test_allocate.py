@@ -16,9 +16,9 @@ from dovetail.search import Candidate, Group, allocate, tdc_rule
 from dovetail.search.allocate import tdc_within
 
 
-def candidate(latency, damage=0.0, size=0, macs=0, **costs):
+def candidate(latency, damage=0.0, size=0, **costs):
     spec = None if damage == 0 else BlockSparseSpec(density=0.5)
-    return Candidate(spec, {"latency": latency, **costs}, damage, size, macs)
+    return Candidate(spec, {"latency": latency, **costs}, damage, size)
 
 
 def group(name, *candidates):
@@ -127,34 +127,31 @@ def test_room_that_rounding_leaves_is_used():
     assert found.damage == 2.0
 
 
-def test_tdc_takes_the_cheapest_that_saves_enough_and_the_largest_of_equals():
+def test_tdc_takes_the_cheapest_and_the_largest_of_equals():
     layer = group(
         "conv",
-        candidate(10.0, macs=100, size=100),
-        candidate(2.0, damage=1.0, macs=60, size=30),  # saves too little
-        candidate(4.0, damage=1.0, macs=45, size=20),
-        candidate(4.03, damage=1.0, macs=50, size=25),  # within one percent of the cheapest
-        candidate(4.1, damage=1.0, macs=50, size=26),
+        candidate(10.0, size=100),
+        candidate(4.0, damage=1.0, size=20),
+        candidate(4.03, damage=1.0, size=25),  # within one percent of the cheapest
+        candidate(4.1, damage=1.0, size=26),
     )
-    assert tdc_rule([layer], "latency", macs_reduction=0.5).chosen["conv"].size == 25
-    assert tdc_rule([layer], "latency", macs_reduction=0.5, tie=0.0).chosen["conv"].size == 20
-    assert tdc_rule([layer], "latency", macs_reduction=0.0).chosen["conv"].size == 30
+    assert tdc_rule([layer], "latency").chosen["conv"].size == 25
 
 
 def test_tdc_leaves_a_layer_that_gains_too_little():
-    layer = group("conv", candidate(1.0, macs=100), candidate(0.86, damage=1.0, macs=10))
-    assert tdc_rule([layer], "latency", macs_reduction=0.5).chosen["conv"].spec is None
-    assert tdc_rule([layer], "latency", macs_reduction=0.5, theta=0.14).chosen["conv"].spec is not None
+    layer = group("conv", candidate(1.0), candidate(0.86, damage=1.0))
+    assert tdc_rule([layer], "latency").chosen["conv"].spec is None
+    assert tdc_rule([layer], "latency", theta=0.14).chosen["conv"].spec is not None
 
 
 def test_tdc_within_a_limit_is_the_rule_or_refused():
     layer = group(
         "conv",
-        candidate(10.0, macs=100, size=100),
-        candidate(6.0, damage=1.0, macs=80, size=80),
-        candidate(3.0, damage=2.0, macs=40, size=40),
+        candidate(10.0, size=100),
+        candidate(6.0, damage=1.0, size=80),
+        candidate(3.0, damage=2.0, size=40),
     )
-    wide = group("wide", candidate(1.0, macs=10, size=10))
+    wide = group("wide", candidate(1.0, size=10))
     assert tdc_within([layer, wide], "latency", 5.0) == tdc_rule([layer, wide], "latency")
     with pytest.raises(BudgetError, match=r"comes to latency 4 s, more than 3\.5 s"):
         tdc_within([layer, wide], "latency", 3.5)

@@ -104,5 +104,25 @@ def test_sensitivity_needs_images_and_finite_answers(model, images):
         sensitivities(model, images, {"2": [SparseSpec(density=0.5)]})
 
 
-def test_a_layer_without_error_spoils_nothing():
-    assert Sensitivity(SparseSpec(density=1.0), 0.0, 0.0).damage(0.5) == 0.0
+def test_what_is_exact_spoils_nothing_and_says_nothing_of_the_others():
+    exact, tried = (Sensitivity(SparseSpec(density=0.5), error, 0.3) for error in (0.0, 0.2))
+    assert exact.damage(0.0) == tried.damage(0.0) == 0.0
+    assert exact.damage(0.5) == np.inf
+    assert tried.damage(0.5) == pytest.approx(1.2)  # four times the energy lost over the energy kept
+
+
+def test_a_layer_of_low_rank_is_tried_with_a_candidate_that_loses_something(model, images):
+    with torch.no_grad():
+        weight = model[2].weight
+        weight.copy_(torch.einsum("kr,rcij->kcij", torch.randn(12, 4), torch.randn(4, 8, 3, 3)))
+    exact, lossy = (TuckerSpec(rank_in=8, rank_out=rank) for rank in (4, 1))
+    each = errors(weight.detach().numpy(), [exact, lossy])
+    assert each[0] < 1e-6
+    assert each[1] - 0.2 > 0.2 - each[0]  # the exact one is nearer what is tried as a rule
+    found = sensitivities(model, images, {"2": [exact, lossy]})["2", "tucker"]
+    assert (found.spec, found.error) == (lossy, each[1])
+    assert found.damage(each[1]) == found.divergence > 0
+    assert found.damage(each[0]) < 1e-4 * found.divergence
+    known = {("2", "tucker"): Sensitivity(exact, each[0], 0.0)}
+    assert sensitivities(model, images, {"2": [exact, lossy]}, known=known)["2", "tucker"] == found
+    assert sensitivities(model, images, {"2": [exact]})["2", "tucker"].spec == exact

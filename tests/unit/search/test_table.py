@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
+from dovetail import files
 from dovetail.errors import DataError
 from dovetail.formats import SvdSpec, TuckerSpec
 from dovetail.program.layers import LayerShape
@@ -69,11 +71,22 @@ def test_a_stopped_search_goes_on_from_its_file(tmp_path):
     assert len(calls) == 1
 
 
-def test_two_searches_at_once_lose_nothing(tmp_path):
+def test_two_searches_at_once_lose_nothing(tmp_path, monkeypatch):
+    """The other search saves while the first one writes what it has merged."""
     _, measure = counting()
     one, other = (CostTable.open(tmp_path / "costs.json", HERE) for _ in range(2))
+    meanwhile = threading.Thread(target=other.measured, args=(LINEAR, SvdSpec(rank=4), measure))
+    plain = files.write
+
+    def slowly(*arguments, **options):
+        if threading.current_thread() is not meanwhile:
+            meanwhile.start()
+            meanwhile.join(0.2)
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr("dovetail.files.write", slowly)
     one.measured(CONV, RANKS, measure)
-    other.measured(LINEAR, SvdSpec(rank=4), measure)
+    meanwhile.join()
     known = CostTable.open(tmp_path / "costs.json", HERE)
     assert known.get(CONV, RANKS) is not None
     assert known.get(LINEAR, SvdSpec(rank=4)) is not None

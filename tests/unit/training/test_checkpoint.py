@@ -77,6 +77,16 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     assert draw() == expected
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_machine_with_fewer_gpus_takes_the_states_of_those_it_has(monkeypatch, count):
+    state, taken = {**random_state(), "cuda": ["first", "second"]}, []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", taken.extend)
+    set_random_state(state)
+    assert taken == ["first", "second"][:count]
+
+
 def test_the_last_two_stay(tmp_path):
     folder = Checkpoints(tmp_path)
     for number in range(12):

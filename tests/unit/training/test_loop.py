@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dovetail import files
-from dovetail.errors import TrainingError
+from dovetail.errors import Interrupted, TrainingError
 from dovetail.methods.base import Phase
 from dovetail.training import Settings, evaluate, train
 from dovetail.training.checkpoint import Checkpoints
@@ -302,6 +302,21 @@ def test_interruption_saves_and_says_how_to_go_on(logged, build, data, tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
     model = build()
     train(model, logged(Phase("p", 2, 0.1)), data, settings=settings)
+    assert same(weights(model), weights(whole))
+
+
+def test_interruption_at_the_very_end_is_not_forgotten(logged, build, data, tmp_path):
+    class Pressing(logged):
+        def end(self, phase, model):
+            super().end(phase, model)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole, model, again = build(), build(), logged(Phase("p", 1, 0.1))
+    train(whole, logged(Phase("p", 1, 0.1)), data)
+    with pytest.raises(Interrupted, match=r"interrupted when all was trained; .*000002.*resume with the same"):
+        train(build(), Pressing(Phase("p", 1, 0.1)), data, settings=Settings(run=tmp_path))
+    assert len(train(model, again, data, settings=Settings(run=tmp_path)).records) == 1
+    assert again.calls == []
     assert same(weights(model), weights(whole))
 
 

@@ -146,7 +146,7 @@ class PackedBlockCirculant(Packed):
         """4 for each butterfly and complex product, 2 for the two real ones of each pair of spectra.
 
         A real transform of k = 2^n numbers is a complex one of k/2, (k/4) log2(k/2) butterflies, and k/4 more that part
-        the halves; up to k = 2 it only adds.
+        the halves; up to k = 2 it only adds. Additions without a multiplication are not counted.
         """
         (rows, columns), k, taps = self.spec.grid(self.shape), self.spec.size, math.prod(self.shape[2:])
         transform = 4 * (k // 4) * (k.bit_length() - 1)
@@ -160,6 +160,10 @@ class PackedBlockCirculant(Packed):
     def params(self) -> int:
         """K C R S / size, the last blocks filled up."""
         return math.prod(self.spec.grid(self.shape)) * self.spec.size * math.prod(self.shape[2:])
+
+    def position_bits(self) -> int:
+        """None: where a number stands follows from its place in the block, and gains are numbers."""
+        return 0
 
     def validate_arrays(self) -> None:
         """One vector of `size` numbers for each block (and tap), and a finite gain for each output, if any."""

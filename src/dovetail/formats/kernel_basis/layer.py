@@ -57,6 +57,11 @@ class KernelBasisLayer(FormatLayer):
         self.coefficients = parameter(coefficients, first_parameter(like))
         self.register_buffer("mask", None)
 
+    @property
+    def has_factored_form(self) -> bool:
+        """Always."""
+        return True
+
     def live_coefficients(self) -> Tensor:
         """(K, C/groups, d), zero where masked out."""
         return self.live_factors()[1]
@@ -133,7 +138,8 @@ class KernelBasisLayer(FormatLayer):
 
     def _factors(self, blend: float | Tensor) -> tuple[Tensor, Tensor]:
         if self.latent and self.spec.coefficients == "ternary":
-            return trained_ternary(self.bases, self.coefficients, self.mask, blend, self.spec.asymmetric)
+            place = self.spec.shared, self.spec.block
+            return trained_ternary(self.bases, self.coefficients, self.mask, blend, self.spec.asymmetric, place)
         coefficients = self.coefficients if self.mask is None else self.coefficients * self.mask
         if not self.latent:
             return self.bases, coefficients
@@ -201,22 +207,30 @@ def _stay_together(kept: Tensor, count: int) -> bool:
 
 
 def trained_ternary(
-    bases: Tensor, latent: Tensor, mask: Tensor | None, blend: float | Tensor = 1.0, asymmetric: bool = False
+    bases: Tensor,
+    latent: Tensor,
+    mask: Tensor | None,
+    blend: float | Tensor = 1.0,
+    asymmetric: bool = False,
+    place: tuple[int, int] = (1, 1),
 ) -> tuple[Tensor, Tensor]:
     """Bases (d, R, S) on one int8 grid, and coefficients gamma_k T (K, C/groups, d) with T in -1, 0, 1.
 
-    T is the sign of the latent coefficient, 0 where the mask is false. alpha_m, the mean magnitude of the others of a
-    basis (of all where the mask leaves none, so that they may return), becomes a factor of the basis; gamma_k is the
-    mean of |latent| / alpha_m of an output, as float16 holds it. Being means, the scales move with their latent numbers
-    just as their own gradients would move them. `asymmetric` coefficients have a gamma of those above zero and one of
-    those below, each the mean of its own (trained ternary quantization, ICLR 2017).
+    T is the sign of the latent coefficient, 0 where the mask is false. Where neighbours, so many outputs and inputs,
+    stand at a `place` together, T is 0 where all of them are; a zero among others has the sign of 1, as the place has
+    one for each. alpha_m, the mean magnitude of the others of a basis (of all where the mask leaves none, so that they
+    may return), becomes a factor of the basis; gamma_k is the mean of |latent| / alpha_m of an output, as float16 holds
+    it. Being means, the scales move with their latent numbers just as their own gradients would move them. `asymmetric`
+    coefficients have a gamma of those above zero and one of those below, each the mean of its own (trained ternary
+    quantization, ICLR 2017).
 
     With a `blend` below 1 that much of the coefficients is ternary and the rest the latent ones that are kept, in the
     same units: at 0 they combine the bases as before anything was ternary. Gradients are the same with any blend.
 
     Source: ESCALATE (MICRO 2021) with symmetric scales, in the manner of ternary weight networks (Li et al., 2016).
     """
-    kept = latent != 0 if mask is None else mask
+    kept = _any_at(latent != 0, place)
+    kept = kept if mask is None else kept & mask
     sizes = latent.abs() * kept
     every = _mean(latent.abs(), torch.ones_like(kept), (0, 1))
     alpha = torch.where(kept.any(0).any(0), _mean(sizes, kept, (0, 1)), every)
@@ -231,6 +245,16 @@ def trained_ternary(
     if _blends(blend):
         made = blend * made + (1 - blend) * real.detach() * kept
     return straight(scaled, _on_one_grid(scaled)), straight(real, made)
+
+
+def _any_at(present: Tensor, place: tuple[int, int]) -> Tensor:
+    """Where (K, C, d) any of the outputs and inputs that stand at a place together is present."""
+    if place == (1, 1):
+        return present
+    (outputs, inputs, _), (shared, block) = present.shape, place
+    places = F.max_pool2d(present.permute(2, 0, 1).float(), place, ceil_mode=True) > 0
+    spread = places.repeat_interleave(shared, 1)[:, :outputs].repeat_interleave(block, 2)[..., :inputs]
+    return spread.permute(1, 2, 0)
 
 
 def _blends(blend: float | Tensor) -> bool:

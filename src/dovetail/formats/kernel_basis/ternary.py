@@ -23,12 +23,14 @@ def ternarise(
     """-1, 0 or 1 for each of the `coefficients` (K, C, d), and the scale of each basis `(d,)`.
 
     Beyond zero are those of a magnitude above `threshold` times the largest of their basis, or the share `density` of
-    all, the largest; `shared` neighbouring outputs, and `block` neighbouring inputs, stay together, by their mean
-    magnitude. The scale, the mean of what is kept, errs least; it is 0 where there is nothing.
+    all, the largest that are not zero. `shared` neighbouring outputs, and `block` neighbouring inputs, stay together,
+    by their mean magnitude; a zero among those that are kept becomes 1, as each of them has a sign. The scale, the mean
+    of what is kept, errs least; it is 0 where there is nothing.
     """
     magnitudes = np.abs(coefficients)
     sizes = means(means(magnitudes, shared, 0), block, 1)
     beyond = sizes > threshold * sizes.max(axis=(0, 1), initial=0) if density is None else most(sizes, density)
+    beyond &= sizes > 0
     kept = spread(spread(beyond, block, coefficients.shape[1], axis=1), shared, len(coefficients))
     scales = (magnitudes * kept).sum(axis=(0, 1)) / np.maximum(kept.sum(axis=(0, 1)), 1)
     return np.where(coefficients < 0, -1.0, 1.0) * kept, scales

@@ -36,6 +36,11 @@ class _PermutedDiagonal(FormatLayer):
         self.values = parameter(packed.diagonals().reshape(len(packed.index()), -1, *packed.shape[2:]), lender)
         self.register_buffer("index", torch.from_numpy(packed.index()).to(lender.device))
 
+    @property
+    def has_factored_form(self) -> bool:
+        """Under a natural index."""
+        return self.spec.index == "natural"
+
     def diagonals(self) -> Tensor:
         """q, (rows, columns, size[, R, S])."""
         return self.values.reshape(*self.index.shape, self.spec.size, *self.weight_shape[2:])
@@ -57,9 +62,11 @@ class _PermutedDiagonal(FormatLayer):
     def places(self) -> tuple[Tensor, Tensor, Tensor]:
         """Under a natural index: inputs in order of their class, weights by class, and where each output then is."""
         found = self.spec.classes(self.weight_shape)
-        inputs, outputs, places = (torch.from_numpy(numbers).to(self.index.device) for numbers in found)
-        row = torch.arange(outputs.shape[1], device=self.index.device)
-        return inputs.flatten(), self.diagonals()[row, :, places], outputs.flatten().argsort()[: self.weight_shape[0]]
+        inputs, _, places = (torch.from_numpy(numbers).to(self.index.device) for numbers in found)
+        size, (rows, columns) = self.spec.size, self.index.shape
+        row, output = (torch.arange(n, device=self.index.device) for n in (rows, self.weight_shape[0]))
+        block = output // size
+        return inputs.flatten(), self.diagonals()[row, :, places], (output + columns * block) % size * rows + block
 
     def _slice(self, out: Tensor, into: Tensor) -> None:
         raise SpecError(
@@ -82,13 +89,13 @@ class PermutedDiagonalLinear(_PermutedDiagonal, FormatLinear):
 
     def factored(self, x: Tensor) -> Tensor:
         """Under a natural index a product of each class, between two permutations; else with the recomposed weight."""
-        if self.spec.index != "natural":
+        if not self.has_factored_form:
             return self.compute(x)
         inputs, weights, outputs = self.places()
         p, columns = weights.shape[0], weights.shape[2]
-        rows = F.pad(x, (0, p * columns - self.in_features)).reshape(-1, p * columns)[:, inputs]
+        rows = _padded(x, p * columns - self.in_features, 0).reshape(-1, p * columns).index_select(1, inputs)
         products = torch.matmul(rows.view(-1, p, 1, columns), weights.transpose(1, 2))
-        y = products.flatten(1)[:, outputs].reshape(*x.shape[:-1], self.out_features)
+        y = products.flatten(1).index_select(1, outputs).reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
 
@@ -108,12 +115,13 @@ class PermutedDiagonalConv2d(_PermutedDiagonal, FormatConv2d):
 
     def factored(self, x: Tensor) -> Tensor:
         """Under a natural index a grouped convolution between two permutations; else with the recomposed weight."""
-        if self.spec.index != "natural":
+        if not self.has_factored_form:
             return self.compute(x)
         inputs, weights, outputs = self.places()
         p, columns = weights.shape[0], weights.shape[2]
-        x = F.pad(x, (0, 0, 0, 0, 0, p * columns - self.in_channels))[:, inputs]
-        y = F.conv2d(x, weights.flatten(0, 1), None, self.stride, self.padding, self.dilation, p)[:, outputs]
+        x = _padded(x, p * columns - self.in_channels, 2).index_select(1, inputs)
+        y = F.conv2d(x, weights.flatten(0, 1), None, self.stride, self.padding, self.dilation, p)
+        y = y.index_select(1, outputs)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)
 
 
@@ -129,3 +137,8 @@ def from_dense(
 def from_packed(like: nn.Module, packed: PackedPermutedDiagonal) -> PermutedDiagonalConv2d | PermutedDiagonalLinear:
     """A layer that holds `packed`, with the bias and geometry of `like`."""
     return (PermutedDiagonalLinear if len(packed.shape) == 2 else PermutedDiagonalConv2d).from_packed(like, packed)
+
+
+def _padded(x: Tensor, missing: int, behind: int) -> Tensor:
+    """With so many channels of zeros more, which have `behind` axes behind them; no op where none are missing."""
+    return F.pad(x, (0, 0) * behind + (0, missing)) if missing else x

@@ -85,7 +85,7 @@ class PermutedDiagonalSpec(Spec):
         (rows, columns), size = self.grid(shape), self.size
         each, row, column = np.arange(size)[:, None], np.arange(rows), np.arange(columns)
         places = (each - row * columns) % size
-        return (each + column) % size + size * column, places + size * row, places
+        return (each + column) % size + column * size, places + row * size, places  # dynamo wants arrays first
 
     @property
     def index_bits(self) -> int:

@@ -13,7 +13,7 @@ from dovetail.gpu.block_circulant.op import block_circulant_linear, chosen
 from dovetail.gpu.block_circulant.plain import spectra_of
 from dovetail.gpu.blocks.check import flattened
 from dovetail.gpu.blocks.settings import require_plan
-from dovetail.gpu.launching import kernels_take
+from dovetail.gpu.launching import kernels_take, under_autocast
 
 
 class BlockCirculantKernels(BlockCirculantLinear):
@@ -51,7 +51,7 @@ class BlockCirculantKernels(BlockCirculantLinear):
 
     def _spectra(self, x: Tensor) -> Tensor | None:
         """What was kept, or made now; None in training, under torch.compile, and where no transform is taken."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or under_autocast(x.device.type):
             return None
         if not kernels_take(x) or x.numel() == 0 or self.values.is_inference():
             return None

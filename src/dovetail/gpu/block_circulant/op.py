@@ -15,9 +15,9 @@ from torch import Tensor
 from dovetail.gpu.block_circulant.choice import WAYS, CirculantProblem
 from dovetail.gpu.block_circulant.plain import gradients, plain
 from dovetail.gpu.blocks.check import check_layer, flattened, grid_of, require
-from dovetail.gpu.blocks.plan import Plan
+from dovetail.gpu.blocks.plan import MOST_SPLITS, Plan
 from dovetail.gpu.blocks.settings import plan_of, require_plan
-from dovetail.gpu.launching import autocast, kernels_take, runs
+from dovetail.gpu.launching import autocast, kernels_take, runs, under_autocast
 
 _library: Any = torch.library.Library("dovetail", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(
@@ -56,7 +56,7 @@ def block_circulant_linear(
     """
     require_plan(tiles, WAYS)
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if under_autocast(device):
         x, values = autocast(x, device), autocast(values, device)
         bias = None if bias is None else autocast(bias, device)
     flat = flattened(x)
@@ -97,10 +97,11 @@ def _run(
 
     require_plan(tiles, WAYS)
     _check(x, values, bias, spectra, size, outputs, precision)
-    if not runs(x, values.numel(), len(x) * outputs * 8):
-        return plain(x, values, bias, size, outputs)
-    problem, plan = chosen(x, size, outputs, precision, tiles)
-    return launch.layer(x, values, bias, spectra, problem, plan)
+    if runs(x, values.numel(), len(x) * outputs * MOST_SPLITS):
+        problem, plan = chosen(x, size, outputs, precision, tiles)
+        if runs(x, len(x) * outputs * plan.splits):
+            return launch.layer(x, values, bias, spectra, problem, plan)
+    return plain(x, values, bias, size, outputs)
 
 
 def _fake(

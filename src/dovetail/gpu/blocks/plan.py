@@ -11,6 +11,9 @@ from dovetail.errors import GpuError
 Ways = Mapping[str, Callable[[str], Any] | None]
 """The ways of a format: name → what reads its tiles, or None where it has none."""
 
+MOST_SPLITS = 8
+"""Of the plans that are ranked; given ones may have more."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -18,6 +21,11 @@ class Plan:
 
     way: str
     tiles: Any = None
+
+    @property
+    def splits(self) -> int:
+        """Programs that share out the terms of a sum."""
+        return 1 if self.tiles is None else int(self.tiles.splits)
 
     def __str__(self) -> str:
         return self.way if self.tiles is None else f"{self.way} {self.tiles}"

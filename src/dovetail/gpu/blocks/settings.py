@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -47,8 +47,8 @@ def plan_of(problem: Problem, device: torch.device, tiles: str, trial: Callable[
         return Plan.parse(tiles, problem.ways)
     gpu = tuning.card(device)
     if tiles != "model":
-        if (kept := tuning.kept(gpu, device).get(problem.work)) is not None:
-            return Plan.parse(kept, problem.ways)
+        if (kept := tuning.recalled(gpu, device, problem.work, partial(Plan.parse, ways=problem.ways))) is not None:
+            return kept
         if tiles == "oracle" and tuning.can_time(device):
             with torch.no_grad(), torch.random.fork_rng([device]):
                 found = least(_ranked(problem, gpu)[:TRIED], trial())

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from dovetail.gpu.blocks.check import check_layer, flattened, grid_of, require
+from dovetail.gpu.blocks.plan import MOST_SPLITS
 from dovetail.gpu.blocks.settings import plan_of, require_plan
-from dovetail.gpu.launching import autocast, kernels_take, runs
+from dovetail.gpu.launching import autocast, kernels_take, runs, under_autocast
 from dovetail.gpu.permuted_diagonal.choice import DiagonalProblem, ways_of
 from dovetail.gpu.permuted_diagonal.plain import gradients, plain
 
@@ -57,7 +58,7 @@ def permuted_diagonal_linear(
     """
     require_plan(tiles, ways_of(size, natural=shifts is None))
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if under_autocast(device):
         x, values = autocast(x, device), autocast(values, device)
         bias = None if bias is None else autocast(bias, device)
     flat = flattened(x)
@@ -89,12 +90,13 @@ def _run(
 
     require_plan(tiles, ways_of(size, natural=shifts is None))
     _check(x, values, shifts, bias, size, outputs, precision)
-    if not runs(x, values.numel(), len(x) * outputs * 8):
-        return plain(x, values, shifts, bias, size, outputs)
-    dtype = str(x.dtype).removeprefix("torch.")
-    problem = DiagonalProblem(len(x), outputs, x.shape[1], size, shifts is None, dtype, precision)
-    plan = plan_of(problem, x.device, tiles, partial(launch.trial, problem, x.device))
-    return launch.layer(x, values, shifts, bias, problem, plan)
+    if runs(x, values.numel(), len(x) * outputs * MOST_SPLITS):
+        dtype = str(x.dtype).removeprefix("torch.")
+        problem = DiagonalProblem(len(x), outputs, x.shape[1], size, shifts is None, dtype, precision)
+        plan = plan_of(problem, x.device, tiles, partial(launch.trial, problem, x.device))
+        if runs(x, len(x) * outputs * plan.splits):
+            return launch.layer(x, values, shifts, bias, problem, plan)
+    return plain(x, values, shifts, bias, size, outputs)
 
 
 def _fake(

@@ -336,7 +336,8 @@ def _pixel_tiles(problem: Problem) -> Iterator[Pair]:
 
 def _with_splits(problem: Problem, gpu: Gpu, tiles: Tiles) -> Iterator[Tiles]:
     for splits in (1, 2, 4, 8):
-        if splits <= problem.chunks(tiles.inputs) and fits(tiles, problem.dtype, gpu):
+        numbered = splits == 1 or splits * problem.pixels * problem.outputs < 2**31  # every sum, in 32 bits
+        if numbered and splits <= problem.chunks(tiles.inputs) and fits(tiles, problem.dtype, gpu):
             yield replace(tiles, splits=splits)
 
 

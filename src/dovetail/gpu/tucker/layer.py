@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ class TuckerKernels(TuckerConv2d):
 
     kernel_precision: str = "ieee"
     kernel_tiles: str = "auto"
+    kernel_strides: tuple[int, ...] | None = None
 
     @staticmethod
     def require_tiles(layer: TuckerConv2d, tiles: str) -> None:
@@ -44,4 +46,12 @@ class TuckerKernels(TuckerConv2d):
 
     def lay_out(self) -> None:
         """Store the core in the order that kernels read; its numbers and shape stay what they are."""
+        self.kernel_strides = self.core.stride()
         self.core.data = crsn(self.core.data)
+
+    def lay_back(self) -> None:
+        """Store the core as it lay before."""
+        if self.kernel_strides is not None:
+            core, strides = self.core.data, self.kernel_strides
+            laid = torch.empty_strided(core.shape, strides, dtype=core.dtype, device=core.device)
+            self.core.data = laid.copy_(core)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dovetail.errors import GpuError
-from dovetail.gpu.launching import autocast, kernels_take, runs
+from dovetail.gpu.launching import autocast, kernels_take, runs, under_autocast
 from dovetail.gpu.tucker.check import check_core, check_layer
 from dovetail.gpu.tucker.settings import plan_of, require_core_tiles, require_plan
 
@@ -72,7 +71,7 @@ def tucker_conv2d(
     """
     require_plan(tiles)
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if under_autocast(device):
         x, input, core, output = (autocast(tensor, device) for tensor in (x, input, core, output))
         bias = None if bias is None else autocast(bias, device)
         residual = None if residual is None else autocast(residual, device)
@@ -155,13 +154,12 @@ def _run(
     shape = check_layer(x, *weights, bias, residual, stride, padding, dilation, precision)
     problem = launch.problem_of(x, core, stride, padding, dilation, precision)
     maps = (x.numel() // max(1, x.shape[1]) * problem.inputs, problem.pixels * max(problem.outputs, shape[1]))
-    if not runs(x, *maps):
-        y = plain(x, *weights, bias, residual, stride, padding, dilation, relu)
-        return y.contiguous(memory_format=torch.channels_last)
-    plan = plan_of(problem, x.shape[1], output.shape[0], x.device, tiles)
-    if plan.fused and plan.core.outputs < problem.outputs:
-        raise GpuError(f"tiles {plan}: a fused core of {problem.outputs} channels needs as many outputs in one tile")
-    return launch.layer(x, weights, bias, residual, problem, plan, relu)
+    if runs(x, *maps):
+        plan = plan_of(problem, x.shape[1], output.shape[0], x.device, tiles)
+        if runs(x, plan.core.splits * problem.pixels * problem.outputs):
+            return launch.layer(x, weights, bias, residual, problem, plan, relu)
+    y = plain(x, *weights, bias, residual, stride, padding, dilation, relu)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 def _run_core(
@@ -173,9 +171,11 @@ def _run_core(
     require_core_tiles(tiles)
     check_core(x, core, stride, padding, dilation, precision)
     problem = launch.problem_of(x, core, stride, padding, dilation, precision)
-    if not runs(x, problem.pixels * problem.outputs):
-        return convolved(x, core, stride, padding, dilation).contiguous(memory_format=torch.channels_last)
-    return launch.core_alone(x, core, problem, core_tiles_of(problem, x.device, tiles))
+    if runs(x, problem.pixels * problem.outputs):
+        chosen = core_tiles_of(problem, x.device, tiles)
+        if runs(x, chosen.splits * problem.pixels * problem.outputs):
+            return launch.core_alone(x, core, problem, chosen)
+    return convolved(x, core, stride, padding, dilation).contiguous(memory_format=torch.channels_last)
 
 
 def _fake(

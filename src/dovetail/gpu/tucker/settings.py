@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import torch
@@ -33,12 +33,12 @@ def require_core_tiles(tiles: str) -> None:
 def plan_of(problem: Problem, inputs: int, outputs: int, device: torch.device, tiles: str) -> TuckerTiles:
     """The plan of a layer from `inputs` to `outputs` channels around the core `problem`."""
     if tiles not in WORDS:
-        return _parsed(tiles)
+        return _fitting(problem, tiles)
     gpu = tuning.card(device)
     if tiles != "model":
         work = work_of(problem, inputs, outputs)
-        if (kept := tuning.kept(gpu, device).get(work)) is not None:
-            return _parsed(kept)
+        if (kept := tuning.recalled(gpu, device, work, partial(_fitting, problem))) is not None:
+            return kept
         if tiles == "oracle" and tuning.can_time(device):
             from dovetail.gpu.tucker.oracle import fastest
 
@@ -54,8 +54,8 @@ def core_tiles_of(problem: Problem, device: torch.device, tiles: str) -> Tiles:
     gpu = tuning.card(device)
     if tiles != "model":
         work = work_of(problem)
-        if (kept := tuning.kept(gpu, device).get(work)) is not None:
-            return Tiles.parse(kept)
+        if (kept := tuning.recalled(gpu, device, work, Tiles.parse)) is not None:
+            return kept
         if tiles == "oracle" and tuning.can_time(device):
             from dovetail.gpu.tucker.oracle import fastest_core
 
@@ -73,6 +73,13 @@ def work_of(problem: Problem, inputs: int = 0, outputs: int = 0) -> str:
     channels = "-".join(str(count) for count in (inputs, p.inputs, p.outputs, outputs) if count)
     op = "tucker" if inputs else "tucker_core"
     return f"{op} {p.batch}x{p.height}x{p.width} {channels} {geometry} {p.dtype} {p.precision}"
+
+
+def _fitting(problem: Problem, tiles: str) -> TuckerTiles:
+    plan = _parsed(tiles)
+    if plan.fused and plan.core.outputs < problem.outputs:
+        raise GpuError(f"tiles {plan}: a fused core of {problem.outputs} channels needs as many outputs in one tile")
+    return plan
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dovetail.errors import DataError
+from dovetail.errors import DataError, install_hint
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -79,7 +79,7 @@ def optional(module: str, package: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise DataError(f"{what} needs {package}: pip install 'dovetail[data]' ({error})") from None
+        raise DataError(f"{what} needs {package}: {install_hint('data')} ({error})") from None
 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:
