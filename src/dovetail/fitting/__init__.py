@@ -5,7 +5,7 @@ engine, and how fast they would be in other formats. Then the network: how much 
 Then formats are chosen; what comes of it is written down before anything is trained.
 """
 
-from dovetail.fitting.choices import Asked, choose, open_table, references, words
+from dovetail.fitting.choices import choose
 from dovetail.fitting.fits import (
     SENSITIVE,
     Fit,
@@ -16,7 +16,9 @@ from dovetail.fitting.fits import (
 )
 from dovetail.fitting.modelled import Modelled
 from dovetail.fitting.modelled import came_to as modelled_costs
+from dovetail.fitting.offers import Asked
 from dovetail.fitting.outcomes import Expected, came_of, came_to, kept
+from dovetail.fitting.prices import open_table, references, words
 from dovetail.fitting.rehearsals import Rehearsal, raced_as_surveyed, rehearse
 from dovetail.fitting.surveys import CALIBRATION, Survey, against_peers, in_values, layer_seconds, survey
 from dovetail.fitting.widths import choose_width, width_within

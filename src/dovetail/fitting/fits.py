@@ -15,9 +15,11 @@ from dovetail.accelerators.machine import machine_named
 from dovetail.engine.quantize import quantize
 from dovetail.engine.session import Session
 from dovetail.errors import BudgetError, SpecError
-from dovetail.fitting.choices import Asked, choose, open_table, references
+from dovetail.fitting.choices import choose
 from dovetail.fitting.modelled import Modelled
+from dovetail.fitting.offers import Asked
 from dovetail.fitting.outcomes import Expected, came_of
+from dovetail.fitting.prices import open_table, references
 from dovetail.fitting.rehearsals import raced_as_surveyed, rehearse
 from dovetail.fitting.surveys import CALIBRATION, Survey, in_values, survey
 from dovetail.fitting.widths import Build, choose_width

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from dovetail.fitting.choices import Asked
+    from dovetail.fitting.offers import Asked
     from dovetail.program.program import Program
 
 

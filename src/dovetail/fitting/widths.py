@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from dovetail.errors import BudgetError
-from dovetail.fitting.choices import Asked, weight_bytes
+from dovetail.fitting.offers import Asked
+from dovetail.fitting.prices import weight_bytes
 from dovetail.fitting.surveys import Survey, in_values, layer_seconds, stored_bytes
 from dovetail.program.counts import count
 from dovetail.program.layers import LayerShape, layer_shapes

@@ -131,7 +131,7 @@ def surveys(tmp_path, monkeypatch):
             return Ratio(0.5, 0.5, 0.5, ("a kernel",))
 
     monkeypatch.setattr("dovetail.fitting.survey", survey)
-    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Timer)
+    monkeypatch.setattr("dovetail.fitting.prices.LayerTimer", Timer)
     return asked
 
 

@@ -40,7 +40,7 @@ def machine(monkeypatch):
             value = work(spec, self.shape) / self.shape.macs
             return Ratio(value, value, value, ("a kernel",))
 
-    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Timer)
+    monkeypatch.setattr("dovetail.fitting.prices.LayerTimer", Timer)
     return timed
 
 

@@ -17,10 +17,10 @@ from dovetail.fitting import (
     Asked,
     Rehearsal,
     came_to,
-    choices,
     fit,
     kept,
     open_table,
+    prices,
     survey,
 )
 from dovetail.fitting.fits import _packed
@@ -163,7 +163,7 @@ def test_a_stopped_search_goes_on_from_its_table(model, images, machine, measure
     every = len(machine)
     assert every == len(set(machine))  # layers of one shape are timed once
     machine.clear()
-    original = choices.LayerTimer
+    original = prices.LayerTimer
 
     class Stops(original):
         def ratio(self, spec):
@@ -171,10 +171,10 @@ def test_a_stopped_search_goes_on_from_its_table(model, images, machine, measure
                 raise KeyboardInterrupt
             return super().ratio(spec)
 
-    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Stops)
+    monkeypatch.setattr("dovetail.fitting.prices.LayerTimer", Stops)
     with pytest.raises(KeyboardInterrupt):
         plan_of(model, images, "latency=0.5x", measured, tmp_path)
-    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", original)
+    monkeypatch.setattr("dovetail.fitting.prices.LayerTimer", original)
     assert plan_of(model, images, "latency=0.5x", measured, tmp_path) == whole
     assert len(machine) == every
     assert plan_of(model, images, "latency=0.4x", measured, tmp_path).changed
@@ -309,7 +309,7 @@ def test_tdc_rule_takes_the_cheapest_ranks(model, images, machine, measured, tmp
 
 
 def test_methods_are_mixed_layer_by_layer(model, images, machine, measured, tmp_path, monkeypatch):
-    class Partial(choices.LayerTimer):
+    class Partial(prices.LayerTimer):
         """Low ranks are quick where there is no core, blocks elsewhere."""
 
         def ratio(self, spec):
@@ -317,7 +317,7 @@ def test_methods_are_mixed_layer_by_layer(model, images, machine, measured, tmp_
             value = super().ratio(spec).value if quick else 1.0
             return Ratio(value, value, value, ("a kernel",))
 
-    monkeypatch.setattr("dovetail.fitting.choices.LayerTimer", Partial)
+    monkeypatch.setattr("dovetail.fitting.prices.LayerTimer", Partial)
     found = plan_of(model, images, "latency=0.13x", measured, tmp_path, "block+tucker")
     formats = {d.name: d.spec.format for d in found.changed}
     assert formats["point"] == "svd"
