@@ -46,6 +46,8 @@ STAGED: Final = ("escalate", "penni", "tdc")
 """Of these, those of several phases."""
 REMOVING: Final = ("shrink", "channel_density", "macs_target")
 """Options of PENNI that take channels away while there are epochs to come."""
+WHOLE: Final = ("circnn", "permdnn")
+"""Methods whose layers cannot lose single channels: a whole block of them is one structure."""
 TRAINING: Final = frozenset(f.name for f in fields(SinglePhase))
 """Options of a training in one phase."""
 
@@ -219,12 +221,16 @@ class Mixed(SinglePhase):
             raise SpecError(f"{told}; values='codebook4' alone rounds at the end")
 
     def _require_channels(self) -> None:
-        """`SpecError` where PENNI would take channels of layers that others train on: their masks would not fit."""
+        """`SpecError` where channels would be taken of layers that others train on, or that cannot lose any."""
         penni, others = self._members.get("penni"), [name for name in self._members if name != "penni"]
         asked = [option for option in REMOVING if getattr(penni, option, None)]
         if others and asked:
             told = f"mixed: penni with {', '.join(asked)} takes channels of layers that {', '.join(others)} train on"
             raise SpecError(f"{told}; give penni shrink=False, and neither channel_density nor macs_target")
+        whole = [name for name in self._members if name in WHOLE]
+        if whole and getattr(self._members.get("escalate"), "shrink", False):
+            told = f"mixed: escalate with shrink would take channels of layers of {' and '.join(whole)}"
+            raise SpecError(f"{told}, which cannot lose any; give escalate shrink=False")
 
     @staticmethod
     def _proposed(member: Method, model: nn.Module, example: Tensor) -> Mapping[str, Spec | Kept]:

@@ -155,6 +155,10 @@ def test_each_member_settles_its_own_layers(build, data):
         ({"permdnn": {"share_epochs": 2}}, "permdnn: share_epochs are a phase after the others"),
         ({"penni": {}, "magnitude": {}}, "penni with shrink takes channels of layers that magnitude train on"),
         ({"tucker": {}, "penni": {"shrink": False, "macs_target": 0.5}}, "penni with macs_target takes channels"),
+        (
+            {"escalate": {"shrink": True}, "permdnn": {"size": 2}},
+            "escalate with shrink would take channels of layers of permdnn",
+        ),
     ],
 )
 def test_impossible_options(methods, message):
