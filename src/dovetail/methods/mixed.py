@@ -229,7 +229,7 @@ class Mixed(SinglePhase):
             raise SpecError(f"{told}; give penni shrink=False, and neither channel_density nor macs_target")
         whole = [name for name in self._members if name in WHOLE]
         if whole and getattr(self._members.get("escalate"), "shrink", False):
-            told = f"mixed: escalate with shrink would take channels of layers of {' and '.join(whole)}"
+            told = f"mixed: escalate with shrink may take channels of layers of {' and '.join(whole)}"
             raise SpecError(f"{told}, which cannot lose any; give escalate shrink=False")
 
     @staticmethod

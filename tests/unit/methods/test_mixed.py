@@ -157,7 +157,7 @@ def test_each_member_settles_its_own_layers(build, data):
         ({"tucker": {}, "penni": {"shrink": False, "macs_target": 0.5}}, "penni with macs_target takes channels"),
         (
             {"escalate": {"shrink": True}, "permdnn": {"size": 2}},
-            "escalate with shrink would take channels of layers of permdnn",
+            "escalate with shrink may take channels of layers of permdnn",
         ),
     ],
 )
