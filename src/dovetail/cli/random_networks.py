@@ -62,7 +62,7 @@ def make(case: Case) -> Made:
     _settled(original, images)
     program = lower(original if model is None else model, torch.from_numpy(images[:1]))
     compressed = None if model is None else to_torch(program)
-    if case.what.values == "int8":
+    if case.values == "int8":
         program = quantize(program, [images])
     return Made(program, original, compressed, images)
 

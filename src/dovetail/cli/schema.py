@@ -222,7 +222,7 @@ class Recipe(Part):
 
 def read(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe in a YAML file, its `base` merged below and `key.key=value` overrides above; `RecipeError`."""
-    return check(merge(_layers(path), parse_overrides(overrides)), str(path))
+    return check(merge(_based(path, "recipe"), parse_overrides(overrides)), str(path))
 
 
 def check(data: Mapping[str, Any], where: str) -> Recipe:
@@ -246,12 +246,8 @@ def folder_of(name: str) -> Path:
 
 
 def part_in(path: Path, kind: type[AnyPart], what: str) -> AnyPart:
-    """The part that a YAML file holds, or `RecipeError`, which calls the file by `what` it should be."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the {what} {path} cannot be read: {error}") from None
-    return validated(kind, plain_data(text, str(path)), str(path))
+    """The part in a YAML file, its `base` merged below; `RecipeError`, which calls the file by `what` it should be."""
+    return validated(kind, _based(path, what), str(path))
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,26 +276,29 @@ def _nested(keys: list[str], value: Any) -> dict[str, Any]:
     return value
 
 
-def _layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _based(path: Path, what: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in above:
         raise RecipeError(f"{path}: its bases form a circle ({' → '.join(p.stem for p in (*above, path))})")
-    data = plain_data(_text(path), str(path))
+    data = plain_data(_text(path, what), str(path))
     if not isinstance(data, Mapping):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys such as network, data and method")
+        raise RecipeError(f"{path}: a {what} is a mapping of keys")
     base = data.get("base")
     if base and not (isinstance(base, str) and FILE_NAME.fullmatch(base)):
-        raise RecipeError(f"{path}: base: give the name of a recipe in the same folder (got {base!r})")
+        raise RecipeError(f"{path}: base: give the name of a {what} in the same folder (got {base!r})")
     own = {key: value for key, value in data.items() if key != "base"}
-    return merge(_layers(path.with_name(f"{base}.yaml"), (*above, path)), own) if base else own
+    return merge(_based(path.with_name(f"{base}.yaml"), what, (*above, path)), own) if base else own
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, what: str) -> str:
     try:
         return path.read_text()
     except FileNotFoundError:
-        raise RecipeError(f"there is no recipe {path}; `dovetail recipe list` shows those there are") from None
+        hint = "; `dovetail recipe list` shows those there are" if what == "recipe" else ""
+        raise RecipeError(f"there is no {what} {path}{hint}") from None
     except UnicodeDecodeError:
-        raise RecipeError(f"{path}: not a text file; a recipe is YAML") from None
+        raise RecipeError(f"{path}: not a text file; a {what} is YAML") from None
+    except OSError as error:
+        raise RecipeError(f"the {what} {path} cannot be read: {error}") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -183,7 +183,9 @@ def _shapes_of(name: str) -> list[LayerShape]:
 
 
 def _sheets(name: str | None) -> list[Path]:
-    return sheets.listed() if name is None else [sheets.cases(name)[0].path]
+    if name is not None:
+        return [sheets.cases(name)[0].path]
+    return [path for path in sheets.listed() if sheets.read(path).values == "f32"]  # those in int8 have the same layers
 
 
 def _files(name: str | None) -> list[Path]:

@@ -1,4 +1,7 @@
-"""Sheets: networks of seeded random weights for races about time only, as data. A sheet has one case a variant."""
+"""Sheets: networks of seeded random weights for races about time only, as data. A sheet has one case a variant.
+
+Like a recipe, a sheet may name another as its `base` and say only what differs.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,15 @@ from dovetail.errors import RecipeError
 from dovetail.peers import PEERS
 from dovetail.peers.machine import portable
 
+Values = Literal["f32", "int8"]
+
 
 class Variant(Part):
     """What becomes of the network in one case.
 
     Attributes:
         layers: as in a recipe's plan; of random weights the largest are at random places.
-        values: "int8" computes in whole numbers.
+        values: "int8" computes in whole numbers; by default as the sheet says.
         part: a module of the network that races alone.
         zeros: the part of the inputs that is zero, at random places: a layer after a ReLU.
         options: of the network, beside or in place of the sheet's.
@@ -28,7 +33,7 @@ class Variant(Part):
     """
 
     layers: Layers = Field(default_factory=dict)
-    values: Literal["f32", "int8"] = "f32"
+    values: Values | None = None
     part: str | None = None
     zeros: float = Field(default=0.0, ge=0, lt=1)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -46,6 +51,7 @@ class Sheet(Part):
     Attributes:
         network: without weights.
         input: shape of one image.
+        values: of variants that say nothing else.
         seed: of weights and images.
         variants: second part of the cases' names → what becomes of the network.
         peers: who races beside the usual ones: those for networks of linear layers.
@@ -53,6 +59,7 @@ class Sheet(Part):
 
     network: Network
     input: tuple[int, ...] = Field(min_length=1)
+    values: Values = "f32"
     seed: int = 0
     variants: dict[str, Variant] = Field(min_length=1)
     peers: tuple[str, ...] = ()
@@ -113,6 +120,11 @@ class Case:
     def what(self) -> Variant:
         """What becomes of the network."""
         return self.sheet.variants[self.variant]
+
+    @property
+    def values(self) -> Values:
+        """What it computes in."""
+        return self.what.values or self.sheet.values
 
     @property
     def beside(self) -> Case | None:

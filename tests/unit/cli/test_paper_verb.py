@@ -119,7 +119,7 @@ def test_pages_that_cannot_be_written_are_refused_first(toy, capsys):
     assert main(["paper", str(toy()), "--out", "nowhere/page.md"]) == 2
     assert "there is no folder nowhere" in capsys.readouterr().err
     assert main(["paper", "gone.yaml"]) == 2
-    assert "the paper gone.yaml cannot be read" in capsys.readouterr().err
+    assert "there is no paper gone.yaml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)

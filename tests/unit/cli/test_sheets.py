@@ -70,7 +70,7 @@ def test_the_word_for_a_committed_case_is_its_name():
     [
         ("resnet20_cifar/spars90", "did you mean 'sparse90'"),
         ("resnet20_cifa", "no sheet 'resnet20_cifa' in .*did you mean 'resnet20_cifar'"),
-        ("nowhere.yaml", "nowhere.yaml cannot be read"),
+        ("nowhere.yaml", "there is no sheet nowhere.yaml"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(name, message):
@@ -178,6 +178,21 @@ def test_a_variant_may_build_and_feed_the_network_in_its_own_way(sheet):
     assert first == [8, 16]
 
 
+def test_a_sheet_says_only_how_it_differs_from_its_base(sheet, tmp_path):
+    sheet()
+    path = tmp_path / "wide.yaml"
+    path.write_text("base: small\nvalues: int8\nvariants: {dense: {values: f32}, wide: {options: {width: 1.0}}}\n")
+    found = {case.variant: case.values for case in sheets.cases(str(path))}
+    assert found == {**dict.fromkeys(SMALL["variants"], "int8"), "dense": "f32", "wide": "int8"}
+    made = random_networks.make(case_of(path, "wide"))
+    assert made.program.weights["conv1"].shape[0] == 16
+    assert made.program.weights["conv1"].integers() is not None
+    assert random_networks.make(case_of(path, "dense")).program.weights["conv1"].integers() is None
+    path.write_text("base: smal\n")
+    with pytest.raises(RecipeError, match=r"there is no sheet .*smal\.yaml"):
+        sheets.read(path)
+
+
 def test_a_layer_that_does_not_exist_is_refused(sheet):
     layers = {"conv9": {"format": "sparse", "density": 0.5}}
     with pytest.raises(SpecError, match="no layer is called 'conv9'"):
@@ -188,7 +203,7 @@ def test_the_committed_sheets_are_the_networks_of_the_plan():
     assert {path.stem for path in SHEETS} == {
         "resnet18_224", "resnet18_cifar", "resnet50_224", "vgg16_224", "densenet121_224", "squeezenet_224",
         "mobilenetv2_224", "resnet20_cifar", "resnet56_cifar", "fc_4096x9216", "fc_4096x4096", "fc_2048x2048",
-        "lstm_1024", "tucker_core",
+        "lstm_1024", "tucker_core", "tucker_core_int8",
     }  # fmt: skip
 
 

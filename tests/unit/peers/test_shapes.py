@@ -90,10 +90,9 @@ def test_committed_shapes_are_layers(path):
         assert layer(torch.zeros(1, *shape.input, device="meta")).shape == (1, *shape.output)
 
 
-def test_every_sheet_has_its_shapes():
-    from dovetail.cli.sheets import listed
-
-    assert {path.stem for path in COMMITTED} == {path.stem for path in listed()}
+def test_every_sheet_in_floating_point_has_its_shapes():
+    real = {path.stem for path in sheets.listed() if sheets.read(path).values == "f32"}
+    assert {path.stem for path in COMMITTED} == real
 
 
 def test_shapes_of_a_sheet_are_those_of_every_network_that_its_variants_build(tmp_path, monkeypatch):
