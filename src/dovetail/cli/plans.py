@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dovetail.training.data import Loader
 
 PACKED = ".dovetail"
+MACHINE = ("cpu", "cores", "isa", "engine_isa")
+"""What times of layers hang on."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,18 @@ class Call:
         """What an earlier call with the same words has written.
 
         Raises:
-            DataError: the notes are damaged.
+            DataError: the notes are damaged, or of times on another machine.
             RecipeError: they are of another call.
         """
+        from dovetail.peers.machine import machine
+        from dovetail.search.table import differences
+
         if not self.notes.is_file():
             return None
         try:
             told = json.loads(self.notes.read_text())
             asked, found = told["asked"], told["plan"]
-            trains = gains(found)
+            trains, there = gains(found), {name: found["survey"]["machine"].get(name) for name in MACHINE}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{self.notes} is no plan of `dovetail fit` ({error!r}); {self._anew}, or give another --out"
@@ -151,6 +156,11 @@ class Call:
         if asked != self.question:
             raise RecipeError(
                 f"{self.notes} is the plan of another call of `dovetail fit`; {self._anew}, or give another --out"
+            )
+        here = {name: machine()[name] for name in MACHINE}
+        if "latency" in self.asked.budget.limits() and (other := differences(here, there)):
+            raise DataError(
+                f"{self.notes} was planned by times on another machine: {other}; {self._anew}, or give another --out"
             )
         if trains and not self.target.is_file():
             return None
@@ -309,7 +319,7 @@ def free(target: Path) -> Path:
 
 def written(recipe: Recipe) -> dict[str, Any]:
     """A recipe as a file has it: what other recipes have trained by their names, without folders and its own case."""
-    data = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"runs", "case", "weights"})
+    data = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"runs", "case", "weights", "aims"})
     for network in (data["network"], data.get("original"), (data["method"].get("teacher") or {}).get("network")):
         if network and network.get("trained"):
             network.pop("weights", None)

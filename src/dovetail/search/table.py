@@ -68,7 +68,7 @@ class CostTable:
             raise DataError(f"{where} is no table of costs ({error!r}); remove it, or give another file") from None
         if version != VERSION:
             raise DataError(f"{where} has costs of version {version}, not {VERSION}; remove it to measure anew")
-        if other := _differences(table.machine, of):
+        if other := differences(table.machine, of):
             raise DataError(
                 f"{where} was measured elsewhere: {other}; costs of another machine say nothing here, so give another "
                 "file, or remove this one to measure anew"
@@ -107,6 +107,7 @@ def key(shape: LayerShape, spec: Spec) -> str:
     return f"{sizes}: {json.dumps(spec.to_json(), sort_keys=True)}"
 
 
-def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """How conditions of a measurement elsewhere differ from those here, in words; empty where they do not."""
     names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
     return "; ".join(f"{name} is {there.get(name)!r} there and {here.get(name)!r} here" for name in names)

@@ -1,9 +1,8 @@
-"""What `dovetail fit` refuses, writes and takes up again; what it would measure is made up."""
+"""What `dovetail fit` refuses and writes; what it would measure is made up."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,17 @@ from dovetail import zoo
 from dovetail.cli import main
 from dovetail.cli.app import REFUSED
 from dovetail.cli.evidence import FIELDS, sha256
-from dovetail.cli.fit import _asked, _base, _short
+from dovetail.cli.fit import _short
 from dovetail.cli.pipeline import describe
-from dovetail.cli.plans import Call, written
+from dovetail.cli.plans import written
 from dovetail.cli.schema import check, merge, read
 from dovetail.engine import native_status
-from dovetail.engine.layer_times import Ratio
 from dovetail.errors import RecipeError, TrainingError
 from dovetail.fitting import Rehearsal
-from dovetail.fitting.surveys import Survey, in_values, stored_bytes
-from dovetail.program.counts import count
-from dovetail.program.layers import layer_shapes
+from dovetail.fitting.surveys import in_values, stored_bytes
 from dovetail.program.lower import lower
-from dovetail.search import Budget
+from fit_calls import BYTES, FIT, opened
 
-NARROW = ["--set", "network.options.width=0.25", "--set", "data.held_out=100"]
-FIT = ["fit", "resnet8", "--weights", "t.safetensors", "-o", "f.yaml", "--plan-only", *NARROW]
-BYTES = [*FIT, "--method", "block", "--budget", "bytes=0.15x"]
 RECIPE = {
     "title": "a base",
     "network": {"name": "resnet18", "options": {"stem": "cifar"}, "trained": "dense-resnet18-cifar10"},
@@ -103,66 +96,6 @@ def test_what_a_recipe_says_itself_is_no_flag(tmp_path, capsys, flag):
 needs_engine = pytest.mark.skipif(not native_status().available, reason="needs the native engine")
 
 
-@pytest.fixture
-def surveys(tmp_path, monkeypatch):
-    """A folder with trained weights; of each survey what was asked of it."""
-    pytest.importorskip("sklearn")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path / "cache"))
-    torch.manual_seed(0)
-    save_file(zoo.build("resnet8", in_channels=1, width=0.25).state_dict(), "t.safetensors")
-    asked = []
-
-    def survey(model, images, *, int8, threads, peers):
-        asked.append({"int8": int8, "threads": threads, "peers": peers})
-        program = lower(model, torch.from_numpy(images[:1]))
-        shapes = tuple(layer_shapes(program))
-        layers = {name: 1e-9 * shape.macs for shape in shapes for name in shape.layers}
-        sizes = stored_bytes(in_values(program, images, int8=int8)), stored_bytes(program), float(count(program).macs)
-        return Survey(shapes, layers, 0.0, 1.0, sum(layers.values()), "somebody", 1e-3, threads or 2, int8, *sizes)
-
-    class Timer:
-        """Every format takes half of the dense layer's time."""
-
-        def __init__(self, *_, **__):
-            pass
-
-        def ratio(self, spec):
-            return Ratio(0.5, 0.5, 0.5, ("a kernel",))
-
-    monkeypatch.setattr("dovetail.fitting.survey", survey)
-    monkeypatch.setattr("dovetail.fitting.prices.LayerTimer", Timer)
-    return asked
-
-
-def opened():
-    """A call as the command line makes it."""
-    overrides = ("network.options.width=0.25", "data.held_out=100")
-    recipe, budget = _base("resnet8", "block", None, "t.safetensors", overrides, Path("runs")), "bytes=0.15x"
-    asked = _asked(Budget.parse(budget, 1.0), recipe, "knapsack", None, None, int8=True)
-    return Call.open(recipe, asked, budget, Path("f.yaml"), threads=1, seed=0, root=None, peers=(), folder=Path())
-
-
-@needs_engine
-def test_a_plan_is_written_with_its_notes_and_taken_up_again(surveys, tmp_path, capsys):
-    assert main(BYTES) == 0
-    recipe = yaml.safe_load((tmp_path / "f.yaml").read_text())
-    assert recipe["method"]["quantize"] is True
-    plan = json.loads((tmp_path / "f.fit.json").read_text())["plan"]
-    told = {layer["name"]: layer["reason"] or layer["spec"]["density"] for layer in plan["decisions"]}
-    own = recipe["method"]["plan"].items()
-    assert {name: what if isinstance(what, str) else what["density"] for name, what in own} == told
-    assert (
-        plan["predicted"]["bytes"]
-        <= plan["limits"]["bytes"]
-        == pytest.approx(0.15 * plan["survey"]["references"]["bytes"])
-    )
-    assert "1x of bytes is" in capsys.readouterr().out
-    assert main(BYTES) == 0
-    assert "going on from the plan in f.fit.json; remove f.fit.json, f.yaml to plan anew" in capsys.readouterr().out
-    assert len(surveys) == 1
-
-
 @needs_engine
 @pytest.mark.parametrize(
     ("method", "form"), [("permdnn", "permuted_diagonal"), ("circnn", "block_circulant")], ids=lambda what: what
@@ -193,44 +126,6 @@ def test_circulant_blocks_gain_no_time_in_whole_numbers(surveys, capsys, monkeyp
     assert main([*FIT, "--budget", "latency=100x", "--accuracy-drop", "1", *more]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert ("circulant layers run by their expanded weight" in told) == warned
-
-
-@needs_engine
-def test_the_plan_of_another_call_is_neither_taken_nor_touched(surveys, tmp_path, capsys):
-    assert main(BYTES) == 0
-    before = [(tmp_path / name).read_text() for name in ("f.yaml", "f.fit.json")]
-    assert main([*BYTES, "--margin", "0.2"]) == 2
-    assert "is the plan of another call" in " ".join(capsys.readouterr().err.split())
-    weights = load_file("t.safetensors")
-    save_file({name: 2 * tensor for name, tensor in weights.items()}, "t.safetensors")
-    assert main(BYTES) == 2
-    assert [(tmp_path / name).read_text() for name in ("f.yaml", "f.fit.json")] == before
-    assert len(surveys) == 1
-
-
-@needs_engine
-def test_all_that_a_plan_depends_on_is_asked(surveys):
-    call, budget = opened(), Budget(bytes="0.15x", accuracy_drop=1.0)
-    more = call.recipe.model_copy(
-        update={"method": call.recipe.method.model_copy(update={"parameters": {"ramp": 0.5}})}
-    )
-    calls = [
-        call,
-        *(
-            replace(call, **{name: value})
-            for name, value in (("threads", 2), ("seed", 1), ("peers", ("openvino-f32",)))
-        ),
-        *(replace(call, **{name: value}) for name, value in (("recipe", more), ("budget", "bytes=0.2x"))),
-        replace(call, asked=replace(call.asked, rule="tdc")),
-        replace(call, asked=replace(call.asked, margin=0.1)),
-        replace(call, asked=replace(call.asked, int8=False)),
-        replace(call, asked=replace(call.asked, budget=replace(budget, accuracy_drop=2.0))),
-        replace(call, case="resnet8_digits/fit15"),
-        replace(call, model=zoo.build("resnet8", in_channels=1, width=0.25)),
-    ]
-    questions = [json.dumps(each.question) for each in calls]
-    assert len(set(questions)) == len(calls)
-    assert questions[0] == json.dumps(opened().question)
 
 
 @pytest.fixture
@@ -324,46 +219,6 @@ def test_a_plan_of_a_time_is_rehearsed_and_the_notes_say_so(surveys, tmp_path, m
     changed = [layer for layer in plan["decisions"] if layer["spec"]]
     assert changed
     assert all(layer["chosen"] == pytest.approx(0.4 * layer["dense"]) for layer in changed)
-
-
-@needs_engine
-def test_where_nothing_changes_there_are_notes_alone(surveys, tmp_path, capsys):
-    wide = [*FIT, "--method", "block", "--budget", "bytes=1x"]
-    for _ in range(2):
-        assert main(wide) == 0
-        told = " ".join(capsys.readouterr().out.split())
-        assert "nothing to gain here: the dense network keeps the budget as it is; f.fit.json has the numbers" in told
-        assert not (tmp_path / "f.yaml").exists()
-    assert len(surveys) == 1
-
-
-@needs_engine
-def test_notes_come_before_the_recipe_and_a_stopped_call_plans_again(surveys, tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    call = opened()
-    with monkeypatch.context() as patch:
-        patch.setattr(Call, "_write", stop)
-        with pytest.raises(KeyboardInterrupt):
-            call.choose(None)
-    assert (tmp_path / "f.fit.json").is_file()
-    assert not (tmp_path / "f.yaml").exists()
-    again = opened()
-    assert again.remembered() is None
-    plan = again.choose(None)
-    assert (tmp_path / "f.yaml").is_file()
-    assert again.remembered() == json.loads(json.dumps(plan))
-
-
-@needs_engine
-@pytest.mark.parametrize("name", ["f.yaml", "f.dovetail"])
-def test_what_is_not_ours_is_never_overwritten(surveys, tmp_path, capsys, name):
-    (tmp_path / name).write_text("mine")
-    assert main(BYTES) == 2
-    assert f"{name} is there already, without notes of `dovetail fit`" in " ".join(capsys.readouterr().err.split())
-    assert (tmp_path / name).read_text() == "mine"
-    assert not surveys
 
 
 @needs_engine
