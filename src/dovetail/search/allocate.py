@@ -135,12 +135,14 @@ def tdc_within(
     Raises:
         BudgetError: it does not.
     """
+    _require_possible(groups, cost, limit, dict(fixed or {}).get(cost, 0.0), references)
     found = tdc_rule(groups, cost, theta=theta, fixed=fixed)
     if found.cost(cost) > limit * (1 + 1e-9):
+        held = max(found.chosen, key=lambda name: found.chosen[name].costs[cost])
         raise BudgetError(
             f"TDC's rule comes to {cost} {told(cost, found.cost(cost), references)}, more than "
-            f"{told(cost, limit, references)}: layers that gain less than {theta:.0%} stay dense; relax the budget or "
-            "the margin"
+            f"{told(cost, limit, references)}: layers that gain less than {theta:.0%} stay dense; most of it is held "
+            f"by {held!r} ({told(cost, found.chosen[held].costs[cost])}); relax the budget or the margin"
         )
     return found
 

@@ -153,5 +153,10 @@ def test_tdc_within_a_limit_is_the_rule_or_refused():
     )
     wide = group("wide", candidate(1.0, size=10))
     assert tdc_within([layer, wide], "latency", 5.0) == tdc_rule([layer, wide], "latency")
-    with pytest.raises(BudgetError, match=r"comes to latency 4 s, more than 3\.5 s"):
+    least = r"latency of 3\.5 s cannot be met: the best that can is 4 s; most of it is held by 'conv' \(3 s\)"
+    with pytest.raises(BudgetError, match=least):
         tdc_within([layer, wide], "latency", 3.5)
+    slow = group("slow", candidate(2.0), candidate(1.8, damage=1.0))
+    dense = r"comes to latency 5 s, more than 4\.9 s: layers that gain less than 15%.* held by 'conv' \(3 s\)"
+    with pytest.raises(BudgetError, match=dense):
+        tdc_within([layer, slow], "latency", 4.9)
