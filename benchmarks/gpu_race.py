@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dovetail.errors import DovetailError
+from dovetail.errors import DovetailError, GpuError
 from dovetail.gpu import cache, support
+from dovetail.gpu.launching import too_old
 from dovetail.gpu.timing import Graph, Pace, interleave, require_device
 from dovetail.peers.machine import machine, versions
 from dovetail.peers.ratios import paired, summarise
@@ -281,8 +282,10 @@ def run(options: argparse.Namespace, command: str, record: Record, gpu: Mapping[
 def measure(options: argparse.Namespace, command: str, cases: Cases) -> int:
     """Race on the GPU; 1 where there is none."""
     try:
-        require_device()
+        device = require_device()
         support.require()
+        if old := too_old(device, getattr(torch, PRECISIONS[options.dtype][0])):
+            raise GpuError(f"{old}; ours would run in torch's ops there, and no race would tell")
     except DovetailError as error:
         print(f"{options.out.stem}: {error}", file=sys.stderr)
         return 1

@@ -26,8 +26,18 @@ def runs(x: Tensor, *sizes: int) -> bool:
     """Whether the kernels can run now: the card is new enough for the type, and 32 bits number every element."""
     if not kernels_take(x) or x.numel() == 0 or max(x.numel(), *sizes) >= 2**31:
         return False
-    oldest = (8, 0) if x.dtype == torch.bfloat16 else (7, 0)
-    return not x.is_cuda or torch.cuda.get_device_capability(x.device) >= oldest
+    return too_old(x.device, x.dtype) is None
+
+
+def too_old(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a card has no kernels for a type, in words: Triton makes them from Volta on, of bfloat16 from Ampere on."""
+    if device.type != "cuda":
+        return None
+    wanted, here = (8, 0) if dtype == torch.bfloat16 else (7, 0), torch.cuda.get_device_capability(device)
+    if here >= wanted:
+        return None
+    least, own = (".".join(map(str, capability)) for capability in (wanted, here))
+    return f"kernels for {dtype} need compute capability {least}, {torch.cuda.get_device_name(device)} has {own}"
 
 
 def under_autocast(device: str) -> bool:

@@ -12,6 +12,7 @@ from dovetail.formats.block_circulant.layer import BlockCirculantLinear
 from dovetail.formats.layer import FormatLayer
 from dovetail.formats.permuted_diagonal.layer import PermutedDiagonalLinear
 from dovetail.formats.tucker.layer import TuckerConv2d
+from dovetail.gpu import launching
 from dovetail.gpu.block_circulant.layer import BlockCirculantKernels
 from dovetail.gpu.permuted_diagonal.layer import PermutedDiagonalKernels
 from dovetail.gpu.tucker.choice import PRECISIONS
@@ -42,10 +43,10 @@ class Kernels:
             if (kind := KERNELS.get(type(layer))) is not None:
                 _require_tiles(kind, name, layer, tiles)
         for name, layer in layers.items():
-            kind = KERNELS.get(type(layer))
-            if kind is None:
-                self.left[name] = _why_left(layer)
+            if (reason := _why_left(layer)) is not None:
+                self.left[name] = reason
                 continue
+            kind = KERNELS[type(layer)]
             self._changed.append((layer, type(layer)))
             _become(layer, kind)
             layer.__dict__.update(kernel_precision=precision, kernel_tiles=tiles)
@@ -96,10 +97,12 @@ def _require_tiles(kind: Any, name: str, layer: FormatLayer, tiles: str) -> None
         raise GpuError(f"layer {name!r}: {error}") from None
 
 
-def _why_left(layer: FormatLayer) -> str:
+def _why_left(layer: FormatLayer) -> str | None:
     if type(layer) in KERNELS.values():
         return "it runs on kernels already"
-    return f"{type(layer).__name__} has no kernels for GPUs"
+    if type(layer) not in KERNELS:
+        return f"{type(layer).__name__} has no kernels for GPUs"
+    return next((why for own in layer.parameters() if (why := launching.too_old(own.device, own.dtype))), None)
 
 
 def _become(layer: FormatLayer, kind: type[FormatLayer]) -> None:
