@@ -77,7 +77,11 @@ def compress(
 
 
 def _example(loader: Loader, model: nn.Module) -> Tensor:
-    for images, _ in loader:
+    try:
+        batches = iter(loader)
+    except TypeError:
+        raise TrainingError(f"train must be batches of images and labels, not {loader!r}") from None
+    for images, _ in batches:
         return images[:1].to(device_of(model))
     raise TrainingError("the training data has no batch; check the data set, the batch size and drop_last")
 

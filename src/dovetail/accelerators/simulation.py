@@ -25,7 +25,8 @@ from dovetail.accelerators.trace import Trace, total
 from dovetail.accelerators.workload import Workload
 from dovetail.errors import InputError, MachineError
 from dovetail.formats.kernel_basis import PackedKernelBasis
-from dovetail.program.program import BATCH, Program
+from dovetail.program.integer import CODES
+from dovetail.program.program import BATCH, Graph, Program
 from dovetail.program.reference import check_inputs
 from dovetail.program.store import load
 
@@ -306,7 +307,22 @@ def _checked(program: Program, inputs: Any, batch: int) -> tuple[np.ndarray, ...
     for name, array in zip(program.graph.inputs, arrays):
         if not np.isfinite(array).all():
             raise InputError(f"input {name!r} holds NaN or infinity; give finite numbers, normalised as in training")
+        _require_reach(program.graph, name, array)
     return arrays
+
+
+def _require_reach(graph: Graph, name: str, array: np.ndarray) -> None:
+    """`InputError` where most numbers of an input are beyond what its codes stand for."""
+    for node in graph.nodes:
+        codes = graph.tensors[node.output]
+        if node.op != "quantize" or node.inputs != (name,) or codes.scale is None or codes.zero is None:
+            continue
+        least, most = (codes.scale * (code - codes.zero) for code in (0, CODES))
+        if np.count_nonzero((array < least) | (array > most)) > array.size / 2:
+            raise InputError(
+                f"most numbers of input {name!r} are beyond its codes, which reach from {least:.3g} to {most:.3g}; "
+                "give images normalised as in training"
+            )
 
 
 def _batches(program: Program, arrays: tuple[np.ndarray, ...], batch: int) -> Iterator[tuple[np.ndarray, ...]]:

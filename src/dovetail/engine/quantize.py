@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -59,12 +59,19 @@ def quantize(
         raise InputError(f"calibration feeds one input; this network has {', '.join(program.graph.inputs)}")
     check_quantizable(program, keep)
     split = split_factors(program, keep)
-    batches = map(_images, images)
+    batches = _batches(images)
     seen = list(batches) if reestimate else batches
     statistics = calibrate(split, seen, _every_tensor(split))
     made = into_codes(split, {name: found.range(rule) for name, found in statistics.items()}, keep)
     made = mend.correct_bias(split, made, statistics) if correct else made
     return mend.reestimate(split, made, seen, _runner) if isinstance(seen, list) else made
+
+
+def _batches(images: Iterable[Any]) -> Iterator[np.ndarray]:
+    try:
+        return map(_images, images)
+    except TypeError:
+        raise InputError(f"calibration needs batches of training images, not {images!r}") from None
 
 
 def _images(batch: Any) -> np.ndarray:

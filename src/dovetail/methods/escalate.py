@@ -401,10 +401,10 @@ class Escalate(Staged):
         for pattern, wanted in (self.bases if isinstance(self.bases, Mapping) else {"*": self.bases or 1}).items():
             most = max((taps[name] for name in taps if fnmatch.fnmatchcase(name, pattern)), default=1)
             if isinstance(wanted, int) and wanted > most > 1:
-                raise SpecError(
-                    f"escalate bases {wanted} of {pattern!r}: kernels there have {most} taps at most, and as many "
-                    "shared ones hold any of them"
-                )
+                raise _too_many(f"bases {wanted} of {pattern!r}", most)
+        deep = [taps[name] for name, _ in plan.specs() if is_depthwise(model.get_submodule(name))]
+        if self.depthwise is not None and deep and self.depthwise > max(deep):
+            raise _too_many(f"depthwise {self.depthwise}", max(deep))
 
     def _spec(self, bases: int) -> KernelBasisSpec:
         together = {"shared": self.shared, "block": self.block}
@@ -435,3 +435,9 @@ class Escalate(Staged):
         places = Places(specs, density, self.least, shares, costs)
         places.require_some(model)
         return places
+
+
+def _too_many(wanted: str, most: int) -> SpecError:
+    return SpecError(
+        f"escalate {wanted}: kernels there have {most} taps at most, and as many shared ones hold any of them"
+    )

@@ -37,12 +37,21 @@ class Places:
 
     def require_some(self, model: nn.Module) -> None:
         """`SpecError` where a layer of the dense model would be left without any."""
+        counts = dict[str, int]()
+        for name, spec in self.specs.items():
+            shape = model.get_submodule(name).get_parameter("weight").shape
+            counts[name] = -(-shape[0] // spec.shared) * -(-shape[1] // spec.block) * spec.bases
         for name, share in self.shares.items():
-            shape, spec = model.get_submodule(name).get_parameter("weight").shape, self.specs[name]
-            if share * (count := -(-shape[0] // spec.shared) * -(-shape[1] // spec.block) * spec.bases) < 1:
+            if share * counts[name] < 1:
                 raise SpecError(
-                    f"escalate density {share} leaves layer {name!r}, of {count} places, without a coefficient"
+                    f"escalate density {share} leaves layer {name!r}, of {counts[name]} places, without a coefficient"
                 )
+        places = sum(counts.values())
+        if not self.shares and not self.costs and self.density * places < len(counts):
+            raise SpecError(
+                f"escalate density {self.density} keeps fewer than one of {places} places for each of {len(counts)} "
+                "layers; none may be left without a coefficient"
+            )
 
     @torch.no_grad()
     def keep(self, layers: Mapping[str, KernelBasisLayer], at: float = 1.0) -> None:

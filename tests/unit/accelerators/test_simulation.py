@@ -270,6 +270,13 @@ def test_what_is_wrong_is_told(options, error, complaint):
         simulate(network(), **{"on": "sparten", **options})
 
 
+def test_images_beyond_what_codes_reach_are_told():
+    program = dovetail.quantize(network(), [images(8)])
+    simulate(program, on=COUNTING, inputs=2 * images())
+    with pytest.raises(InputError, match=r"most numbers of input '\w+' are beyond its codes, which reach from -\d"):
+        simulate(program, on=COUNTING, inputs=1e30 * images())
+
+
 def test_a_layer_that_a_machine_cannot_run_is_told_before_any_work():
     program = network(dilation=(2, 2))
     with pytest.raises(MachineError, match=r"layer 'conv2d0' has a dilation of .*; machine 'counting' is modelled"):

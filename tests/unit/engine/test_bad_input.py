@@ -94,6 +94,11 @@ def test_calibration_without_images(program, images):
         quantize(program, images)
 
 
+def test_calibration_on_what_holds_no_batches(program):
+    with pytest.raises(InputError, match="calibration needs batches of training images, not None"):
+        quantize(program, None)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_calibration_on_numbers_that_are_none(program, image, value):
     image[1, 2, 3, 4] = value

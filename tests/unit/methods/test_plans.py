@@ -102,6 +102,8 @@ def test_the_registry_knows_every_method_by_its_name():
 def test_compress_needs_data(build):
     with pytest.raises(TrainingError, match="no batch"):
         compress(build(), Thin(), train=[])
+    with pytest.raises(TrainingError, match="train must be batches of images and labels, not None"):
+        compress(build(), Thin(), train=None)
 
 
 def test_options_tell_methods_apart():
