@@ -14,6 +14,7 @@ from dovetail import files
 from dovetail.errors import RecipeError
 
 if TYPE_CHECKING:
+    from dovetail.cli.schema import Aims
     from dovetail.program.program import Program
 
 LARGEST = {".dovetail": 5_000_000, ".safetensors": 12_000_000}
@@ -130,6 +131,26 @@ def read(path: Path) -> dict[str, Any]:
     if odd := _odd(data):
         raise RecipeError(f"{path}: {odd} is {data[odd]!r}; restore it or run the recipe again")
     return data
+
+
+def judged(aims: Aims | None, data: Mapping[str, Any]) -> list[str]:
+    """What a recipe aims at, what its result reached, and whether that is enough, one line each."""
+    if aims is None:
+        return []
+    lost = round(data["dense_accuracy"] - statistics.fmean(data["accuracy"]), 3)
+    told = [
+        (aims.bits_ratio, data["bits_ratio"], "{:g}x fewer bits than the dense network in float32"),
+        (aims.macs_ratio, data["macs_ratio"], "{:g}x fewer multiply-accumulates"),
+    ]
+    lines = [
+        f"aim: {what.format(aim)}; it has {ratio:.4g}x, {'met' if ratio >= aim else 'missed'}"
+        for aim, ratio, what in told
+        if aim is not None
+    ]
+    if aims.points_lost is not None:
+        verdict = "met" if lost <= aims.points_lost else "missed"
+        lines.append(f"aim: at most {aims.points_lost:g} points lost; it loses {lost:.2f}, {verdict}")
+    return lines
 
 
 def _odd(data: Mapping[str, Any]) -> str:

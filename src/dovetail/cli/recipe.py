@@ -142,7 +142,7 @@ def _verify(path: Path, threads: int | None, data: Path | None) -> None:
     ties = 100 * differing_allowed(len(sets.test.data)) / len(sets.test.data)
     slack = {"accuracy": ties} | ({"dense_accuracy": ties} if start > max(known, default=0.0) else {})
     _compare(path.stem, committed, found, slack)
-    for line in layers.accounting(program, file):
+    for line in (*layers.accounting(program, file), *evidence.judged(recipe.aims, committed)):
         say(line)
 
 
@@ -238,7 +238,7 @@ def _outcome(recipe: Recipe, path: Path) -> tuple[str, Path]:
 
 def _digest(recipe: Recipe) -> str:
     """Of all in a recipe that its result depends on."""
-    told = recipe.model_dump(mode="json", exclude={"title", "runs"})
+    told = recipe.model_dump(mode="json", exclude={"title", "runs", "aims"})
     for name in ("threads", "checkpoint_minutes", "device", "record"):
         del told["settings"][name]
     (told["method"]["teacher"] or {}).pop("remember", None)

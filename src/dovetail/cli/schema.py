@@ -176,6 +176,20 @@ class Settings(Part):
     record: bool = True
 
 
+class Aims(Part):
+    """What a result should at least reach; `recipe verify` says whether it does.
+
+    Attributes:
+        bits_ratio: the dense network's bits in float32 over all of the file's tensors.
+        macs_ratio: multiply-accumulates of the dense network over those of the packed one.
+        points_lost: accuracy on test images, against `dense_accuracy`.
+    """
+
+    bits_ratio: float | None = Field(None, gt=0)
+    macs_ratio: float | None = Field(None, gt=0)
+    points_lost: float | None = Field(None, ge=0)
+
+
 class Recipe(Part):
     """One file = one result that one command reproduces.
 
@@ -187,6 +201,7 @@ class Recipe(Part):
         control: recipe of the dense control, whose accuracy (if higher than the start's) is `dense_accuracy`.
         weights: "int8" keeps the trained weights, too, so rounded, for networks that start from them (`trained`): of
             the first seed, beside the result. Only where every layer stays as it was built: the method thin.
+        aims: what the result should reach.
         case: `<network>/<variant>` of the benchmarks.
         runs: folder of checkpoints, per seed `<runs>/<recipe>-s<seed>`.
     """
@@ -200,6 +215,7 @@ class Recipe(Part):
     settings: Settings = Settings()
     control: RecipeName | None = None
     weights: Literal["int8"] | None = None
+    aims: Aims | None = None
     case: str | None = Field(None, pattern=CASE)
     runs: str = "runs"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dovetail.cli import evidence, recipes
+from dovetail.cli.schema import Aims
 
 
 @pytest.fixture
@@ -29,3 +30,14 @@ def test_the_result_of_a_control_whose_name_has_a_dot(beside):
     assert recipes.control_accuracy(recipe, "dense-w0.5") == 91.5
     assert recipes.control_accuracy(recipe, "dense-w0") is None
     assert recipes.result_of(recipe, "dense-w0.5")["accuracy"] == [91.0, 92.0]
+
+
+def test_aims_are_judged_by_the_mean_of_the_seeds():
+    data = {"dense_accuracy": 94.0, "accuracy": [92.9, 93.1], "bits_ratio": 99.6, "macs_ratio": 2.5}
+    assert evidence.judged(None, data) == []
+    assert evidence.judged(Aims(bits_ratio=100, macs_ratio=2.5, points_lost=1.0), data) == [
+        "aim: 100x fewer bits than the dense network in float32; it has 99.6x, missed",
+        "aim: 2.5x fewer multiply-accumulates; it has 2.5x, met",
+        "aim: at most 1 points lost; it loses 1.00, met",
+    ]
+    assert evidence.judged(Aims(points_lost=0.9), data) == ["aim: at most 0.9 points lost; it loses 1.00, missed"]
