@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from dovetail.cli import sheets
 from dovetail.engine import Schedule, Session, native_status
 from dovetail.engine.native import cores
+from dovetail.engine.quantize import quantize
 from dovetail.formats import PackedTucker, TuckerSpec
+from dovetail.program import reference
 from dovetail.program.ops import check_node, complete
 from dovetail.program.program import BATCH, Graph, Node, Program, Tensor
 from programs import native_calls
@@ -62,3 +64,32 @@ def test_both_ways_are_torchs_three_convolutions_and_repeat_to_the_bit(case, isa
             assert {name: native_calls(session, "layer")[f"{name}__{isa}"] for name in calls} == calls
         assert np.abs(results[0] - wanted).max() <= 1e-4 * np.ptp(wanted), way
         assert all(np.array_equal(results[0], other) for other in results[1:]), way
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_in_whole_numbers_the_chain_has_the_bits_of_three_convolutions(case):
+    """On every ISA and any number of threads."""
+    random = np.random.default_rng(2)
+    images = random.standard_normal((2, *case.input), dtype=np.float32)
+    program = quantize(network(packed_of(case), case.input), [images], rule="minmax", correct=False)
+    *_, last = parts_of(program)
+    results = []
+    for isa in native_status().isas:
+        apart = Session(
+            program, threads=1, isa=isa, schedule=Schedule(dict.fromkeys(parts_of(program), "conv2d_dense"))
+        )
+        results.append(np.array(apart(images[:1])))
+        for threads in (1, 2) if cores() > 1 else (1,):
+            chained = Session(
+                program, threads=threads, isa=isa, schedule=Schedule({last: "conv2d_chain(dense,dense,dense)"})
+            )
+            results.append(np.array(chained(images[:1])))
+            assert native_calls(chained, last)[f"conv2d_chain_int8__{isa}"] == 1
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+    if case.input[1] <= 28:
+        assert np.array_equal(results[0], reference.run(program, images[:1]))
+
+
+def parts_of(program: Program) -> list[str]:
+    """The convolutions, in their order."""
+    return [node.name for node in program.graph.nodes if node.op == "conv2d"]

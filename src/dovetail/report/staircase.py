@@ -20,6 +20,8 @@ FORMATS: Final = {
     "block_sparse": ("density", None),
     "sparse": ("density", None),
     "kernel_basis": ("density", "bases"),
+    "permuted_diagonal": ("size", None),
+    "block_circulant": ("size", None),
 }
 """Format → what is drawn from left to right, and what has a line for each of its values."""
 PIECES: Final = 8  # of the line between two candidates, where words keep clear of it
@@ -27,6 +29,7 @@ AXES: Final = {
     "rank_in": "rank of the inputs, D1 (log)",
     "rank": "rank (log)",
     "density": "density (log)",
+    "size": "size of a block (log)",
 }
 
 

@@ -184,6 +184,21 @@ def test_a_tucker_layer_has_a_line_for_each_rank_of_its_outputs(fitted):
     assert max(step.seconds for step in stair.steps) == pytest.approx(1e-4 * max(RATIOS.values()))
 
 
+@pytest.mark.parametrize("form", ["permuted_diagonal", "block_circulant"])
+def test_layers_in_blocks_have_stairs_over_the_size_of_a_block(form):
+    told = notes()
+    spec = {"format": form, "version": 1, "values": "f32", "index": None}
+    (priced,) = (one for one in told["plan"]["priced"] if "one" in one["layers"])
+    priced["candidates"] = [
+        {"spec": spec | {"size": size}, "ratio": 1 / size, "low": 0.9 / size, "high": 1.1 / size} for size in (2, 4, 8)
+    ]
+    (layer,) = (one for one in told["plan"]["decisions"] if one["name"] == "one")
+    layer["spec"] = spec | {"size": 4}
+    stair = staircase.staircases(Fitted.from_json(told))["one"]
+    assert [[step.at for step in line.steps] for line in stair.lines] == [[2, 4, 8]]
+    assert "size of a block (log)" in words(staircase.picture(stair, 720, 400))
+
+
 def test_the_chosen_candidate_is_marked_and_the_levels_are_named(fitted):
     stair = staircase.staircases(fitted)["one"]
     drawing = staircase.picture(stair, 720, 400)
