@@ -50,9 +50,7 @@ def test_the_work_is_what_the_title_says(network, arm):
     plan = method_of(recipe).plan(real, torch.zeros(1, 3, 32, 32))
     dense, compressed = counted(model, plan.layers, (3, 32, 32))["macs"]
     fewer = 100 * (1 - compressed / dense)
-    assert (
-        55 <= fewer <= (60 if network == "resnet20" else 62)
-    )  # 60 was asked for; TDC's own ranks are beyond
+    assert 55 <= fewer <= (60 if network == "resnet20" else 62)  # 60 was asked for; TDC's own ranks are beyond
     assert f"{fewer:.0f} %" == re.search(r"\d+ %", recipe.title)[0]
     ranks = [rank for _, spec in plan.specs() for rank in (spec.rank_in, spec.rank_out)]
     assert all(rank % (8 if network == "resnet20" else 32) == 0 for rank in ranks)

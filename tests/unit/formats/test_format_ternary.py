@@ -28,8 +28,8 @@ def signs(*shape: int, density: float = 0.3) -> np.ndarray:
     return RANDOM.choice([-1.0, 1.0], shape) * (RANDOM.random(shape) < density)
 
 
-def bases(count: int = 4) -> np.ndarray:
-    return RANDOM.standard_normal((count, 3, 3)).astype(np.float32)
+def bases(count: int = 4, size: int = 3) -> np.ndarray:
+    return RANDOM.standard_normal((count, size, size)).astype(np.float32)
 
 
 # Kernel bases
@@ -307,20 +307,40 @@ def test_work_by_hand() -> None:
     assert (packed.macs(Geometry(16, 16)), packed.additions(Geometry(16, 16))) == (9 * 16, 0)
 
 
-def test_every_order_gives_the_same_whole_numbers() -> None:
-    packed = PackedKernelBasis.from_factors(bases(), signs(5, 6, 4), SPEC)
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (3, 4), (5, 12)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_order_gives_the_same_whole_numbers(size: int, count: int, stride: int) -> None:
+    spec = KernelBasisSpec(bases=count, coefficients="ternary", values=INT8)
+    packed = PackedKernelBasis.from_factors(bases(count, size), signs(5, 6, count), spec)
     shared, coefficients = (torch.from_numpy(part.astype(np.float64)) for part in packed.codes())
     assert set(np.unique(coefficients)) == {-1, 0, 1}
     x = torch.from_numpy(RANDOM.integers(-255, 256, (1, 6, 7, 8)).astype(np.float64))
-    for stride in (1, 2):
-        place = {"stride": stride, "padding": 1}
-        recomposed = nn.functional.conv2d(x, torch.from_numpy(packed.integers()[0].astype(np.float64)), **place)
-        mixed = nn.functional.conv2d(x, coefficients.transpose(1, 2).reshape(20, 6, 1, 1))
-        coef_first = nn.functional.conv2d(mixed, shared.repeat(5, 1, 1).view(5, 4, 3, 3), groups=5, **place)
-        maps = nn.functional.conv2d(x, shared.repeat(6, 1, 1)[:, None], groups=6, **place)
-        conv_first = nn.functional.conv2d(maps, coefficients.reshape(5, 24, 1, 1))
-        assert torch.equal(coef_first, recomposed)
-        assert torch.equal(conv_first, recomposed)
+    place = {"stride": stride, "padding": size // 2}
+    recomposed = nn.functional.conv2d(x, torch.from_numpy(packed.integers()[0].astype(np.float64)), **place)
+    mixed = nn.functional.conv2d(x, coefficients.transpose(1, 2).reshape(5 * count, 6, 1, 1))
+    coef_first = nn.functional.conv2d(mixed, shared.repeat(5, 1, 1).view(5, count, size, size), groups=5, **place)
+    maps = nn.functional.conv2d(x, shared.repeat(6, 1, 1)[:, None], groups=6, **place)
+    conv_first = nn.functional.conv2d(maps, coefficients.reshape(5, 6 * count, 1, 1))
+    assert torch.equal(coef_first, recomposed)
+    assert torch.equal(conv_first, recomposed)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_order_of_a_depthwise_layer_gives_the_same_whole_numbers(stride: int) -> None:
+    """Its coefficients are codes of 8 bits; a channel has a kernel of its own."""
+    given = RANDOM.standard_normal((6, 1, 4)).astype(np.float32)
+    packed = PackedKernelBasis.from_factors(bases(), given, KernelBasisSpec(bases=4, values=INT8))
+    shared, coefficients = (torch.from_numpy(part.astype(np.float64)) for part in packed.codes())
+    assert len(np.unique(coefficients)) > 12
+    x = torch.from_numpy(RANDOM.integers(-255, 256, (1, 6, 7, 8)).astype(np.float64))
+    place = {"stride": stride, "padding": 1}
+    recomposed = nn.functional.conv2d(x, torch.from_numpy(packed.integers()[0].astype(np.float64)), groups=6, **place)
+    mixed = nn.functional.conv2d(x, coefficients.transpose(1, 2).reshape(24, 1, 1, 1), groups=6)
+    coef_first = nn.functional.conv2d(mixed, shared.repeat(6, 1, 1).view(6, 4, 3, 3), groups=6, **place)
+    maps = nn.functional.conv2d(x, shared.repeat(6, 1, 1)[:, None], groups=6, **place)
+    conv_first = nn.functional.conv2d(maps, coefficients.reshape(6, 4, 1, 1), groups=6)
+    assert torch.equal(coef_first, recomposed)
+    assert torch.equal(conv_first, recomposed)
 
 
 def test_casting_keeps_signs_and_takes_factors_into_the_scales() -> None:
