@@ -8,6 +8,7 @@ and what is chosen here is marked so on the method's page.
 from __future__ import annotations
 
 import fnmatch
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -58,11 +59,14 @@ from dovetail.program.calibrate import RULES, Rule
 from dovetail.training.metrics import device_of
 from dovetail.training.schedule import factor
 
+log = logging.getLogger("dovetail.methods")
 Allocation = Literal["global", "uniform"]
 SPARSIFY, TERNARISE, SETTLE = "sparsify", "ternarise", "settle"
 REAL: Any = {"coefficients": "dense", "shared": 1, "block": 1, "asymmetric": False, "values": F32}  # in `sparsify`
 MOST_BASES: Final = 12
 """Shared kernels of a layer of which nothing is said, however large its kernels are."""
+SMALL: Final = 1 / 64
+"""Of a layer's largest number: a shared kernel that reaches less far is nearly lost in 8 bits."""
 YOUNGER = {"asymmetric": "False", "rounded": "False", "linear": "False"}
 
 
@@ -307,6 +311,7 @@ class Escalate(Staged):
                 layer.settle_latent()
                 if name in self._ternary:
                     layer.prune(layer.coefficients != 0)
+            _tell_small_bases(self._layers)
             if self.shrink:
                 self.channel_map = shrink(model, self._example)
                 self._note_layers(model)
@@ -441,3 +446,15 @@ def _too_many(wanted: str, most: int) -> SpecError:
     return SpecError(
         f"escalate {wanted}: kernels there have {most} taps at most, and as many shared ones hold any of them"
     )
+
+
+def _tell_small_bases(layers: Mapping[str, KernelBasisLayer]) -> None:
+    """A warning where 8 bits, of one scale for the layer, keep next to nothing of a basis."""
+    for name, layer in layers.items():
+        reach = layer.bases.detach().abs().flatten(1).amax(dim=1)
+        small = [number for number, most in enumerate(reach.tolist()) if most < SMALL * float(reach.max())]
+        if small:
+            log.warning(
+                "layer %r: shared kernels %s reach less than 1/%d of the layer's largest number; 8 bits keep little",
+                name, ", ".join(map(str, small)), round(1 / SMALL),
+            )  # fmt: skip

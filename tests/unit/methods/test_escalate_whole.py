@@ -226,6 +226,19 @@ def test_channels_leave_a_network_that_was_rounded(build, data):
     assert torch.isfinite(model.eval()(images(data))).all()
 
 
+def test_a_shared_kernel_that_8_bits_lose_is_told(build, data, caplog):
+    model = build()
+    with torch.no_grad():
+        weight = model.same.weight
+        alike = weight[:, :, :1, :1].sign() * weight[:1, :1]  # one kernel everywhere, up to its sign
+        weight.copy_(alike + 1e-4 * weight)
+    compress(model, short(sparsify_epochs=0, ternarise_epochs=0, settle_epochs=0), train=data)
+    (told,) = {record.getMessage() for record in caplog.records if "'same'" in record.getMessage()}
+    assert told == (
+        "layer 'same': shared kernels 1, 2 reach less than 1/64 of the layer's largest number; 8 bits keep little"
+    )
+
+
 # Depthwise layers
 
 
