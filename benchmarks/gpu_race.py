@@ -284,7 +284,7 @@ def measure(options: argparse.Namespace, command: str, cases: Cases) -> int:
     try:
         device = require_device()
         support.require()
-        if old := too_old(device, getattr(torch, PRECISIONS[options.dtype][0])):
+        if old := too_old(device):
             raise GpuError(f"{old}; ours would run in torch's ops there, and no race would tell")
     except DovetailError as error:
         print(f"{options.out.stem}: {error}", file=sys.stderr)

@@ -79,6 +79,7 @@ def test_in_whole_numbers_the_chain_has_the_bits_of_three_convolutions(case):
             program, threads=1, isa=isa, schedule=Schedule(dict.fromkeys(parts_of(program), "conv2d_dense"))
         )
         results.append(np.array(apart(images[:1])))
+        assert all(native_calls(apart, name)[f"conv2d_dense_int8__{isa}"] == 1 for name in parts_of(program))
         for threads in (1, 2) if cores() > 1 else (1,):
             chained = Session(
                 program, threads=threads, isa=isa, schedule=Schedule({last: "conv2d_chain(dense,dense,dense)"})

@@ -139,17 +139,17 @@ def judged(aims: Aims | None, data: Mapping[str, Any]) -> list[str]:
         return []
     lost = round(data["dense_accuracy"] - statistics.fmean(data["accuracy"]), 3)
     told = [
-        (aims.bits_ratio, data["bits_ratio"], "{:g}x fewer bits than the dense network in float32"),
-        (aims.macs_ratio, data["macs_ratio"], "{:g}x fewer multiply-accumulates"),
+        (aims.bits_ratio, data["bits_ratio"], "fewer bits than the dense network in float32"),
+        (aims.macs_ratio, data["macs_ratio"], "fewer multiply-accumulates"),
     ]
     lines = [
-        f"aim: {what.format(aim)}; it has {ratio:.4g}x, {'met' if ratio >= aim else 'missed'}"
+        f"aim: {aim:g}x {what}; it has {ratio:g}x, {'met' if ratio >= aim else 'missed'}"
         for aim, ratio, what in told
         if aim is not None
     ]
     if aims.points_lost is not None:
         verdict = "met" if lost <= aims.points_lost else "missed"
-        lines.append(f"aim: at most {aims.points_lost:g} points lost; it loses {lost:.2f}, {verdict}")
+        lines.append(f"aim: points lost, {aims.points_lost:g} at most; it loses {lost:g}, {verdict}")
     return lines
 
 

@@ -137,7 +137,7 @@ class Call:
         """What an earlier call with the same words has written.
 
         Raises:
-            DataError: the notes are damaged, or of times on another machine.
+            DataError: the notes are damaged, or have the times of another machine.
             RecipeError: they are of another call.
         """
         from dovetail.peers.machine import machine
@@ -149,18 +149,18 @@ class Call:
             told = json.loads(self.notes.read_text())
             asked, found = told["asked"], told["plan"]
             trains, there = gains(found), {name: found["survey"]["machine"].get(name) for name in MACHINE}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{self.notes} is no plan of `dovetail fit` ({error!r}); {self._anew}, or give another --out"
             ) from None
+        own = machine()
+        if other := differences({name: own[name] for name in MACHINE}, there):
+            raise DataError(
+                f"{self.notes} has the times of another machine: {other}; {self._anew}, or give another --out"
+            )
         if asked != self.question:
             raise RecipeError(
                 f"{self.notes} is the plan of another call of `dovetail fit`; {self._anew}, or give another --out"
-            )
-        here = {name: machine()[name] for name in MACHINE}
-        if "latency" in self.asked.budget.limits() and (other := differences(here, there)):
-            raise DataError(
-                f"{self.notes} was planned by times on another machine: {other}; {self._anew}, or give another --out"
             )
         if trains and not self.target.is_file():
             return None

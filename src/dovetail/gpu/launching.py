@@ -11,6 +11,8 @@ from torch import Tensor
 from dovetail.gpu import support
 
 KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+OLDEST = (8, 0)
+"""Compute capability of the cards that Triton 3.6 supports: Ampere."""
 
 
 def kernels_take(x: Tensor) -> bool:
@@ -23,21 +25,18 @@ def kernels_take(x: Tensor) -> bool:
 
 
 def runs(x: Tensor, *sizes: int) -> bool:
-    """Whether the kernels can run now: the card is new enough for the type, and 32 bits number every element."""
+    """Whether the kernels can run now: the card is new enough, and 32 bits number every element."""
     if not kernels_take(x) or x.numel() == 0 or max(x.numel(), *sizes) >= 2**31:
         return False
-    return too_old(x.device, x.dtype) is None
+    return too_old(x.device) is None
 
 
-def too_old(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a card has no kernels for a type, in words: Triton makes them from Volta on, of bfloat16 from Ampere on."""
-    if device.type != "cuda":
+def too_old(device: torch.device) -> str | None:
+    """Why a card has no kernels, in words; None where it has."""
+    if device.type != "cuda" or (here := torch.cuda.get_device_capability(device)) >= OLDEST:
         return None
-    wanted, here = (8, 0) if dtype == torch.bfloat16 else (7, 0), torch.cuda.get_device_capability(device)
-    if here >= wanted:
-        return None
-    least, own = (".".join(map(str, capability)) for capability in (wanted, here))
-    return f"kernels for {dtype} need compute capability {least}, {torch.cuda.get_device_name(device)} has {own}"
+    least, own = (".".join(map(str, capability)) for capability in (OLDEST, here))
+    return f"Triton's kernels need compute capability {least}, {torch.cuda.get_device_name(device)} has {own}"
 
 
 def under_autocast(device: str) -> bool:

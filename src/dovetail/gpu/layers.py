@@ -102,7 +102,7 @@ def _why_left(layer: FormatLayer) -> str | None:
         return "it runs on kernels already"
     if type(layer) not in KERNELS:
         return f"{type(layer).__name__} has no kernels for GPUs"
-    return next((why for own in layer.parameters() if (why := launching.too_old(own.device, own.dtype))), None)
+    return next((why for own in layer.parameters() if (why := launching.too_old(own.device))), None)
 
 
 def _become(layer: FormatLayer, kind: type[FormatLayer]) -> None:

@@ -444,7 +444,7 @@ class Escalate(Staged):
 
 def _too_many(wanted: str, most: int) -> SpecError:
     return SpecError(
-        f"escalate {wanted}: kernels there have {most} taps at most, and as many shared ones hold any of them"
+        f"escalate {wanted}: kernels there have {most} taps at most, and that many shared kernels make up any kernel"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,11 +47,15 @@ class Places:
                 raise SpecError(
                     f"escalate density {share} leaves layer {name!r}, of {counts[name]} places, without a coefficient"
                 )
-        places = sum(counts.values())
-        if not self.shares and not self.costs and self.density * places < len(counts):
+        if self.shares:
+            return
+        prices = {name: self.costs.get(name, count) for name, count in counts.items()}
+        kept = {name: max(1, math.floor(self.least * count)) / count for name, count in counts.items()}
+        whole = sum(prices[name] * part for name, part in kept.items()) / sum(prices.values())
+        if self.density < whole * (1 - 1e-9):
             raise SpecError(
-                f"escalate density {self.density} keeps fewer than one of {places} places for each of {len(counts)} "
-                "layers; none may be left without a coefficient"
+                f"escalate density {self.density} is below {whole:.3g}, what {len(counts)} layers keep whatever it is: "
+                f"one coefficient each, or the share `least`, {self.least}; raise the density or lower that"
             )
 
     @torch.no_grad()

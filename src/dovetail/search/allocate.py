@@ -138,11 +138,14 @@ def tdc_within(
     _require_possible(groups, cost, limit, dict(fixed or {}).get(cost, 0.0), references)
     found = tdc_rule(groups, cost, theta=theta, fixed=fixed)
     if found.cost(cost) > limit * (1 + 1e-9):
-        held = max(found.chosen, key=lambda name: found.chosen[name].costs[cost])
+        least = {group.name: min(candidate.costs[cost] for candidate in group.all) for group in groups}
+        lost = {name: chosen.costs[cost] - least[name] for name, chosen in found.chosen.items()}
+        held = max(lost, key=lambda name: lost[name])
         raise BudgetError(
             f"TDC's rule comes to {cost} {told(cost, found.cost(cost), references)}, more than "
-            f"{told(cost, limit, references)}: layers that gain less than {theta:.0%} stay dense; most of it is held "
-            f"by {held!r} ({told(cost, found.chosen[held].costs[cost])}); relax the budget or the margin"
+            f"{told(cost, limit, references)}: layers that gain less than {theta:.0%} stay dense; most could "
+            f"be had from {held!r} ({told(cost, found.chosen[held].costs[cost])}, {told(cost, least[held])} at best); "
+            "relax the budget or the margin"
         )
     return found
 

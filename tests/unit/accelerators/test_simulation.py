@@ -272,9 +272,12 @@ def test_what_is_wrong_is_told(options, error, complaint):
 
 def test_images_beyond_what_codes_reach_are_told():
     program = dovetail.quantize(network(), [images(8)])
-    simulate(program, on=COUNTING, inputs=2 * images())
+    beyond = images()
+    beyond.reshape(-1)[: 4 * beyond.size // 10] = 1e30
+    simulate(program, on=COUNTING, inputs=beyond)
+    beyond.reshape(-1)[: 6 * beyond.size // 10] = -1e30
     with pytest.raises(InputError, match=r"most numbers of input '\w+' are beyond its codes, which reach from -\d"):
-        simulate(program, on=COUNTING, inputs=1e30 * images())
+        simulate(program, on=COUNTING, inputs=beyond)
 
 
 def test_a_layer_that_a_machine_cannot_run_is_told_before_any_work():

@@ -13,7 +13,6 @@ from dovetail import zoo
 from dovetail.cli import main
 from dovetail.cli.plans import Call
 from dovetail.engine import native_status
-from dovetail.fitting import Rehearsal
 from dovetail.search import Budget
 from fit_calls import BYTES, FIT, opened
 
@@ -112,20 +111,30 @@ def test_what_is_not_ours_is_never_overwritten(surveys, tmp_path, capsys, name):
     assert not surveys
 
 
-def test_a_plan_by_times_of_another_machine_is_refused(surveys, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("dovetail.fitting.rehearse", lambda *_: Rehearsal(7.8e-5, {}))
-    timed = [*FIT, "--method", "block", "--budget", "latency=0.08x", "--accuracy-drop", "1"]
-    sized = [word.replace("f.yaml", "g.yaml") for word in BYTES]
-    for call, name in ((timed, "f.fit.json"), (sized, "g.fit.json")):
-        assert main(call) == 0
-        notes = json.loads((tmp_path / name).read_text())
-        notes["plan"]["survey"]["machine"] |= {"cpu": "another one", "kernel": "another one, too"}
-        (tmp_path / name).write_text(json.dumps(notes))
+@pytest.mark.parametrize(
+    ("change", "told"), [({"cpu": "another one"}, "cpu is 'another one'"), ({"cores": 99}, "cores is 99")]
+)
+def test_times_of_another_machine_are_refused(surveys, tmp_path, capsys, change, told):
+    assert main(BYTES) == 0
+    path = tmp_path / "f.fit.json"
+    notes = json.loads(path.read_text())
+    notes["plan"]["survey"]["machine"] |= change | {"kernel": "a newer one"}
+    notes["asked"]["threads"] = notes["plan"]["survey"]["machine"]["cores"]
+    path.write_text(json.dumps(notes))
     capsys.readouterr()
-    assert main(timed) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "f.fit.json was planned by times on another machine: cpu is 'another one' there" in told
-    assert "kernel" not in told
-    assert "remove f.fit.json, f.yaml to plan anew, or give another --out" in told
-    assert main(sized) == 0  # bytes are the same everywhere
-    assert "going on from the plan in g.fit.json" in capsys.readouterr().out
+    assert main(BYTES) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"f.fit.json has the times of another machine: {told} there" in said
+    assert "kernel" not in said
+    assert "remove f.fit.json, f.yaml to plan anew, or give another --out" in said
+
+
+@pytest.mark.parametrize("machine", [None, "a name", []])
+def test_damaged_notes_are_told(surveys, tmp_path, capsys, machine):
+    assert main(BYTES) == 0
+    path = tmp_path / "f.fit.json"
+    notes = json.loads(path.read_text())
+    notes["plan"]["survey"]["machine"] = machine
+    path.write_text(json.dumps(notes))
+    assert main(BYTES) == 2
+    assert "f.fit.json is no plan of `dovetail fit`" in " ".join(capsys.readouterr().err.split())

@@ -451,7 +451,7 @@ def test_plans_that_make_no_sense_are_refused_and_leave_the_model(build, example
         (short(density={"down": 0.3}), None, "says nothing of same"),
         (short(cost={"same": 1.0}), None, "says nothing of"),
         (short(density=0.0005, least=0.0, allocation="uniform"), None, "without a coefficient"),
-        (short(density=0.0005, least=0.0, cost=None), None, r"fewer than one of \d+ places for each of \d+ layers"),
+        (short(density=0.0005, least=0.0, cost=None), None, r"density 0\.0005 is below 0\.\d+, what \d+ layers keep"),
     ]
     for method, plan, said in wrong:
         with pytest.raises(SpecError, match=said):

@@ -157,6 +157,6 @@ def test_tdc_within_a_limit_is_the_rule_or_refused():
     with pytest.raises(BudgetError, match=least):
         tdc_within([layer, wide], "latency", 3.5)
     slow = group("slow", candidate(2.0), candidate(1.8, damage=1.0))
-    dense = r"comes to latency 5 s, more than 4\.9 s: layers that gain less than 15%.* held by 'conv' \(3 s\)"
+    dense = r"latency 5 s, more than 4\.9 s: layers that gain less than 15%.* from 'slow' \(2 s, 1\.8 s at best\)"
     with pytest.raises(BudgetError, match=dense):
         tdc_within([layer, slow], "latency", 4.9)
