@@ -170,7 +170,7 @@ class Strange(nn.Module):
         (["simulate", "t.dovetail", "--on", "scnn", "--out", "t.dovetail"], "t.dovetail"),
         (["paper", "escalat"], "there is no paper 'escalat'"),
         (["paper", "recipes/tiny.yaml"], "key 'machine' is missing"),
-        (["paper", "gone.yaml"], "the paper gone.yaml cannot be read"),
+        (["paper", "gone.yaml"], "there is no paper gone.yaml"),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )
