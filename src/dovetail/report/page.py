@@ -77,7 +77,7 @@ def lead(page: Page) -> list[tuple[str, str, str]]:
     dense, ours = page.variants[0], leading(page)
     if ours is None:
         return []
-    speed = next((r for name in CLAIMS for r in page.ratios if r.variant == ours.name and r.name == name), None)
+    own = {ratio.name: ratio.value for ratio in page.ratios if ratio.variant == ours.name}
     drop = None if dense.accuracy is None or ours.accuracy is None else ours.accuracy - dense.accuracy
     figures = [
         (numbers.points(drop), "points of accuracy", f"{numbers.percent(ours.accuracy)} on {page.split}"),
@@ -92,8 +92,11 @@ def lead(page: Page) -> list[tuple[str, str, str]]:
             f"{numbers.count(ours.macs)} left per image",
         ),
     ]
-    if speed is not None:
-        figures.insert(0, (numbers.times(speed.value), _faster(speed.value), f"against {CLAIMS[speed.name]}"))
+    if (against := next((name for name in ("vs_best", *CLAIMS) if name in own), None)) is not None:  # the hardest first
+        told = f"against {CLAIMS[against]}"
+        if against == "vs_best" and "vs_f32" in own:
+            told += f"; {numbers.times(own['vs_f32'])} against {CLAIMS['vs_f32']}"
+        figures.insert(0, (numbers.times(own[against]), _faster(own[against]), told))
     return [figure for figure in figures if figure[0] != numbers.DASH]
 
 

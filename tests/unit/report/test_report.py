@@ -73,6 +73,16 @@ def test_the_page_is_well_formed_and_needs_nothing_else():
     assert "prefers-color-scheme: dark" in html
 
 
+def test_the_first_figure_is_against_the_hardest_rival():
+    """0.9 times as fast as the best dense runtime of any type, and not 2.5 times as fast as one in float32."""
+    assert lead(PAGE)[0] == (
+        "0.90×", "as fast: slower than the original",
+        "against best dense runtime of any type; 2.50× against best dense f32 runtime",
+    )  # fmt: skip
+    floating = replace(PAGE, ratios=PAGE.ratios[:1])
+    assert lead(floating)[0] == ("2.50×", "faster", "against best dense f32 runtime")
+
+
 def test_the_page_shows_everything_it_was_given():
     words = " ".join(Outline(render(PAGE)).words)
     shown = ["92.71 %", "2.20×", "−0.68", "200 k", "2.50×", "0.90×", "openvino-int8", "a linear layer has no kernels"]
