@@ -27,9 +27,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import gpu_race
-from dovetail.gpu import block_circulant_linear, permuted_diagonal_linear
+from dovetail.gpu import block_circulant_linear, permuted_diagonal_linear, tuning
 from dovetail.gpu.block_circulant import plain as circulant
-from dovetail.gpu.blocks import settings
 from dovetail.gpu.permuted_diagonal import plain as diagonal
 from dovetail.gpu.timing import full_float32
 from gpu_race import PRECISIONS, TOLERANCE, Case, Target, Work, compile_best, ours, suffix, wanted
@@ -179,7 +178,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Measure; 1 where there is no GPU."""
     options = parse(arguments)
-    settings.TRIED = options.tried
+    tuning.TRIED = options.tried
     return gpu_race.measure(options, " ".join(["python", "benchmarks/gpu_structured.py", *arguments]), cases)
 
 

@@ -26,10 +26,9 @@ from torch.nn import functional as F
 
 import gpu_networks
 import gpu_race
-from dovetail.gpu import tucker_core
+from dovetail.gpu import tucker_core, tuning
 from dovetail.gpu.tiles import CORE_SHAPES, CoreShape
 from dovetail.gpu.timing import full_float32
-from dovetail.gpu.tucker import settings
 from dovetail.gpu.tucker.memory import crsn
 from gpu_race import PRECISIONS, TOLERANCE, Case, Target, Work, compile_best, ours, running, suffix, wanted
 
@@ -143,7 +142,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Measure; 1 where there is no GPU."""
     options = parse(arguments)
-    settings.TRIED = options.tried
+    tuning.TRIED = options.tried
     return gpu_race.measure(options, " ".join(["python", "benchmarks/gpu_tucker.py", *arguments]), cases)
 
 

@@ -16,7 +16,6 @@ from dovetail.formats import BlockCirculantSpec, PermutedDiagonalSpec
 from dovetail.formats.layer import from_dense
 from dovetail.gpu import cache, support, tuning, use_kernels
 from dovetail.gpu.block_circulant.choice import CirculantProblem
-from dovetail.gpu.blocks import settings
 from dovetail.gpu.blocks.plan import Plan
 from dovetail.gpu.permuted_diagonal.choice import DiagonalProblem
 from dovetail.gpu.timing import Graph, full_float32
@@ -119,7 +118,7 @@ def test_one_graph_under_torch_compile(case):
 @pytest.mark.parametrize("case", [LARGE[1], LARGE[3]], ids=str)
 def test_the_oracle_finds_a_plan_and_keeps_it(case, tmp_path, monkeypatch):
     monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
-    monkeypatch.setattr(settings, "TRIED", 4)
+    monkeypatch.setattr(tuning, "TRIED", 4)
     tuning.forget()
     layer = gpu_blocks.make(replace(case, dtype="float16"), "cuda")
     y = layer.run(tiles="oracle")

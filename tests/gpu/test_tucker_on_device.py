@@ -14,7 +14,7 @@ from dovetail.errors import install_hint
 from dovetail.gpu import cache, support, tucker_conv2d, tucker_core, tuning, use_kernels
 from dovetail.gpu.tiles import CORE_SHAPES, CoreShape
 from dovetail.gpu.timing import Graph
-from dovetail.gpu.tucker import choice, launch, settings
+from dovetail.gpu.tucker import choice, launch
 from dovetail.gpu.tucker.choice import TuckerTiles
 from dovetail.gpu.tucker.op import plain
 from gpu_layers import Case, Layer
@@ -129,7 +129,7 @@ def test_gradients_are_those_of_torch():
 
 def test_the_oracle_finds_tiles_and_keeps_them(tmp_path, monkeypatch):
     monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
-    monkeypatch.setattr(settings, "TRIED", 4)
+    monkeypatch.setattr(tuning, "TRIED", 4)
     tuning.forget()
     layer = gpu_layers.make(Case("oracle", (64, 32, 32, 64), size=(14, 14), dtype="float16"), "cuda")
     y = run(layer, tiles="oracle")

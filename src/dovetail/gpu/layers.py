@@ -80,7 +80,8 @@ def use_kernels(model: nn.Module, *, precision: str = "ieee", tiles: str = "auto
     Args:
         model: any module; a single format layer too.
         precision: of products of float32: "ieee", "tf32x3" or "tf32".
-        tiles: "auto", "model" or "oracle", see `tucker_conv2d`; or a plan, where all layers are of one format.
+        tiles: "auto", "model", "oracle" or "exhaustive", see `tucker_conv2d`; or a plan, where all layers are of one
+            format.
 
     Raises:
         GpuError: a precision that does not exist, or tiles that are none of a layer; nothing is changed then.

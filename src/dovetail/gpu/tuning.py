@@ -13,8 +13,13 @@ from dovetail.errors import GpuError
 from dovetail.gpu import cache, support
 from dovetail.gpu.cards import FALLBACK, Gpu, described
 
-WORDS = ("auto", "model", "oracle")
+WORDS = ("auto", "model", "oracle", "exhaustive")
 """What may be said instead of tiles."""
+
+SAID = f"{', '.join(WORDS[:-1])} or {WORDS[-1]}"
+
+TRIED = 16
+"""Plans that "oracle" times: the most promising by the model; "exhaustive" times all."""
 
 _known: dict[str, dict[str, str]] = {}  # card → what the file had, and what was timed since
 Chosen = TypeVar("Chosen")
@@ -37,6 +42,36 @@ def can_time(device: torch.device) -> bool:
 def forget() -> None:
     """Read the cache anew."""
     _known.clear()
+
+
+def tuned(
+    gpu: Gpu,
+    device: torch.device,
+    work: str,
+    tiles: str,
+    *,
+    read: Callable[[str], Chosen],
+    fastest: Callable[[int | None], Chosen],
+) -> Chosen | None:
+    """What timing found for this work, now or before; None where nothing is kept, and nothing is to be timed or can be.
+
+    Args:
+        gpu: of the device.
+        device: where it is timed.
+        work: the layer's, in a line.
+        tiles: one of `WORDS`; what "exhaustive" found is better than what "oracle" did, and serves all but "model".
+        read: makes of text what was kept.
+        fastest: times so many of the most promising plans, None for all, and gives the fastest.
+    """
+    if tiles == "model":
+        return None
+    thorough, every = f"{work} exhaustive", tiles == "exhaustive"
+    for known in (thorough,) if every else (thorough, work):
+        if (found := recalled(gpu, device, known, read)) is not None:
+            return found
+    if tiles == "auto" or not can_time(device):
+        return None
+    return keep(gpu, device, thorough, fastest(None)) if every else keep(gpu, device, work, fastest(TRIED))
 
 
 def keep(gpu: Gpu, device: torch.device, work: str, found: Chosen) -> Chosen:

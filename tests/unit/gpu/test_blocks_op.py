@@ -261,7 +261,7 @@ PROBLEMS = [
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)
 def test_plans_are_many_or_the_only_one_and_can_be_written_down(problem, gpu):
     plans = problem.plans(gpu)
-    assert 1 <= len(plans) <= settings.TRIED
+    assert 1 <= len(plans) <= tuning.TRIED
     assert len(set(plans)) == len(plans)
     for plan in plans:
         assert Plan.parse(str(plan), problem.ways) == plan
@@ -295,7 +295,7 @@ def test_slower_memory_and_stored_shifts_are_expected_to_take_longer():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("best", "'direct TILES', 'grouped TILES', 'dense', or say auto, model or oracle"),
+        ("best", "'direct TILES', 'grouped TILES', 'dense', or say auto, model, oracle or exhaustive"),
         ("dense 1x1x1:1:1", "no plan of this layer"),
         ("direct", "no plan of this layer"),
         ("direct 1x1", "is no strip; write it as"),

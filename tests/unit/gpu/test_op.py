@@ -179,7 +179,7 @@ def test_tiles_that_are_none_are_refused_where_no_kernel_runs_too(tiles):
     layer = gpu_layers.make(CASES[0])
     *given, _ = arguments(layer)
     for run in (lambda: tucker_conv2d(**changed(tiles=tiles)), lambda: torch.ops.dovetail.tucker(*given, tiles)):
-        with pytest.raises(GpuError, match="or say auto, model or oracle"):
+        with pytest.raises(GpuError, match="or say auto, model, oracle or exhaustive"):
             run()
 
 
@@ -188,7 +188,7 @@ def test_tiles_of_a_core_are_those_of_one_product():
     z = torch.zeros(1, layer.weights[1].shape[1], 7, 7)
     tucker_core(z, layer.weights[1], tiles=CORE)
     for tiles in ("rubbish", f"{POINT} {CORE} {POINT}"):
-        with pytest.raises(GpuError, match=r"are no tiles.*or say auto, model or oracle"):
+        with pytest.raises(GpuError, match=r"are no tiles.*or say auto, model, oracle or exhaustive"):
             tucker_core(z, layer.weights[1], tiles=tiles)
 
 

@@ -85,13 +85,36 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
 
 def test_the_oracle_times_once_and_remembers(a_card):
     assert plan("oracle") == PLAN
-    assert len(a_card[0]) == settings.TRIED
+    assert len(a_card[0]) == tuning.TRIED
     assert a_card[0][0] == choice.choose(PROBLEM, 128, 128, FALLBACK)
     tuning.forget()  # as in a new process
     assert plan("oracle") == plan("auto") == PLAN
     assert len(a_card) == 1
     kept = json.loads(cache.cache_file().read_text())["cards"]
     assert list(kept) == ["A100, Triton 3.6.0"]
+
+
+def test_exhaustive_times_all_candidates_and_is_kept_beside_the_oracle(a_card):
+    core = choice.ranked(PROBLEM, FALLBACK)
+    plan("oracle")
+    assert plan("exhaustive") == PLAN
+    assert {each.core for each in a_card[1] if not each.fused} == set(core)
+    assert len(a_card[1]) > 3 * tuning.TRIED
+    assert any(each.fused for each in a_card[1])
+    assert settings.core_tiles_of(PROBLEM, CUDA, "exhaustive") == PLAN.core
+    assert a_card[2] == core
+    tuning.forget()
+    assert plan("exhaustive") == plan("oracle") == plan("auto") == PLAN
+    assert len(a_card) == 3
+
+
+def test_what_an_exhaustive_search_found_goes_before_what_the_oracle_did(a_card):
+    work, card = settings.work_of(PROBLEM), tuning.name_of(FALLBACK)
+    cache.save(card, work, "4x4x16x16:1:4:3")
+    cache.save(card, f"{work} exhaustive", "2x8x16x16:1:4:3")
+    found = {tiles: str(settings.core_tiles_of(PROBLEM, CUDA, tiles)) for tiles in ("auto", "oracle", "exhaustive")}
+    assert set(found.values()) == {"2x8x16x16:1:4:3"}
+    assert settings.core_tiles_of(PROBLEM, CUDA, "model") == choice.best(PROBLEM, FALLBACK)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +145,7 @@ def test_a_core_alone_is_remembered_by_itself(a_card):
     assert settings.core_tiles_of(PROBLEM, CUDA, "auto") == choice.best(PROBLEM, FALLBACK)
     assert settings.core_tiles_of(PROBLEM, CUDA, "oracle") == PLAN.core
     assert settings.core_tiles_of(PROBLEM, CUDA, "auto") == PLAN.core
-    assert a_card[1] == choice.ranked(PROBLEM, FALLBACK)[: settings.TRIED]
+    assert a_card[1] == choice.ranked(PROBLEM, FALLBACK)[: tuning.TRIED]
     assert settings.core_tiles_of(PROBLEM, CUDA, "model") == choice.best(PROBLEM, FALLBACK)
 
 
@@ -175,7 +198,7 @@ def test_nothing_is_timed_without_a_card_or_while_recording(a_card, monkeypatch)
 
 def test_given_tiles_are_taken():
     assert plan(str(PLAN), CPU) == PLAN
-    with pytest.raises(GpuError, match="or say auto, model or oracle"):
+    with pytest.raises(GpuError, match="or say auto, model, oracle or exhaustive"):
         plan("best", CPU)
 
 

@@ -71,7 +71,7 @@ def test_a_block_that_fails_restores_too():
 @pytest.mark.parametrize("tiles", ["rubbish", "4x4x16x16:1:4:3", ""])
 def test_tiles_that_are_none_are_refused_before_anything_changes(tiles):
     model = network()
-    with pytest.raises(GpuError, match=r"layer '0': .* or say auto, model or oracle"):
+    with pytest.raises(GpuError, match=r"layer '0': .* or say auto, model, oracle or exhaustive"):
         use_kernels(model, tiles=tiles)
     assert type(model[0]) is TuckerConv2d
     use_kernels(model[3:], tiles=tiles)  # no layer to which it could matter

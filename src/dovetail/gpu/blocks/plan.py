@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from dovetail.errors import GpuError
+from dovetail.gpu.tuning import SAID
 
 Ways = Mapping[str, Callable[[str], Any] | None]
 """The ways of a format: name → what reads its tiles, or None where it has none."""
@@ -36,7 +37,7 @@ class Plan:
         way, _, rest = text.partition(" ")
         if way not in ways or bool(rest) != (ways[way] is not None):
             known = ", ".join(f"'{name} TILES'" if read else repr(name) for name, read in ways.items())
-            raise GpuError(f"{text!r} is no plan of this layer; give {known}, or say auto, model or oracle")
+            raise GpuError(f"{text!r} is no plan of this layer; give {known}, or say {SAID}")
         read = ways[way]
         return cls(way) if read is None else cls(way, read(rest))
 

@@ -13,9 +13,6 @@ from dovetail.gpu.blocks.plan import Plan, Ways
 from dovetail.gpu.cards import Gpu
 from dovetail.gpu.timing import least
 
-TRIED = 16
-"""Plans that "oracle" times: the most promising by the model, and some of each way."""
-
 
 class Problem(Protocol):
     """A linear layer at one batch size."""
@@ -32,7 +29,7 @@ class Problem(Protocol):
         """What it does, in a line: under this name the cache keeps its plan."""
 
     def plans(self, gpu: Gpu) -> Sequence[Plan]:
-        """The best first, by the model."""
+        """The most promising by the model, and some of each way; the best first."""
 
 
 def require_plan(tiles: str, ways: Ways) -> None:
@@ -46,14 +43,14 @@ def plan_of(problem: Problem, device: torch.device, tiles: str, trial: Callable[
     if tiles not in tuning.WORDS:
         return Plan.parse(tiles, problem.ways)
     gpu = tuning.card(device)
-    if tiles != "model":
-        if (kept := tuning.recalled(gpu, device, problem.work, partial(Plan.parse, ways=problem.ways))) is not None:
-            return kept
-        if tiles == "oracle" and tuning.can_time(device):
-            with torch.no_grad(), torch.random.fork_rng([device]):
-                found = least(_ranked(problem, gpu)[:TRIED], trial())
-            return tuning.keep(gpu, device, problem.work, found)
-    return _ranked(problem, gpu)[0]
+
+    def fastest(tried: int | None) -> Plan:
+        with torch.no_grad(), torch.random.fork_rng([device]):
+            return least(_ranked(problem, gpu)[:tried], trial())
+
+    read = partial(Plan.parse, ways=problem.ways)
+    found = tuning.tuned(gpu, device, problem.work, tiles, read=read, fastest=fastest)
+    return _ranked(problem, gpu)[0] if found is None else found
 
 
 @lru_cache(maxsize=4096)

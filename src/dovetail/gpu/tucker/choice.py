@@ -258,8 +258,8 @@ def choose(core: Problem, inputs: int, outputs: int, gpu: Gpu) -> TuckerTiles:
     return next(iter(plans(core, inputs, outputs, gpu)))
 
 
-def plans(core: Problem, inputs: int, outputs: int, gpu: Gpu, limit: int = 1) -> list[TuckerTiles]:
-    """The `limit` best plans of a layer by the model, fused ones and others, the best first."""
+def plans(core: Problem, inputs: int, outputs: int, gpu: Gpu, limit: int | None = 1) -> list[TuckerTiles]:
+    """The `limit` best plans of a layer by the model, or all: fused ones and others, the best first."""
     before, after = core.pointwise(inputs, core.inputs, after=False), core.pointwise(core.outputs, outputs, after=True)
     first, last = best(before, gpu, splits=False), best(after, gpu, splits=False)
     apart = [

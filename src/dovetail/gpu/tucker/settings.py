@@ -14,8 +14,6 @@ from dovetail.gpu.tucker.choice import Problem, Tiles, TuckerTiles
 from dovetail.gpu.tuning import WORDS
 
 Read = TypeVar("Read", Tiles, TuckerTiles)
-TRIED = 16
-"""Plans that "oracle" times: the most promising by the model."""
 
 
 def require_plan(tiles: str) -> None:
@@ -35,16 +33,15 @@ def plan_of(problem: Problem, inputs: int, outputs: int, device: torch.device, t
     if tiles not in WORDS:
         return _fitting(problem, tiles)
     gpu = tuning.card(device)
-    if tiles != "model":
-        work = work_of(problem, inputs, outputs)
-        if (kept := tuning.recalled(gpu, device, work, partial(_fitting, problem))) is not None:
-            return kept
-        if tiles == "oracle" and tuning.can_time(device):
-            from dovetail.gpu.tucker.oracle import fastest
 
-            plans = choice.plans(problem, inputs, outputs, gpu, TRIED)
-            return tuning.keep(gpu, device, work, fastest(problem, inputs, outputs, device, plans))
-    return choice.choose(problem, inputs, outputs, gpu)
+    def fastest(tried: int | None) -> TuckerTiles:
+        from dovetail.gpu.tucker import oracle
+
+        return oracle.fastest(problem, inputs, outputs, device, choice.plans(problem, inputs, outputs, gpu, tried))
+
+    work, read = work_of(problem, inputs, outputs), partial(_fitting, problem)
+    found = tuning.tuned(gpu, device, work, tiles, read=read, fastest=fastest)
+    return choice.choose(problem, inputs, outputs, gpu) if found is None else found
 
 
 def core_tiles_of(problem: Problem, device: torch.device, tiles: str) -> Tiles:
@@ -52,16 +49,14 @@ def core_tiles_of(problem: Problem, device: torch.device, tiles: str) -> Tiles:
     if tiles not in WORDS:
         return _read(Tiles, tiles)
     gpu = tuning.card(device)
-    if tiles != "model":
-        work = work_of(problem)
-        if (kept := tuning.recalled(gpu, device, work, Tiles.parse)) is not None:
-            return kept
-        if tiles == "oracle" and tuning.can_time(device):
-            from dovetail.gpu.tucker.oracle import fastest_core
 
-            plans = choice.ranked(problem, gpu)[:TRIED]
-            return tuning.keep(gpu, device, work, fastest_core(problem, device, plans))
-    return choice.best(problem, gpu)
+    def fastest(tried: int | None) -> Tiles:
+        from dovetail.gpu.tucker import oracle
+
+        return oracle.fastest_core(problem, device, choice.ranked(problem, gpu)[:tried])
+
+    found = tuning.tuned(gpu, device, work_of(problem), tiles, read=Tiles.parse, fastest=fastest)
+    return choice.best(problem, gpu) if found is None else found
 
 
 @lru_cache(maxsize=1024)
@@ -91,4 +86,4 @@ def _read(kind: type[Read], tiles: str) -> Read:
     try:
         return kind.parse(tiles)
     except GpuError as error:
-        raise GpuError(f"{error}, or say auto, model or oracle") from None
+        raise GpuError(f"{error}, or say {tuning.SAID}") from None
