@@ -127,12 +127,13 @@ def test_gradients_are_those_of_torch():
         assert torch.allclose(got, want, atol=1e-4)
 
 
-def test_the_oracle_finds_tiles_and_keeps_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize("tiles", ["oracle", "exhaustive"])
+def test_timing_finds_tiles_and_keeps_them(tmp_path, monkeypatch, tiles):
     monkeypatch.setenv("DOVETAIL_CACHE", str(tmp_path))
     monkeypatch.setattr(tuning, "TRIED", 4)
     tuning.forget()
-    layer = gpu_layers.make(Case("oracle", (64, 32, 32, 64), size=(14, 14), dtype="float16"), "cuda")
-    y = run(layer, tiles="oracle")
+    layer = gpu_layers.make(Case(tiles, (32, 16, 16, 32), size=(8, 8), dtype="float16"), "cuda")
+    y = run(layer, tiles=tiles)
     assert gpu_layers.error(y, layer.truth()) <= gpu_layers.allowed(layer)
     assert TuckerTiles.parse(next(iter(cache.load(tuning.name_of(tuning.card(CUDA))).values())))
     assert torch.equal(run(layer, tiles="auto"), y)

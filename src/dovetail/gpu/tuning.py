@@ -17,9 +17,11 @@ WORDS = ("auto", "model", "oracle", "exhaustive")
 """What may be said instead of tiles."""
 
 SAID = f"{', '.join(WORDS[:-1])} or {WORDS[-1]}"
+"""The same, in a sentence."""
+
 
 TRIED = 16
-"""Plans that "oracle" times: the most promising by the model; "exhaustive" times all."""
+"""Plans that "oracle" times: the most promising by the model. "exhaustive" times all that it ranks."""
 
 _known: dict[str, dict[str, str]] = {}  # card → what the file had, and what was timed since
 Chosen = TypeVar("Chosen")
@@ -58,20 +60,19 @@ def tuned(
     Args:
         gpu: of the device.
         device: where it is timed.
-        work: the layer's, in a line.
-        tiles: one of `WORDS`; what "exhaustive" found is better than what "oracle" did, and serves all but "model".
+        work: the layer's, in a line; what "exhaustive" found is kept beside what "oracle" did, and goes before it.
+        tiles: one of `WORDS`; all but "model" are "auto" where nothing can be timed.
         read: makes of text what was kept.
         fastest: times so many of the most promising plans, None for all, and gives the fastest.
     """
     if tiles == "model":
         return None
-    thorough, every = f"{work} exhaustive", tiles == "exhaustive"
-    for known in (thorough,) if every else (thorough, work):
-        if (found := recalled(gpu, device, known, read)) is not None:
+    timing, thorough = tiles != "auto" and can_time(device), f"{work} exhaustive"
+    asked = {"oracle": (work,), "exhaustive": (thorough,)}[tiles] if timing else (thorough, work)
+    for name in asked:
+        if (found := recalled(gpu, device, name, read)) is not None:
             return found
-    if tiles == "auto" or not can_time(device):
-        return None
-    return keep(gpu, device, thorough, fastest(None)) if every else keep(gpu, device, work, fastest(TRIED))
+    return keep(gpu, device, asked[0], fastest(TRIED if tiles == "oracle" else None)) if timing else None
 
 
 def keep(gpu: Gpu, device: torch.device, work: str, found: Chosen) -> Chosen:

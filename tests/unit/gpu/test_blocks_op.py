@@ -372,6 +372,17 @@ def test_the_fastest_by_timing_is_kept(a_card, monkeypatch, problem):
     assert settings.plan_of(problem, a_card, "model", lambda: None) == problem.plans(GPUS["H100"])[0] != found
 
 
+def test_the_oracle_times_the_most_promising_and_exhaustive_all(a_card, monkeypatch):
+    tried = []
+    monkeypatch.setattr(settings, "least", lambda plans, work: tried.append(plans) or plans[0])
+    monkeypatch.setattr(tuning, "TRIED", 4)
+    plans = tuple(PROBLEMS[0].plans(GPUS["H100"]))
+    for tiles in ("oracle", "exhaustive"):
+        settings.plan_of(PROBLEMS[0], a_card, tiles, lambda: "work")
+    assert tried == [plans[:4], plans]
+    assert len(plans) > 4
+
+
 def test_work_tells_apart_what_differs():
     one = PROBLEMS[0]
     fields = {"batch": 2, "outputs": 5, "inputs": 7, "size": 3, "dtype": "float32", "precision": "tf32"}

@@ -19,6 +19,7 @@ from dovetail.cli.speed import read_races
 from dovetail.errors import RecipeError
 from dovetail.export.torch_module import to_torch
 from dovetail.formats import spec_from_json
+from dovetail.gpu import tuning
 from dovetail.gpu.tiles import CORE_SHAPES
 from dovetail.gpu.timing import Pace
 from dovetail.methods.base import Plan
@@ -251,6 +252,7 @@ def test_numbers_below_one_are_refused(capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_it_says_so(capsys):
+def test_without_a_gpu_it_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(tuning, "TRIED", tuning.TRIED)  # main sets it
     assert gpu_tucker.main([]) == 1
     assert "needs a CUDA GPU" in capsys.readouterr().err

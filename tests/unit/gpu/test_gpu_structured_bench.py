@@ -12,6 +12,7 @@ from test_gpu_bench import Played
 import gpu_race
 import gpu_structured
 from dovetail.cli.speed import read_races
+from dovetail.gpu import tuning
 from gpu_structured import Shape
 
 SMALL = (Shape("diagonal", 3, 17, 23), Shape("circulant", 4, 18, 22))
@@ -87,6 +88,7 @@ def test_the_whole_benchmark_on_the_cpu(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_it_says_so(capsys):
+def test_without_a_gpu_it_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(tuning, "TRIED", tuning.TRIED)  # main sets it
     assert gpu_structured.main([]) == 1
     assert "gpu_structured: this needs a CUDA GPU" in capsys.readouterr().err

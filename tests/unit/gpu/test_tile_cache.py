@@ -112,9 +112,17 @@ def test_what_an_exhaustive_search_found_goes_before_what_the_oracle_did(a_card)
     work, card = settings.work_of(PROBLEM), tuning.name_of(FALLBACK)
     cache.save(card, work, "4x4x16x16:1:4:3")
     cache.save(card, f"{work} exhaustive", "2x8x16x16:1:4:3")
-    found = {tiles: str(settings.core_tiles_of(PROBLEM, CUDA, tiles)) for tiles in ("auto", "oracle", "exhaustive")}
-    assert set(found.values()) == {"2x8x16x16:1:4:3"}
+    assert str(settings.core_tiles_of(PROBLEM, CUDA, "auto")) == "2x8x16x16:1:4:3"
+    assert str(settings.core_tiles_of(PROBLEM, CUDA, "exhaustive")) == "2x8x16x16:1:4:3"
+    assert str(settings.core_tiles_of(PROBLEM, CUDA, "oracle")) == "4x4x16x16:1:4:3"
     assert settings.core_tiles_of(PROBLEM, CUDA, "model") == choice.best(PROBLEM, FALLBACK)
+
+
+def test_where_nothing_can_be_timed_what_the_oracle_found_will_do(a_card, monkeypatch):
+    plan("oracle")
+    monkeypatch.setattr(tuning, "can_time", lambda device: False)
+    assert plan("exhaustive") == PLAN
+    assert len(a_card) == 1
 
 
 @pytest.mark.parametrize(
@@ -190,9 +198,10 @@ def test_the_model_is_asked_where_nothing_was_timed(a_card):
     )
 
 
-def test_nothing_is_timed_without_a_card_or_while_recording(a_card, monkeypatch):
+@pytest.mark.parametrize("tiles", ["oracle", "exhaustive"])
+def test_nothing_is_timed_without_a_card_or_while_recording(a_card, monkeypatch, tiles):
     monkeypatch.setattr(tuning, "can_time", lambda device: False)
-    assert plan("oracle") == choice.choose(PROBLEM, 128, 128, FALLBACK)
+    assert plan(tiles) == choice.choose(PROBLEM, 128, 128, FALLBACK)
     assert a_card == []
 
 

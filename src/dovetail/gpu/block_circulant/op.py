@@ -48,7 +48,7 @@ def block_circulant_linear(
         bias: (K,) or None.
         spectra: of `values`, as `spectra_of` makes them, to save that work where the layer runs by transforms.
         precision: of products of float32 on matrix units: "ieee" (in full), "tf32x3" or "tf32".
-        tiles: "model", "oracle", "exhaustive" or "auto", see `tucker_conv2d`; or a plan: "direct
+        tiles: "model", "oracle" ("exhaustive" is the same here) or "auto", see `tucker_conv2d`; or a plan: "direct
             1x64x16x64:8:4:3" or "fft".
 
     Raises:

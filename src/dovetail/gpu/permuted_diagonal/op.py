@@ -49,8 +49,8 @@ def permuted_diagonal_linear(
         shifts: k, whole numbers of any type from 0 to size - 1, (rows, columns); None for the natural index, the number
             of the block, row by row, mod size.
         precision: of products of float32 on matrix units: "ieee" (in full), "tf32x3" or "tf32".
-        tiles: "model", "oracle", "exhaustive" or "auto", see `tucker_conv2d`; or a plan: "direct 1x1x64:4:4", "grouped
-            1x16x32x64:1:4:3" (natural index) or "dense".
+        tiles: "model", "oracle" ("exhaustive" is the same here) or "auto", see `tucker_conv2d`; or a plan: "direct
+            1x1x64:4:4", "grouped 1x16x32x64:1:4:3" (natural index) or "dense".
 
     Raises:
         InputError: shapes, types or devices do not fit.

@@ -62,9 +62,9 @@ def tucker_conv2d(
         residual: (N, K, H', W'), added before the ReLU.
         relu: whether there is one.
         precision: of products of float32 on matrix units: "ieee" (in full), "tf32x3" or "tf32".
-        tiles: "model" chooses by the analytical model; "oracle" times the most promising ones, "exhaustive" all (for
-            minutes), once, and the fastest is kept on disk; "auto" takes what was kept, else the model's; or a plan, as
-            `str(TuckerTiles)` writes it.
+        tiles: "model" chooses by the analytical model; "oracle" times the most promising ones, "exhaustive" all of the
+            core (for minutes), once, and the fastest is kept on disk; "auto" takes what was kept, else the model's; or
+            a plan, as `str(TuckerTiles)` writes it.
 
     Raises:
         InputError: shapes, types or devices do not fit.
