@@ -19,7 +19,6 @@ WORDS = ("auto", "model", "oracle", "exhaustive")
 SAID = f"{', '.join(WORDS[:-1])} or {WORDS[-1]}"
 """The same, in a sentence."""
 
-
 TRIED = 16
 """Plans that "oracle" times: the most promising by the model. "exhaustive" times all that it ranks."""
 
